@@ -1,0 +1,69 @@
+# Every target does its own set-up; caches live in $(CACHE), outside the clone, keyed by content.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export LMTRAIN_CACHE ?= $(HOME)/.cache/lm-training-operator
+PYTHON := .venv/bin/python
+READY := .venv/.ready
+
+##@ Use it
+demo: $(READY) ## Real cluster, real training, a killed pod, the recovery: all of it (first time about 25 minutes)
+	@$(PYTHON) -m devcluster.demo
+
+cluster-up: $(READY) ## Start a real single-node Kubernetes on this machine
+	@$(PYTHON) -m devcluster up
+
+cluster-down: $(READY) ## Stop it and leave nothing behind but caches
+	@$(PYTHON) -m devcluster down
+
+##@ Test it
+test: $(READY) ## All tests (warm: at most 25 minutes)
+	@$(PYTHON) -m pytest tests/unit tests/api tests/trainer tests/e2e
+
+test-unit: $(READY) ## Pure logic, seconds
+	@$(PYTHON) -m pytest -q tests/unit
+
+test-api: $(READY) ## Against a real API server
+	@$(PYTHON) -m pytest -q tests/api
+
+test-trainer: $(READY) ## Real torch on the CPU, several processes
+	@$(PYTHON) -m pytest -q tests/trainer
+
+test-e2e: $(READY) ## On the real cluster, with pods
+	@$(PYTHON) -m pytest -q tests/e2e
+
+bench: $(READY) ## Speed and memory, as ratios taken side by side in one run
+	@$(PYTHON) -m bench.train_speed
+
+##@ Change it
+lint: $(READY) ## ruff, mypy --strict, import-linter, generated files up to date
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+	@$(PYTHON) -m lmtraining_crdgen --check
+
+crds: $(READY) ## Generate CRDs and the field reference from the models
+	@$(PYTHON) -m lmtraining_crdgen
+
+docs: crds ## The same: the generated pages of docs/reference
+
+images: $(READY) ## Build the operator and trainer images and push them to the cluster's registry
+	@$(PYTHON) -m devcluster image build all
+
+constraints: ## Pin the newest versions that pyproject.toml allows
+	@uv pip compile -q --upgrade --no-header --no-annotate --no-emit-index-url --extra dev \
+	  --python-version 3.11 pyproject.toml -o constraints/python.txt
+
+clean: ## Stop the cluster and give back every byte: images, binaries, the environment
+	@if [ -x $(PYTHON) ]; then $(PYTHON) -m devcluster clean; fi
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+help: ## This page
+	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z0-9-]+:.*##/ {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml constraints/python.txt bootstrap.sh
+	@./bootstrap.sh
+
+.PHONY: demo cluster-up cluster-down test test-unit test-api test-trainer test-e2e bench lint crds docs \
+  images constraints clean help

@@ -1,0 +1,82 @@
+{{/* Names, labels and image references, each written once. */}}
+
+{{- define "lmtraining.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 53 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "lmtraining.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 53 | trimSuffix "-" }}
+{{- else if contains (include "lmtraining.name" .) .Release.Name }}
+{{- .Release.Name | trunc 53 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "lmtraining.name" .) | trunc 53 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "lmtraining.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "lmtraining.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "lmtraining.labels" -}}
+{{- $labels := dict
+  "app.kubernetes.io/name" (include "lmtraining.name" .)
+  "app.kubernetes.io/instance" .Release.Name
+  "app.kubernetes.io/version" .Chart.AppVersion
+  "app.kubernetes.io/managed-by" .Release.Service
+  "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_") }}
+{{- /* The chart's own win: a selector must never miss its pods because of a common label. */}}
+{{- mergeOverwrite (deepCopy .Values.commonLabels) $labels | toYaml }}
+{{- end }}
+
+{{- define "lmtraining.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "lmtraining.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- required "serviceAccount.create is false: name an existing one in serviceAccount.name" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{/* An image reference: (dict "image" <values> "chart" .Chart) */}}
+{{- define "lmtraining.image" -}}
+{{- if .image.digest }}
+{{- printf "%s@%s" .image.repository .image.digest }}
+{{- else }}
+{{- printf "%s:%s" .image.repository (default .chart.AppVersion .image.tag) }}
+{{- end }}
+{{- end }}
+
+{{/* All that the operator may do, each with its reason. */}}
+{{- define "lmtraining.rules" -}}
+# Jobs are read; nothing but their status is written.
+- apiGroups: [lmtraining.dev]
+  resources: [lmtrainingjobs]
+  verbs: [get, list, watch]
+- apiGroups: [lmtraining.dev]
+  resources: [lmtrainingjobs/status]
+  verbs: [get, patch]
+# The gang. patch: the intent is an annotation of the pod.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, create, delete, patch]
+# The job file.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, create, patch, delete]
+# The checkpoint volume, made by server-side apply. Never deleted: checkpoints outlive their job.
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get, list, create, patch]
+# One policy per job: its pods talk to each other and to nobody else.
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, create, patch]
+# list: why a pod cannot be placed is said in its events.
+- apiGroups: [""]
+  resources: [events]
+  verbs: [list, create, patch]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [list, create, patch]
+{{- end }}

@@ -1,0 +1,52 @@
+"""The contract of lm-training-operator: every resource, report and record, and nothing else."""
+
+from lmtraining_api import names
+from lmtraining_api.base import Record, Rule, SpecModel, StatusModel, TransitionRule
+from lmtraining_api.exits import CLASS_OF_CODE, CODE_OF_CLASS, ExitCode, FailureClass
+from lmtraining_api.explain import explain_validation_error
+from lmtraining_api.job import LMTrainingJob, LMTrainingJobSpec, TrainingSpec
+from lmtraining_api.records import (
+    CheckpointReport,
+    ExitRecord,
+    Intent,
+    JobFile,
+    JournalEntry,
+    Peer,
+    RankHealth,
+    State,
+    TrainerReport,
+)
+from lmtraining_api.status import (
+    Condition,
+    ConditionType,
+    LMTrainingJobStatus,
+)
+
+__all__ = [
+    "CLASS_OF_CODE",
+    "CODE_OF_CLASS",
+    "CheckpointReport",
+    "Condition",
+    "ConditionType",
+    "ExitCode",
+    "ExitRecord",
+    "FailureClass",
+    "Intent",
+    "JobFile",
+    "JournalEntry",
+    "LMTrainingJob",
+    "LMTrainingJobSpec",
+    "LMTrainingJobStatus",
+    "Peer",
+    "RankHealth",
+    "Record",
+    "Rule",
+    "SpecModel",
+    "State",
+    "StatusModel",
+    "TrainerReport",
+    "TrainingSpec",
+    "TransitionRule",
+    "explain_validation_error",
+    "names",
+]

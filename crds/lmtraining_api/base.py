@@ -1,0 +1,132 @@
+"""The two kinds of models: what a person writes (strict) and what the halves tell each other.
+
+Promise: a misspelt field in a job is refused by name; a record from a newer or older half is read
+as far as it is understood. A cross-field rule is stated once (`Rule`) and enforced twice: as CEL by
+the API server and as a validator here, so that `kubectl apply` and `lmtraining run` agree.
+Trap avoided: two sets of rules, one of which is forgotten.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+_PLACEHOLDER = re.compile(r"\{([A-Za-z0-9.]+)\}")
+#: The kind of pydantic error that carries broken rules, for those who explain it.
+BROKEN_RULES = "broken_rules"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """A whole number that a message names and no field holds: the API server's form, and ours."""
+
+    cel: str
+    value: Callable[[Any], int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One cross-field rule.
+
+    `cel` is the API server's form, with `self` the object that carries the rule; `check` is the
+    same question here. `message` is one sentence with the field, the value and the fix;
+    `{field.path}` stands for the value at that path below `self` (camelCase, as the user wrote it),
+    `{term}` for one of `terms`. A path may be named only if it is present whenever the rule is
+    broken. Values that may hold a secret (a uri) are not named (P11). `at` is the field to point
+    at, below `self`.
+    """
+
+    cel: str
+    message: str
+    check: Callable[[Any], bool]
+    at: str = ""
+    terms: Mapping[str, Term] = field(default_factory=dict)
+
+    def placeholders(self) -> list[str]:
+        """The field paths and terms that the message names, in order."""
+        return _PLACEHOLDER.findall(self.message)
+
+    def text(self, model: BaseModel) -> str:
+        """The sentence for a model that breaks the rule."""
+        return self.filled(lambda name: str(self._value(model, name)))
+
+    def text_without_values(self) -> str:
+        """The sentence for a reader that cannot fill in the values."""
+        return self.filled(lambda _: "…")
+
+    def filled(self, value_of: Callable[[str], str]) -> str:
+        """The message with each placeholder replaced."""
+        return _PLACEHOLDER.sub(lambda match: value_of(match[1]), self.message)
+
+    def _value(self, model: BaseModel, name: str) -> object:
+        return self.terms[name].value(model) if name in self.terms else value_at(model, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransitionRule:
+    """A rule about a change (`oldSelf`): only an API server can know it, so there is no `check`."""
+
+    cel: str
+    message: str
+    at: str = ""
+
+
+class SpecModel(BaseModel):
+    """What a person writes: frozen, camelCase outside, unknown fields refused."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        populate_by_name=True,
+        serialize_by_alias=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+    )
+    rules: ClassVar[tuple[Rule, ...]] = ()
+    transition_rules: ClassVar[tuple[TransitionRule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _keep_rules(self) -> Self:
+        broken = [(rule.at, rule.text(self)) for rule in type(self).rules if not rule.check(self)]
+        if broken:
+            text = "; ".join(sentence for _, sentence in broken)
+            raise PydanticCustomError(BROKEN_RULES, "{text}", {"text": text, "broken": broken})
+        return self
+
+
+class StatusModel(BaseModel):
+    """What the operator says back in `.status`: unknown fields of a newer one are ignored."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        alias_generator=to_camel,
+        populate_by_name=True,
+        serialize_by_alias=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+    )
+
+
+class Record(StatusModel):
+    """What crosses between operator and trainer, or between two lives of one run.
+
+    Each record states its `schemaVersion`; readers ignore fields they do not know.
+    """
+
+    schema_version: int = 1
+    """Version of this record's shape; it grows by addition only."""
+
+
+def value_at(model: BaseModel, path: str) -> object:
+    """The value at a camelCase dotted path below `model`."""
+    value: Any = model
+    for part in path.split("."):
+        names = {info.alias or name: name for name, info in type(value).model_fields.items()}
+        value = getattr(value, names[part])
+    return value

@@ -1,0 +1,120 @@
+"""The kinds of text that fields hold, each with its bounds.
+
+Promise: whatever passes here is accepted where it is used later: a name as a Kubernetes name, a
+quantity as a resource, an image by the kubelet. A report about a failure never fails itself, so its
+own texts are cleaned and cut instead of refused.
+Trap avoided: a pattern alone tells a person nothing, so each has a hint for `explain`.
+"""
+
+import re
+from collections.abc import Callable
+from decimal import Decimal
+from enum import Enum
+from typing import Annotated, Any, Final, TypeVar
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+Member = TypeVar("Member", bound=Enum)
+
+QUANTITY_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
+NAME_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+PATH_PATTERN: Final = r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$"
+#: An image as the kubelet reads it: host:port/path:tag@sha256:digest.
+IMAGE_PATTERN: Final = (
+    r"^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+    r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[a-f0-9]{64})?$"
+)
+REASON_PATTERN: Final = r"^[A-Z][A-Za-z0-9]*$"
+
+#: What to write where a pattern does not match.
+PATTERN_HINTS: Final = {
+    QUANTITY_PATTERN: "a quantity such as 2, 500m or 10Gi",
+    NAME_PATTERN: "lower-case letters, digits, dashes and dots, with a letter or digit at each end",
+    PATH_PATTERN: "a relative path such as team/run-1 of letters, digits and . _ -",
+    REASON_PATTERN: "one CamelCase word",
+}
+
+MESSAGE_LENGTH_MAX: Final = 1024
+FRAME_LENGTH_MAX: Final = 256
+FRAMES_MAX: Final = 20
+
+_MULTIPLIER: Final = {
+    "": Decimal(1),
+    "m": Decimal("0.001"),
+    **{suffix: Decimal(1000) ** power for power, suffix in enumerate("kMGTP", start=1)},
+    **{f"{suffix}i": Decimal(1024) ** power for power, suffix in enumerate("KMGTP", start=1)},
+}
+_UNPRINTABLE: Final = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+
+
+def matches(pattern: str, text: str | None) -> bool:
+    """What CEL's `matches` says, with an absent text passing; `$` is the very end there."""
+    return text is None or re.search(pattern.replace("$", r"\Z"), text) is not None
+
+
+def quantity_value(text: str) -> Decimal:
+    """What a Kubernetes quantity amounts to, in cores or bytes."""
+    number = text.rstrip("mkKMGTPi")
+    return Decimal(number) * _MULTIPLIER[text[len(number) :]]
+
+
+def _quantity_text(value: object) -> object:
+    """Whole numbers as text; fractions refused, as the API server refuses them."""
+    if isinstance(value, float):
+        raise PydanticCustomError(
+            "quantity_fraction", 'write it as text: "{value}"', {"value": value}
+        )
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def one_line(length_max: int) -> Callable[[object], object]:
+    """Cleans a text of our own making: one line, printable, cut to `length_max` characters."""
+
+    def clean(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        line = _UNPRINTABLE.sub(" ", value).strip()
+        return line if len(line) <= length_max else line[: length_max - 1] + "…"
+
+    return clean
+
+
+def newest(length_max: int) -> Callable[[object], object]:
+    """Keeps the last `length_max` entries of a list."""
+    return lambda value: value[-length_max:] if isinstance(value, list) else value
+
+
+def known_or(kind: type[Member], fallback: Member) -> Callable[[Any], Any]:
+    """Reads a word that only a newer half knows as `fallback`."""
+    known = {member.value for member in kind}
+    return lambda value: value if value is None or value in known else fallback
+
+
+#: A Kubernetes quantity: 2, 500m, 10Gi.
+Quantity = Annotated[
+    str,
+    BeforeValidator(_quantity_text),
+    Field(pattern=QUANTITY_PATTERN, max_length=32),
+    WithJsonSchema(
+        {"x-kubernetes-int-or-string": True, "pattern": QUANTITY_PATTERN, "maxLength": 32}
+    ),
+]
+ObjectName = Annotated[str, Field(pattern=NAME_PATTERN, min_length=1, max_length=253)]
+Uri = Annotated[str, Field(min_length=1, max_length=1024)]
+RelativePath = Annotated[str, Field(pattern=PATH_PATTERN, max_length=200)]
+
+#: One sentence of ours for a person.
+Message = Annotated[
+    str, BeforeValidator(one_line(MESSAGE_LENGTH_MAX)), Field(max_length=MESSAGE_LENGTH_MAX)
+]
+#: Where in the code: file:line function, innermost last; the outermost are dropped first.
+Frames = Annotated[
+    list[
+        Annotated[
+            str, BeforeValidator(one_line(FRAME_LENGTH_MAX)), Field(max_length=FRAME_LENGTH_MAX)
+        ]
+    ],
+    BeforeValidator(newest(FRAMES_MAX)),
+    Field(max_length=FRAMES_MAX),
+]

@@ -1,0 +1,244 @@
+"""`LMTrainingJob`: what a person writes.
+
+Promise: these models are the only description of the job. The CRD, the field reference, the job
+file in the pod and the local run are all made from them or parsed by them. Every number has bounds,
+every string and list has a length: the API server needs them to price the CEL rules, and a person
+gets the error at `kubectl apply`.
+Trap avoided: a default made by `default_factory` or in code is invisible to the API server, so
+every default here is a literal.
+"""
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import model_validator
+
+from lmtraining_api.base import Rule, SpecModel, Term, TransitionRule
+from lmtraining_api.fields import ObjectName
+from lmtraining_api.names import API_VERSION, JOB_NAME_LENGTH_MAX, KIND
+from lmtraining_api.training import (
+    Budget,
+    Credentials,
+    Data,
+    DataSource,
+    Evaluation,
+    Model,
+    ModelConfig,
+    Optimizer,
+    Precision,
+    Schedule,
+    SecretReference,
+    Stability,
+    Tokenizer,
+    Training,
+)
+from lmtraining_api.workers import (
+    Accelerator,
+    Checkpoint,
+    Claim,
+    Recovery,
+    Resources,
+    Storage,
+    Workers,
+)
+
+__all__ = [
+    "Accelerator",
+    "Budget",
+    "Checkpoint",
+    "Claim",
+    "Credentials",
+    "Data",
+    "DataSource",
+    "Evaluation",
+    "LMTrainingJob",
+    "LMTrainingJobSpec",
+    "Model",
+    "ModelConfig",
+    "ObjectMeta",
+    "Optimizer",
+    "Precision",
+    "Recovery",
+    "Resources",
+    "Schedule",
+    "SecretReference",
+    "Stability",
+    "Storage",
+    "Tokenizer",
+    "Training",
+    "TrainingSpec",
+    "Workers",
+]
+
+_RANKS = (
+    "(self.workers.replicas * (has(self.workers.accelerator) ? self.workers.accelerator.count : "
+    "(has(self.workers.ranksPerReplica) ? self.workers.ranksPerReplica : 1)))"
+)
+_ROW = f"(self.data.sequenceLength * {_RANKS} * self.training.gradientAccumulation)"
+
+
+class TrainingSpec(SpecModel):
+    """The part of the spec that the trainer executes: the content of the job file."""
+
+    model: Model
+    """What is trained."""
+    data: Data
+    """What it reads."""
+    training: Training
+    """How it is trained."""
+    precision: Precision = Precision()
+    """Number formats."""
+    stability: Stability = Stability()
+    """What to do when a step is bad."""
+    workers: Workers = Workers()
+    """The pods that train."""
+    checkpoint: Checkpoint = Checkpoint()
+    """How progress is kept."""
+
+    rules: ClassVar = (
+        Rule(
+            cel=f"self.training.batchTokens % {_ROW} == 0",
+            message="training.batchTokens {training.batchTokens} is not a multiple of {row}, one "
+            "sequence on every rank (data.sequenceLength {data.sequenceLength} x {ranks} ranks x "
+            "training.gradientAccumulation {training.gradientAccumulation}): choose {multiple} or "
+            "another multiple",
+            check=lambda s: s.training.batch_tokens % s.tokens_per_sequence_row == 0,
+            at="training.batchTokens",
+            terms={
+                "row": Term(cel=_ROW, value=lambda s: s.tokens_per_sequence_row),
+                "ranks": Term(cel=_RANKS, value=lambda s: s.workers.world_size),
+                "multiple": Term(
+                    cel=f"((self.training.batchTokens / {_ROW} + 1) * {_ROW})",
+                    value=lambda s: s.next_batch_tokens,
+                ),
+            },
+        ),
+        Rule(
+            cel="self.workers.replicas == 1 || !has(self.checkpoint.storage.claim) || "
+            "self.checkpoint.storage.claim.accessMode == 'ReadWriteMany'",
+            message="workers.replicas {workers.replicas} needs storage that all pods can write: "
+            "set checkpoint.storage.claim.accessMode to ReadWriteMany, or workers.replicas to 1",
+            check=lambda s: (
+                s.workers.replicas == 1
+                or s.checkpoint.storage.claim is None
+                or s.checkpoint.storage.claim.access_mode == "ReadWriteMany"
+            ),
+            at="checkpoint.storage.claim.accessMode",
+        ),
+    )
+
+    @property
+    def tokens_per_sequence_row(self) -> int:
+        """Tokens when every rank has one sequence in every micro-batch of a step."""
+        return (
+            self.data.sequence_length
+            * self.workers.world_size
+            * self.training.gradient_accumulation
+        )
+
+    @property
+    def next_batch_tokens(self) -> int:
+        """The first multiple of a row above batchTokens."""
+        row = self.tokens_per_sequence_row
+        return (self.training.batch_tokens // row + 1) * row
+
+    @property
+    def micro_batch_sequences(self) -> int:
+        """Sequences in one forward pass of one rank."""
+        return self.training.batch_tokens // self.tokens_per_sequence_row
+
+    @property
+    def batch_sequences(self) -> int:
+        """Sequences in one optimizer step, over all ranks."""
+        return self.training.batch_tokens // self.data.sequence_length
+
+
+def _immutable(block: str) -> TransitionRule:
+    return TransitionRule(
+        cel=f"self.{block} == oldSelf.{block}",
+        message=f"spec.{block} cannot be changed once the job exists: make a new job, or undo the "
+        "change",
+        at=block,
+    )
+
+
+class LMTrainingJobSpec(TrainingSpec):
+    """What the job should be. Only suspend and recovery may be changed later."""
+
+    recovery: Recovery = Recovery()
+    """How faults are answered."""
+    suspend: bool = False
+    """true: save a checkpoint and free the devices; false again: go on from it."""
+
+    transition_rules: ClassVar = tuple(
+        _immutable(block)
+        for block in (
+            "model",
+            "data",
+            "training",
+            "precision",
+            "stability",
+            "workers",
+            "checkpoint",
+        )
+    )
+
+
+class ObjectMeta(SpecModel):
+    """The part of Kubernetes' metadata that we read."""
+
+    model_config = SpecModel.model_config | {"extra": "ignore"}
+
+    name: ObjectName
+    namespace: str = "default"
+    uid: str = ""
+    generation: int = 1
+
+
+class LMTrainingJob(SpecModel):
+    """Trains a language model and reports back in status."""
+
+    api_version: Literal["lmtraining.dev/v1alpha1"] = API_VERSION
+    kind: Literal["LMTrainingJob"] = KIND
+    metadata: ObjectMeta
+    """Name and labels of the job."""
+    spec: LMTrainingJobSpec
+    """What the job should be."""
+
+    rules: ClassVar = (
+        Rule(
+            cel=f"size(self.metadata.name) <= {JOB_NAME_LENGTH_MAX}",
+            message="name has {length} characters, and the names of its pods leave room "
+            f"for {JOB_NAME_LENGTH_MAX}: choose a shorter name",
+            check=lambda job: len(job.metadata.name) <= JOB_NAME_LENGTH_MAX,
+            at="metadata.name",
+            terms={
+                "length": Term(
+                    cel="size(self.metadata.name)", value=lambda job: len(job.metadata.name)
+                )
+            },
+        ),
+        Rule(
+            cel="!self.metadata.name.contains('.')",
+            message="name contains a dot, which the host names of its pods cannot: use a "
+            "dash instead",
+            check=lambda job: "." not in job.metadata.name,
+            at="metadata.name",
+        ),
+    )
+
+    @classmethod
+    def from_document(cls, document: object) -> Self:
+        """A job from a document that a person wrote, with only the names that the API server takes.
+
+        `model_validate` takes our snake_case names too, so `batch_tokens` would pass in a local run
+        and be refused by the cluster.
+        """
+        return cls.model_validate(document, by_alias=True, by_name=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_status(cls, document: object) -> object:
+        """The API server's `status` is read on its own; any other unknown field is refused."""
+        if isinstance(document, dict):
+            return {key: value for key, value in document.items() if key != "status"}
+        return document

@@ -1,0 +1,49 @@
+"""Names, paths and ports on which operator and trainer agree.
+
+Promise: a string that crosses from one half of the product to the other is written once, here.
+Trap avoided: a label or path spelled in two places drifts apart silently.
+"""
+
+from typing import Final
+
+GROUP: Final = "lmtraining.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = "lmtraining.dev/v1alpha1"
+KIND: Final = "LMTrainingJob"
+PLURAL: Final = "lmtrainingjobs"
+SHORT_NAME: Final = "lmtj"
+CATEGORY: Final = "lmtrain"
+
+LABEL_JOB_NAME: Final = f"{GROUP}/job-name"
+LABEL_JOB_UID: Final = f"{GROUP}/job-uid"
+LABEL_ATTEMPT: Final = f"{GROUP}/attempt"
+LABEL_REPLICA: Final = f"{GROUP}/replica"
+ANNOTATION_INTENT: Final = f"{GROUP}/intent"
+
+#: A pod is named <job>-<attempt>-<replica>-<n>; this bound keeps that within a 63-character label.
+JOB_NAME_LENGTH_MAX: Final = 50
+
+#: Where a trainer pod finds what the operator gave it.
+JOB_FILE_PATH: Final = "/etc/lmtraining/job/job.json"
+INTENT_FILE_PATH: Final = "/etc/lmtraining/intent/intent.json"
+CREDENTIALS_DIRECTORY: Final = "/etc/lmtraining/credentials"
+TERMINATION_LOG_PATH: Final = "/dev/termination-log"
+STORAGE_DIRECTORY: Final = "/storage"
+RUNS_DIRECTORY: Final = f"{STORAGE_DIRECTORY}/runs"
+DATA_CACHE_DIRECTORY: Final = f"{STORAGE_DIRECTORY}/data-cache"
+#: Name of the exported model below the run directory.
+EXPORT_DIRECTORY: Final = "export"
+
+#: The identity of a trainer pod, by the downward API. Never a hyper-parameter.
+ENV_POD_UID: Final = "LMTRAINING_POD_UID"
+ENV_POD_NAME: Final = "LMTRAINING_POD_NAME"
+ENV_POD_ADDRESS: Final = "LMTRAINING_POD_ADDRESS"
+ENV_ATTEMPT: Final = "LMTRAINING_ATTEMPT"
+ENV_REPLICA: Final = "LMTRAINING_REPLICA"
+
+#: GET /report, /metrics and /healthz of every supervisor; torch's rendezvous on the lead pod.
+REPORT_PORT: Final = 8080
+RENDEZVOUS_PORT: Final = 29500
+
+REPORT_BYTES_MAX: Final = 64 * 1024
+TERMINATION_LOG_BYTES_MAX: Final = 4096

@@ -1,0 +1,243 @@
+"""The records that cross between operator and trainer, and between two lives of a run.
+
+Promise: intent goes down, reports come up, nothing else crosses. Each record carries the identity
+(job UID, attempt, round) that lets its reader refuse one from another life.
+Trap avoided: JSON has no NaN, so a value that is not finite is absent and a flag says so; and no
+record has room for training text or raw output (P11).
+"""
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import AwareDatetime, BeforeValidator, Field
+
+from lmtraining_api.base import Record, StatusModel
+from lmtraining_api.exits import ReadExitCode, ReadFailureClass
+from lmtraining_api.fields import FRAMES_MAX, MESSAGE_LENGTH_MAX, REASON_PATTERN, Frames, Message
+from lmtraining_api.job import TrainingSpec
+
+__all__ = [
+    "FRAMES_MAX",
+    "MESSAGE_LENGTH_MAX",
+    "RANKS_REPORTED_MAX",
+    "CheckpointReport",
+    "ExitRecord",
+    "Intent",
+    "JobFile",
+    "JournalEntry",
+    "Message",
+    "Peer",
+    "RankHealth",
+    "State",
+    "TrainerReport",
+]
+
+RANKS_REPORTED_MAX = 256
+REPLICAS_MAX = 512
+
+Uid = Annotated[str, Field(max_length=64)]
+PodName = Annotated[str, Field(max_length=253)]
+Directory = Annotated[str, Field(max_length=1024)]
+PathInRun = Annotated[str, Field(max_length=512)]
+Word = Annotated[str, Field(max_length=32)]
+
+
+class JobFile(Record):
+    """Job file: what a pod is to do, immutable within an attempt (ConfigMap, or local)."""
+
+    job_name: PodName
+    namespace: PodName
+    job_uid: Uid
+    run_directory: Directory
+    """Absolute path at which every pod of the job sees the run directory."""
+    data_cache_directory: Directory
+    """Absolute path of the prepared data, shared by all jobs of the same storage."""
+    spec: TrainingSpec
+
+
+class Peer(StatusModel):
+    """One pod of the gang."""
+
+    replica: int = Field(ge=0)
+    """Index of the pod; 0 leads."""
+    pod_uid: Uid
+    address: Annotated[str, Field(max_length=64)]
+    """Pod IP."""
+
+
+class Intent(Record):
+    """What the operator wants of a pod now; level-triggered, so reading it twice is harmless.
+
+    A complete peer table (one entry per replica) is the starting gun; until then a pod waits.
+    """
+
+    job_uid: Uid
+    attempt: int = Field(ge=1)
+    generation: int = Field(ge=1)
+    """metadata.generation of the job that this intent was made from."""
+    peers: list[Peer] = Field(default=[], max_length=REPLICAS_MAX)
+
+
+State = Literal[
+    "Waiting",  # for the peer table
+    "Preparing",  # tokenizer and packed tokens
+    "Starting",  # ranks start, meet, build the model
+    "Loading",  # a checkpoint
+    "Training",
+    "Evaluating",
+    "Checkpointing",
+    "Exporting",
+    "Finished",
+    "Stopping",  # told to stop, saving
+    "Failed",
+    "Unknown",  # a newer trainer's word that this reader does not know; never written
+]
+Precision = Literal["fp32", "bf16"]
+
+
+class RankHealth(StatusModel):
+    """One rank as its supervisor sees it."""
+
+    rank: int
+    heartbeat_age_seconds: float
+    """Seconds since the rank last said anything."""
+
+
+class CheckpointReport(StatusModel):
+    """The newest intact checkpoint."""
+
+    step: int
+    path: PathInRun
+    """Directory, relative to the run directory."""
+    time: AwareDatetime
+    size_bytes: int
+    sha256: Annotated[str, Field(max_length=64)]
+    """SHA-256 of its manifest, and so of every file in it."""
+
+
+class ExitRecord(Record):
+    """Why a pod ended (termination log and run directory).
+
+    The message is our own text; of a foreign exception only its type and frames are kept, since its
+    text may quote data.
+    """
+
+    job_uid: Uid
+    attempt: int
+    round: int
+    replica: int
+    pod_name: PodName = ""
+    exit_code: ReadExitCode
+    failure_class: ReadFailureClass | None = None
+    """Absent when finished."""
+    reason: Annotated[str, Field(max_length=64, pattern=REASON_PATTERN)]
+    """One CamelCase word."""
+    message: Message = ""
+    rank: int | None = None
+    """The rank that failed first."""
+    step: int | None = None
+    exception_type: Annotated[str, Field(max_length=128)] | None = None
+    frames: Frames = Field(default=[])
+    """file:line function, innermost last."""
+    time: AwareDatetime
+
+    tokens: int | None = None
+    """Of a finished run, like the rest below: the last report may have been pulled before its end.
+    Training tokens seen."""
+    loss: float | None = None
+    """Training loss of the last step."""
+    validation_loss: float | None = None
+    """Validation loss after the last step."""
+    checkpoint: CheckpointReport | None = None
+    """The newest intact checkpoint."""
+    export_path: PathInRun | None = None
+    """Directory of the exported model, relative to the run directory."""
+
+
+class TrainerReport(Record):
+    """What the lead pod answers to GET /report. At most 64 KiB."""
+
+    job_uid: Uid
+    attempt: int
+    round: int
+    state: Annotated[
+        State, BeforeValidator(lambda word: word if word in get_args(State) else "Unknown")
+    ]
+    message: Message = ""
+    """Progress of a state without steps: "tokenised 12 of 40 MB"."""
+    report_time: AwareDatetime
+
+    step: int = 0
+    """Optimizer steps done, over all attempts."""
+    total_steps: int = 0
+    tokens: int = 0
+    """Training tokens seen, over all attempts, without replays."""
+    step_time: AwareDatetime | None = None
+    """When the newest step ended."""
+    eta_seconds: float | None = None
+
+    loss: float | None = None
+    """Mean cross-entropy of the newest step, nats per token."""
+    loss_is_finite: bool = True
+    validation_loss: float | None = None
+    validation_step: int | None = None
+    unigram_loss: float | None = None
+    """Validation loss of a unigram model of the training tokens: the baseline to beat."""
+    gradient_norm: float | None = None
+    """Global norm before clipping, newest step."""
+    learning_rate: float | None = None
+    tokens_per_second: float | None = None
+    """Over the last steps, replays included, waits excluded."""
+    precision: Annotated[
+        Precision | None,
+        BeforeValidator(lambda word: word if word in get_args(Precision) else None),
+    ] = None
+    """What precision.compute resolved to."""
+    parameters: int | None = None
+    """Trainable parameters."""
+
+    skipped_steps: int = 0
+    """Steps with a non-finite loss or gradient, over all attempts."""
+
+    time_seconds: dict[Word, float] = Field(default={}, max_length=32)
+    """Seconds of this attempt by state, since the supervisor started; adds up to its wall time."""
+    resumed_from_step: int | None = None
+    """The checkpoint this attempt loaded; absent when it began at step 0."""
+    load_seconds: float | None = None
+    """Time to find, verify and load that checkpoint."""
+    replayed_steps: int = 0
+    """Steps that an earlier attempt had already done and this one did again."""
+    first_step_time: AwareDatetime | None = None
+    """When the first optimizer step of this attempt ended."""
+
+    checkpoint: CheckpointReport | None = None
+    """The newest intact checkpoint."""
+    checkpoint_error: Message = ""
+    """Why the newest save failed; empty when it did not."""
+    export_path: PathInRun | None = None
+    """Directory of the exported model, relative to the run directory."""
+    ranks: list[RankHealth] = Field(default=[], max_length=RANKS_REPORTED_MAX)
+    last_exit: ExitRecord | None = None
+    """How the attempt before this one ended, from the run directory."""
+
+
+class JournalEntry(Record):
+    """One line of the run's append-only journal, written and synced before the act it describes."""
+
+    sequence: int = Field(ge=0)
+    time: AwareDatetime
+    attempt: int
+    round: int
+    kind: Literal[
+        "Started",  # an attempt begins
+        "Resolved",  # what an `auto` became
+        "Loaded",  # a checkpoint was loaded
+        "Rejected",  # a checkpoint was not loaded, and why
+        "Skipped",  # a bad step
+        "Saved",  # a checkpoint is intact
+        "Stopped",  # told to stop, saved
+        "Finished",  # the export is written
+    ]
+    step: int
+    detail: dict[Annotated[str, Field(max_length=64)], Message | int | float | bool | None] = Field(
+        default={}, max_length=64
+    )

@@ -1,0 +1,325 @@
+"""`LMTrainingJob.status`: what the operator says back.
+
+Promise: every condition is present from the first visit, each with a reason a person can act on; a
+value that can grow old comes with its time (P4). There is no `phase`: the reason of `Succeeded` is
+the state.
+Trap avoided: numbers for a human are short strings, since kubectl prints 14 digits of a raw float;
+lists and texts are bounded, since status lives in etcd.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, BeforeValidator, Field
+
+from lmtraining_api.base import StatusModel
+from lmtraining_api.exits import ReadFailureClass
+from lmtraining_api.fields import Frames, Message
+
+Short = Annotated[str, Field(max_length=32)]
+Path = Annotated[str, Field(max_length=1024)]
+Reason = Annotated[str, Field(max_length=64)]
+Count = Annotated[int, Field(ge=0, le=9_007_199_254_740_991)]
+
+
+class ConditionType(StrEnum):
+    """The conditions, in the order in which a job meets them."""
+
+    SUCCEEDED = "Succeeded"
+    ACCEPTED = "Accepted"
+    DATA_READY = "DataReady"
+    SCHEDULED = "Scheduled"
+    PROGRESSING = "Progressing"
+    HEALTHY = "Healthy"
+    CHECKPOINTED = "Checkpointed"
+
+
+class Succeeded(StrEnum):
+    """Reasons of Succeeded: the state of the job. Unknown while active."""
+
+    PENDING = "Pending"
+    PREPARING = "Preparing"
+    STARTING = "Starting"
+    TRAINING = "Training"
+    RECOVERING = "Recovering"
+    SUSPENDED = "Suspended"
+    COMPLETED = "Completed"
+    FAILED = "Failed"
+    DIVERGED = "Diverged"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in (Succeeded.COMPLETED, Succeeded.FAILED, Succeeded.DIVERGED)
+
+
+class Accepted(StrEnum):
+    """Reasons of Accepted: can this version run this spec?"""
+
+    VALID = "Valid"
+    UNSUPPORTED = "Unsupported"
+    INVALID = "Invalid"
+
+
+class DataReady(StrEnum):
+    """Reasons of DataReady: is the data prepared and readable?"""
+
+    PENDING = "Pending"
+    PREPARING = "Preparing"
+    READY = "Ready"
+    FAILED = "Failed"
+
+
+class Scheduled(StrEnum):
+    """Reasons of Scheduled: are all pods of the attempt placed and started?"""
+
+    PENDING = "Pending"
+    UNSCHEDULABLE = "Unschedulable"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    VOLUME_NOT_READY = "VolumeNotReady"
+    CONTAINER_NOT_CREATED = "ContainerNotCreated"
+    CREATE_REFUSED = "CreateRefused"
+    NAME_TAKEN = "NameTaken"
+    STARTING = "Starting"
+    SCHEDULED = "Scheduled"
+    SUSPENDED = "Suspended"
+    FINISHED = "Finished"
+
+
+class Progressing(StrEnum):
+    """Reasons of Progressing: does the step advance?"""
+
+    NOT_STARTED = "NotStarted"
+    STEPPING = "Stepping"
+    EVALUATING = "Evaluating"
+    CHECKPOINTING = "Checkpointing"
+    EXPORTING = "Exporting"
+    STALLED = "Stalled"
+    UNREACHABLE = "Unreachable"
+    FINISHED = "Finished"
+
+
+class Healthy(StrEnum):
+    """Reasons of Healthy: is there no open stability incident?"""
+
+    UNKNOWN = "Unknown"
+    STABLE = "Stable"
+    SKIPPING = "Skipping"
+
+
+class Checkpointed(StrEnum):
+    """Reasons of Checkpointed: is a checkpoint not older than promised intact?"""
+
+    NONE_YET = "NoneYet"
+    FRESH = "Fresh"
+    STALE = "Stale"
+    FAILING = "Failing"
+
+
+class Condition(StatusModel):
+    """One observation about the job, as in metav1.Condition."""
+
+    type: ConditionType
+    """What is observed."""
+    status: Literal["True", "False", "Unknown"]
+    """Whether it holds."""
+    reason: Annotated[str, Field(min_length=1, max_length=64)]
+    """One CamelCase word."""
+    message: Message = ""
+    """One sentence for a person: what, where, and what to do."""
+    last_transition_time: AwareDatetime
+    """When status last changed."""
+    observed_generation: Count
+    """metadata.generation that this was said about."""
+
+
+class Restarts(StatusModel):
+    """New attempts so far."""
+
+    total: Count = 0
+    """All new attempts."""
+    counted: Count = 0
+    """Those that spend recovery.restartsMax."""
+    by_reason: dict[ReadFailureClass, Count] = Field(default={}, max_length=16)
+    """All, by class of the failure."""
+
+
+class Progress(StatusModel):
+    """How far training is."""
+
+    step: Count = 0
+    """Optimizer steps done, over all attempts."""
+    total_steps: Count = 0
+    """Optimizer steps of the budget."""
+    percent: Short = ""
+    """Share of the budget done, such as 42%."""
+    eta: Short = ""
+    """Time left at the present speed, such as 1h20m."""
+    tokens: Count = 0
+    """Training tokens seen."""
+    step_time: AwareDatetime | None = None
+    """When the newest step ended."""
+    report_time: AwareDatetime | None = None
+    """When the trainer last said all this."""
+
+
+class Metrics(StatusModel):
+    """The newest figures, as short strings."""
+
+    loss: Short = ""
+    """Training loss, nats per token."""
+    validation_loss: Short = ""
+    """Validation loss, nats per token."""
+    unigram_loss: Short = ""
+    """Validation loss of a unigram model: the baseline."""
+    gradient_norm: Short = ""
+    """Global gradient norm before clipping."""
+    learning_rate: Short = ""
+    """Learning rate of the newest step."""
+    tokens_per_second: Short = ""
+    """Training tokens per second, all ranks."""
+    precision: Short = ""
+    """What precision.compute resolved to."""
+    parameters: Count = 0
+    """Trainable parameters."""
+
+
+class StabilityStatus(StatusModel):
+    """Stability incidents so far."""
+
+    skipped_steps: Count = 0
+    """Steps skipped because the loss or a gradient was not finite."""
+
+
+class CheckpointStatus(StatusModel):
+    """The newest intact checkpoint."""
+
+    last_step: Count
+    """Its step."""
+    last_time: AwareDatetime
+    """When it was published."""
+    path: Path
+    """Its directory, relative to the run directory."""
+    size_bytes: Count = 0
+    """Its size."""
+    sha256: Annotated[str, Field(max_length=64)] = ""
+    """SHA-256 of its manifest."""
+
+
+class LastFailure(StatusModel):
+    """The newest failure: the first one of its attempt, not what followed from it."""
+
+    failure_class: ReadFailureClass
+    """What kind it was."""
+    reason: Reason
+    """One CamelCase word."""
+    message: Message = ""
+    """One sentence: what failed and what to do."""
+    attempt: Count
+    """The attempt that failed."""
+    pod: Annotated[str, Field(max_length=253)] = ""
+    """Its pod."""
+    node: Annotated[str, Field(max_length=253)] = ""
+    """The node of that pod."""
+    rank: Count | None = None
+    """The rank, where known."""
+    step: Count | None = None
+    """The step, where known."""
+    exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
+    """Exit code of the container, where it had one."""
+    frames: Frames = Field(default=[])
+    """Where in the code: file:line function, innermost last."""
+    time: AwareDatetime
+    """When it was seen."""
+
+
+class LastRecovery(StatusModel):
+    """How the newest failure was mended."""
+
+    fault_time: AwareDatetime
+    """When the failure was seen."""
+    first_step_time: AwareDatetime
+    """When the first optimizer step after it ended."""
+    seconds: Short
+    """From fault to first step."""
+    load_seconds: Short = ""
+    """Of these: to verify and load the checkpoint."""
+    resumed_from_step: Count | None = None
+    """The checkpoint it went on from; absent: from the start."""
+    replayed_steps: Count = 0
+    """Steps done again."""
+
+
+class Artifacts(StatusModel):
+    """What the run leaves behind."""
+
+    claim: Annotated[str, Field(max_length=253)] = ""
+    """PersistentVolumeClaim that holds the run directory."""
+    run_directory: Path = ""
+    """Run directory, relative to the root of the volume."""
+    export: Path = ""
+    """Exported model, relative to the root of the volume; set when it is complete."""
+
+
+def _known_conditions(value: object) -> object:
+    """Without the conditions that only a newer operator knows."""
+    if not isinstance(value, list):
+        return value
+    known = {kind.value for kind in ConditionType}
+    return [c for c in value if not isinstance(c, dict) or c.get("type") in known]
+
+
+class LMTrainingJobStatus(StatusModel):
+    """What the operator says about the job."""
+
+    observed_generation: Count = 0
+    """metadata.generation of the spec that this status is about."""
+    start_time: AwareDatetime | None = None
+    """When the job was first accepted."""
+    completion_time: AwareDatetime | None = None
+    """When it ended, well or not."""
+    conditions: Annotated[list[Condition], BeforeValidator(_known_conditions)] = Field(
+        default=[],
+        max_length=16,
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["type"],
+        },
+    )
+    """The conditions; Succeeded is the summary."""
+    attempt: Count = 0
+    """Number of the gang of pods; written here before any pod of it exists."""
+    round: Count = 0
+    """Number of the start of the ranks within the attempt."""
+    next_attempt_time: AwareDatetime | None = None
+    """When the next attempt starts, while waiting after a failure."""
+    restarts: Restarts = Restarts()
+    """New attempts so far."""
+    progress: Progress = Progress()
+    """How far training is."""
+    metrics: Metrics = Metrics()
+    """The newest figures."""
+    stability: StabilityStatus = StabilityStatus()
+    """Stability incidents so far."""
+    checkpoint: CheckpointStatus | None = None
+    """The newest intact checkpoint."""
+    last_failure: LastFailure | None = None
+    """The newest failure."""
+    last_recovery: LastRecovery | None = None
+    """How it was mended."""
+    artifacts: Artifacts = Artifacts()
+    """What the run leaves behind."""
+
+    def condition(self, kind: ConditionType) -> Condition | None:
+        """The condition of that type, if it has been set."""
+        return next((c for c in self.conditions if c.type is kind), None)
+
+    @property
+    def is_terminal(self) -> bool:
+        """True once the job has ended; it never changes after that (P2).
+
+        Asked of the condition's status and not of its reason, which a newer operator may have
+        taken from a longer list.
+        """
+        summary = self.condition(ConditionType.SUCCEEDED)
+        return summary is not None and summary.status != "Unknown"

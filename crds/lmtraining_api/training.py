@@ -1,0 +1,273 @@
+"""What is trained, on what and how: the blocks that the trainer executes.
+
+Promise: every field has bounds, every impossible combination within a block is refused here with
+the values and the fix.
+Trap avoided: a field that would have no effect is refused, never silently ignored.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from lmtraining_api.base import Rule, SpecModel
+from lmtraining_api.fields import ObjectName, Uri, matches
+
+STEPS_MAX = 100_000_000
+
+
+class ModelConfig(SpecModel):
+    """A model built from scratch. The vocabulary is the tokenizer's, the context the data's."""
+
+    architecture: Literal["gpt2", "llama"] = "gpt2"
+    """Family of the transformers library."""
+    layers: int = Field(ge=1, le=256)
+    """Number of transformer blocks."""
+    hidden_size: int = Field(ge=8, le=65536)
+    """Width of the residual stream."""
+    heads: int = Field(ge=1, le=512)
+    """Attention heads; they divide hiddenSize."""
+    dropout: float = Field(default=0.0, ge=0.0, le=0.9)
+    """Dropout probability (embeddings, attention, residual); gpt2 only."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="self.hiddenSize % self.heads == 0",
+            message="hiddenSize {hiddenSize} is not a multiple of heads {heads}: "
+            "choose heads that divide hiddenSize",
+            check=lambda m: m.hidden_size % m.heads == 0,
+            at="heads",
+        ),
+        Rule(
+            cel="self.architecture != 'llama' || (self.hiddenSize / self.heads) % 2 == 0",
+            message="hiddenSize {hiddenSize} / heads {heads} must be even for llama, whose rotary "
+            "embedding turns pairs: choose fewer heads or a larger hiddenSize",
+            check=lambda m: m.architecture != "llama" or (m.hidden_size // m.heads) % 2 == 0,
+            at="heads",
+        ),
+        Rule(
+            cel="self.architecture == 'gpt2' || self.dropout == 0.0",
+            message="dropout has no effect on architecture {architecture}: remove dropout or "
+            "choose gpt2",
+            check=lambda m: m.architecture == "gpt2" or m.dropout == 0.0,
+            at="dropout",
+        ),
+    )
+
+
+class Model(SpecModel):
+    """What is trained."""
+
+    task: Literal["causal-lm"] = "causal-lm"
+    """The training objective: predict the next token."""
+    config: ModelConfig
+    """A new model with random weights."""
+
+
+class SecretReference(SpecModel):
+    """A Secret in the job's namespace."""
+
+    name: ObjectName
+    """Name of the Secret."""
+
+
+class Credentials(SpecModel):
+    """How a source is opened. Never a literal secret."""
+
+    secret_ref: SecretReference
+    """Each key of the Secret is one storage option of fsspec (S3: key, secret, endpoint_url)."""
+
+
+_SCHEME = r"^[a-z][a-z0-9+.-]*(://|::)."
+_UPWARDS = r"(^|/)\.\.(/|$)"
+_USERINFO = r"://[^/@]*:[^/@]*@"
+
+
+class DataSource(SpecModel):
+    """Text to read."""
+
+    uri: Uri
+    """fsspec URI or glob of files: file:///data/**/*.py, s3://bucket/part-*.jsonl.gz."""
+    format: Literal["text", "jsonl"] = "text"
+    """text: a file is a document. jsonl: a line is a document."""
+    text_field: Annotated[str, Field(min_length=1, max_length=128)] = "text"
+    """Name of the field that holds the text; jsonl only."""
+    credentials: Credentials | None = None
+    """Secret for a source that asks for one; not for file: sources."""
+
+    rules: ClassVar = (
+        Rule(
+            cel=f"self.uri.matches('{_SCHEME}')",
+            message="uri has no scheme, so no storage to read from: write file:///path, "
+            "s3://bucket/key or another fsspec URI",
+            check=lambda s: matches(_SCHEME, s.uri),
+            at="uri",
+        ),
+        Rule(
+            cel="!self.uri.startsWith('file://') || self.uri.startsWith('file:///')",
+            message="uri names a file by a relative path, which no pod can resolve: write "
+            "file:/// with three slashes and the absolute path",
+            check=lambda s: not s.uri.startswith("file://") or s.uri.startswith("file:///"),
+            at="uri",
+        ),
+        Rule(
+            cel=f"!self.uri.matches(r'{_UPWARDS}')",
+            message="uri climbs with '..': write the path it ends at",
+            check=lambda s: not matches(_UPWARDS, s.uri),
+            at="uri",
+        ),
+        Rule(
+            cel=f"!self.uri.matches('{_USERINFO}')",
+            message="uri holds a password, which everyone who may read the job would see: put it "
+            "in a Secret and name that in credentials.secretRef",
+            check=lambda s: not matches(_USERINFO, s.uri),
+            at="uri",
+        ),
+        Rule(
+            cel="!has(self.credentials) || !self.uri.startsWith('file:')",
+            message="credentials has no effect on a file: uri: remove credentials",
+            check=lambda s: s.credentials is None or not s.uri.startswith("file:"),
+            at="credentials",
+        ),
+        Rule(
+            cel="self.format == 'jsonl' || self.textField == 'text'",
+            message="textField {textField} has no effect on format {format}: set format to jsonl "
+            "or remove textField",
+            check=lambda s: s.format == "jsonl" or s.text_field == "text",
+            at="textField",
+        ),
+    )
+
+
+class Tokenizer(SpecModel):
+    """How text becomes tokens."""
+
+    kind: Literal["bpe"] = "bpe"
+    """bpe: a byte-level BPE, trained on this job's training text and cached with the data."""
+    vocab_size: int = Field(default=8192, ge=258, le=262144)
+    """Entries of the vocabulary: 256 bytes, one end-of-text token, the rest merges."""
+
+
+_VALIDATION_FRACTION = 0.01
+
+
+def _uris(sources: list[DataSource]) -> list[str]:
+    return [source.uri for source in sources]
+
+
+class Data(SpecModel):
+    """What the model reads."""
+
+    train: list[DataSource] = Field(min_length=1, max_length=64)
+    """Training text."""
+    validation: list[DataSource] = Field(default=[], max_length=64)
+    """Validation text; when empty, validationFraction of the training documents is held out."""
+    validation_fraction: float = Field(default=_VALIDATION_FRACTION, ge=0.0001, le=0.5)
+    """Share of the training documents that is held out, chosen by a hash of their content."""
+    tokenizer: Tokenizer = Tokenizer()
+    """How text becomes tokens."""
+    sequence_length: int = Field(default=1024, ge=8, le=131072)
+    """Tokens per sequence: the model's context."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="self.train.all(a, self.train.exists_one(b, b.uri == a.uri))",
+            message="train names a uri twice: list each source once",
+            check=lambda d: len(set(_uris(d.train))) == len(d.train),
+            at="train",
+        ),
+        Rule(
+            cel="self.validation.all(v, !self.train.exists(t, t.uri == v.uri))",
+            message="a validation uri is also in train, so the validation loss would measure "
+            "memory: remove it from one of them",
+            check=lambda d: not set(_uris(d.validation)) & set(_uris(d.train)),
+            at="validation",
+        ),
+        Rule(
+            cel=f"size(self.validation) == 0 || self.validationFraction == {_VALIDATION_FRACTION}",
+            message="validationFraction has no effect beside validation sources: remove one of "
+            "them",
+            check=lambda d: not d.validation or d.validation_fraction == _VALIDATION_FRACTION,
+            at="validationFraction",
+        ),
+    )
+
+
+class Budget(SpecModel):
+    """When training is finished."""
+
+    steps: int = Field(ge=1, le=STEPS_MAX)
+    """Optimizer steps."""
+
+
+class Optimizer(SpecModel):
+    """The update rule. Weight decay is not applied to norms, biases and embeddings' positions."""
+
+    name: Literal["adamw"] = "adamw"
+    """adamw: torch's fused AdamW."""
+    learning_rate: float = Field(default=6.0e-4, gt=0.0, le=10.0)
+    """Peak learning rate."""
+    weight_decay: float = Field(default=0.1, ge=0.0, le=1.0)
+    """Decoupled weight decay of matrices."""
+    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
+    """Decay of the first moment."""
+    beta2: float = Field(default=0.95, ge=0.0, lt=1.0)
+    """Decay of the second moment."""
+    epsilon: float = Field(default=1.0e-8, gt=0.0, le=1.0)
+    """Term that keeps the division finite."""
+
+
+class Schedule(SpecModel):
+    """The learning rate over the steps."""
+
+    name: Literal["cosine"] = "cosine"
+    """cosine: linear warm-up, then half a cosine down to finalFraction of the peak."""
+    warmup_fraction: float = Field(default=0.02, ge=0.0, lt=1.0)
+    """Share of the steps in which the rate rises from 0 to the peak."""
+    final_fraction: float = Field(default=0.1, ge=0.0, le=1.0)
+    """Rate at the last step, as a share of the peak."""
+
+
+class Evaluation(SpecModel):
+    """When and on how much the model is validated."""
+
+    every_steps: int = Field(default=200, ge=1, le=STEPS_MAX)
+    """Steps between validations; the last step is always validated."""
+    sequences: int = Field(default=128, ge=1, le=1_000_000)
+    """Validation sequences at most, the same ones each time."""
+
+
+class Training(SpecModel):
+    """How the model is trained."""
+
+    budget: Budget
+    """When training is finished."""
+    batch_tokens: int = Field(ge=8, le=1_000_000_000)
+    """Tokens in one optimizer step, over all ranks and accumulated micro-batches."""
+    gradient_accumulation: int = Field(default=1, ge=1, le=65536)
+    """Micro-batches per rank and step. A micro-batch has
+    batchTokens / sequenceLength / ranks / gradientAccumulation sequences."""
+    optimizer: Optimizer = Optimizer()
+    """The update rule."""
+    schedule: Schedule = Schedule()
+    """The learning rate over the steps."""
+    gradient_clip_norm: float = Field(default=1.0, gt=0.0, le=1.0e6)
+    """Gradients are scaled down to this global norm."""
+    evaluation: Evaluation = Evaluation()
+    """When and on how much the model is validated."""
+    seed: int = Field(default=1, ge=0, le=2_147_483_647)
+    """Seed of the weights, the dropout and the data order."""
+
+
+class Precision(SpecModel):
+    """Number formats."""
+
+    compute: Literal["auto", "fp32", "bf16"] = "auto"
+    """Format of the forward and backward pass. auto: bf16 where it is measured to be faster on the
+    actual device, else fp32; measured once per run and kept in its journal."""
+
+
+class Stability(SpecModel):
+    """What to do when a step is bad."""
+
+    skipped_steps_max: int = Field(default=10, ge=0, le=1_000_000)
+    """Steps with a non-finite loss or gradient that may be skipped before the job is Diverged."""

@@ -1,0 +1,205 @@
+"""Where it is trained: pods, devices, storage, and how faults are answered.
+
+Promise: what is accepted here makes pods and volumes that the API server accepts too.
+Trap avoided: a size without its unit ("memory: 2") is two bytes to Kubernetes; it is refused with
+the unit to write.
+"""
+
+from decimal import Decimal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from lmtraining_api.base import Rule, SpecModel, value_at
+from lmtraining_api.fields import (
+    IMAGE_PATTERN,
+    ObjectName,
+    Quantity,
+    RelativePath,
+    matches,
+    quantity_value,
+)
+from lmtraining_api.training import STEPS_MAX
+
+MEMORY_MIN = "16Mi"
+
+
+def _between(field: str, low: str, high: str, write: str) -> Rule:
+    """A quantity within bounds; Kubernetes itself would take 0 or a size without its unit."""
+    cel = f"quantity(string(self.{field})).compareTo(quantity('{{}}'))"
+    return Rule(
+        cel=f"{cel.format(low)} >= 0 && {cel.format(high)} <= 0",
+        message=f"{field} {{{field}}} is outside {low} to {high}: write {write}",
+        check=lambda m: quantity_value(low) <= _amount(m, field) <= quantity_value(high),
+        at=field,
+    )
+
+
+def _amount(model: SpecModel, path: str) -> Decimal:
+    return quantity_value(str(value_at(model, path)))
+
+
+class Accelerator(SpecModel):
+    """Devices of one replica."""
+
+    resource: Literal["nvidia.com/gpu", "amd.com/gpu"] = "nvidia.com/gpu"
+    """Extended resource of the device plugin."""
+    count: int = Field(ge=1, le=64)
+    """Devices, and so ranks, per replica."""
+
+
+class Resources(SpecModel):
+    """Compute resources of one replica; requests equal limits."""
+
+    cpu: Quantity = "1"
+    """CPU cores, such as 2 or 500m."""
+    memory: Quantity = "2Gi"
+    """Memory, such as 2Gi, including sharedMemory."""
+
+    rules: ClassVar = (
+        _between("cpu", "1m", "1024", "cores, such as 2 or 500m"),
+        _between("memory", MEMORY_MIN, "64Ti", "a size with its unit, such as 2Gi"),
+    )
+
+
+class Workers(SpecModel):
+    """The pods that train."""
+
+    replicas: int = Field(default=1, ge=1, le=512)
+    """Number of pods."""
+    ranks_per_replica: int | None = Field(default=None, ge=1, le=64)
+    """Processes per pod. Left out: one per accelerator, or one on a CPU."""
+    accelerator: Accelerator | None = None
+    """Devices per pod; left out: CPU."""
+    resources: Resources = Resources()
+    """CPU and memory per pod."""
+    shared_memory: Quantity = "512Mi"
+    """Size limit of /dev/shm, such as 512Mi, counted in memory as it is used."""
+    image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    """Trainer image; left out: the one the operator was installed with."""
+    service_account_name: ObjectName | None = None
+    """Service account for a cloud identity; its API-server token is never mounted."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="!has(self.accelerator) || !has(self.ranksPerReplica) || "
+            "self.ranksPerReplica == self.accelerator.count",
+            message="ranksPerReplica {ranksPerReplica} differs from accelerator.count "
+            "{accelerator.count}, and each device gets one rank: remove ranksPerReplica",
+            check=lambda w: (
+                w.accelerator is None or w.ranks_per_replica in (None, w.accelerator.count)
+            ),
+            at="ranksPerReplica",
+        ),
+        _between("sharedMemory", "1Mi", "64Ti", "a size with its unit, such as 512Mi"),
+        Rule(
+            cel=f"quantity(string(self.resources.memory)).compareTo(quantity('{MEMORY_MIN}')) < 0 "
+            "|| quantity(string(self.sharedMemory))"
+            ".compareTo(quantity(string(self.resources.memory))) <= 0",
+            message="sharedMemory {sharedMemory} is larger than resources.memory "
+            "{resources.memory}, in which it counts: lower it or raise resources.memory",
+            check=lambda w: (
+                _amount(w, "resources.memory") < quantity_value(MEMORY_MIN)  # said once is enough
+                or _amount(w, "sharedMemory") <= _amount(w, "resources.memory")
+            ),
+            at="sharedMemory",
+        ),
+        Rule(
+            cel=f"!has(self.image) || self.image.matches(r'{IMAGE_PATTERN}')",
+            message="image {image} is not the name of an image: write host/path:tag, with a "
+            "lower-case path and without spaces",
+            check=lambda w: matches(IMAGE_PATTERN, w.image),
+            at="image",
+        ),
+    )
+
+    @property
+    def ranks_each(self) -> int:
+        """Ranks per replica, resolved."""
+        if self.accelerator is not None:
+            return self.accelerator.count
+        return self.ranks_per_replica or 1
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the whole job."""
+        return self.replicas * self.ranks_each
+
+
+class Claim(SpecModel):
+    """A volume made for this job, named <job>-checkpoints, and kept when the job is deleted."""
+
+    size: Quantity = "10Gi"
+    """Requested capacity, such as 10Gi."""
+    access_mode: Literal["ReadWriteMany", "ReadWriteOnce"] = "ReadWriteMany"
+    """More than one replica needs ReadWriteMany."""
+    storage_class_name: ObjectName | None = None
+    """Storage class; left out: the cluster's default."""
+
+    rules: ClassVar = (_between("size", "1Mi", "64Ti", "a size with its unit, such as 10Gi"),)
+
+
+class Storage(SpecModel):
+    """Where checkpoints live: exactly one of claim and existingClaim."""
+
+    claim: Claim | None = None
+    """A volume made for this job."""
+    existing_claim: ObjectName | None = None
+    """Name of a PersistentVolumeClaim in the job's namespace."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="has(self.claim) != has(self.existingClaim)",
+            message="storage needs exactly one of claim and existingClaim: keep one of them",
+            check=lambda s: (s.claim is None) != (s.existing_claim is None),
+        ),
+    )
+
+
+class Checkpoint(SpecModel):
+    """How progress is kept."""
+
+    storage: Storage = Storage(claim=Claim())
+    """Where checkpoints live."""
+    path: RelativePath | None = None
+    """Run directory below runs/ of the storage. Left out: one of its own, <name>-<start of UID>,
+    so that a job made again starts afresh."""
+    existing_run: Literal["Refuse", "Resume"] = "Refuse"
+    """What to do when path already holds the run of another job that has ended."""
+    every_steps: int = Field(default=200, ge=1, le=STEPS_MAX)
+    """Steps between checkpoints."""
+    keep_last: int = Field(default=3, ge=1, le=1000)
+    """Checkpoints to keep; the newest intact one is never deleted."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="self.existingRun == 'Refuse' || has(self.path)",
+            message="existingRun {existingRun} needs path, the run directory to go on from: set "
+            "path",
+            check=lambda c: c.existing_run == "Refuse" or c.path is not None,
+            at="existingRun",
+        ),
+    )
+
+
+class Recovery(SpecModel):
+    """How faults are answered."""
+
+    restarts_max: int = Field(default=3, ge=0, le=1000)
+    """New attempts after faults of the job itself; preemption, drain and eviction do not count."""
+    backoff_seconds: int = Field(default=1, ge=0, le=3600)
+    """Wait before the first new attempt; it doubles with each, up to backoffSecondsMax."""
+    backoff_seconds_max: int = Field(default=60, ge=0, le=86400)
+    """Longest wait before a new attempt."""
+    grace_seconds: int = Field(default=60, ge=1, le=86400)
+    """Time that a pod told to stop has to save a checkpoint."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="self.backoffSeconds <= self.backoffSecondsMax",
+            message="backoffSeconds {backoffSeconds} is above backoffSecondsMax "
+            "{backoffSecondsMax}: lower it or raise the limit",
+            check=lambda r: r.backoff_seconds <= r.backoff_seconds_max,
+            at="backoffSeconds",
+        ),
+    )

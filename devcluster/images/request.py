@@ -1,0 +1,128 @@
+"""What is asked of an image builder, whichever program it is.
+
+Promise: the same Dockerfile, arguments and names give the same image with Docker and with buildah.
+What a build needs of this machine (its CA bundle, where its package index is) is handed over as
+build secrets, which no layer and no history keeps. Trap avoided: copying a pip.conf, which may hold
+a password, into an image.
+"""
+
+import configparser
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from devcluster.images.reference import ImageRef
+
+CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
+CA_SECRET = "ca-certificates"  # noqa: S105 - the name of a mount, not a secret
+ENVIRONMENT_SECRET = "client-environment"  # noqa: S105
+CA_IN_BUILD = f"/run/secrets/{CA_SECRET}"
+CA_VARIABLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE")
+#: Settings of package clients that hold inside a build as well: none that names a local path.
+CLIENT_VARIABLES = (
+    "PIP_INDEX_URL",
+    "PIP_EXTRA_INDEX_URL",
+    "PIP_TRUSTED_HOST",
+    "UV_DEFAULT_INDEX",
+    "UV_INDEX",
+    "UV_INDEX_URL",
+    "UV_EXTRA_INDEX_URL",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+)
+PIP_CONFIG_KEYS = {
+    "index-url": "PIP_INDEX_URL",
+    "extra-index-url": "PIP_EXTRA_INDEX_URL",
+    "trusted-host": "PIP_TRUSTED_HOST",
+}
+UV_FROM_PIP = {"UV_DEFAULT_INDEX": "PIP_INDEX_URL", "UV_INDEX": "PIP_EXTRA_INDEX_URL"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    """One build."""
+
+    title: str
+    image: ImageRef
+    context: Path
+    dockerfile: Path
+    log: Path
+    limit_seconds: float
+    target: str | None = None
+    """Stage to stop at; None: the last one."""
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, Path] = field(default_factory=dict)
+
+
+class Builder(Protocol):
+    """A program that builds and pushes images."""
+
+    @property
+    def upstream_base(self) -> str | None:
+        """A base that is used where it can be pulled; None where this builder makes its own."""
+
+    def holds(self, image: str) -> bool:
+        """True where the finished image is in the local store."""
+
+    def pull(self, image: str) -> bool:
+        """True where the image is now in the local store."""
+
+    def build(self, request: BuildRequest) -> None:
+        """Build; the name appears only when the image is whole."""
+
+    def push(self, image: ImageRef, *, title: str, log: Path) -> None:
+        """Push the local image of the same name and tag to the reference's registry."""
+
+    def tags(self, name: str) -> list[str]:
+        """Local tags of an image, newest first."""
+
+    def remove(self, image: ImageRef) -> None:
+        """Drop a local image and the layers that no other image uses."""
+
+    def sweep(self) -> None:
+        """Drop what builds that were killed have left."""
+
+
+def write_secrets(directory: Path) -> dict[str, Path]:
+    """The build secrets, as files in `directory`, by their names in the Dockerfiles."""
+    secrets: dict[str, Path] = {}
+    variables = client_variables(os.environ)
+    if bundle := ca_bundle():
+        secrets[CA_SECRET] = bundle
+        variables |= dict.fromkeys(CA_VARIABLES, CA_IN_BUILD)
+    path = directory / ENVIRONMENT_SECRET
+    path.touch(mode=0o600)
+    lines = (f"export {name}={shlex.quote(value)}" for name, value in sorted(variables.items()))
+    path.write_text("\n".join([*lines, ""]))
+    return secrets | {ENVIRONMENT_SECRET: path}
+
+
+def ca_bundle() -> Path | None:
+    """The CA bundle this machine trusts."""
+    named = os.environ.get("SSL_CERT_FILE")
+    candidates = [named, *CA_BUNDLES] if named else [*CA_BUNDLES]
+    return next((path for path in map(Path, candidates) if path.is_file()), None)
+
+
+def client_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Index and proxy settings for pip and uv, from the environment and pip's configuration."""
+    values = _pip_configuration()
+    values |= {name: environment[name] for name in CLIENT_VARIABLES if environment.get(name)}
+    for uv_name, pip_name in UV_FROM_PIP.items():
+        if pip_name in values:
+            values.setdefault(uv_name, values[pip_name])
+    return values
+
+
+def _pip_configuration() -> dict[str, str]:
+    files = ("/etc/pip.conf", "~/.pip/pip.conf", "~/.config/pip/pip.conf")
+    parser = configparser.RawConfigParser()
+    parser.read([Path(name).expanduser() for name in files])
+    if not parser.has_section("global"):
+        return {}
+    found = {name: parser.get("global", key, fallback="") for key, name in PIP_CONFIG_KEYS.items()}
+    return {name: " ".join(value.split()) for name, value in found.items() if value}

@@ -1,0 +1,5 @@
+"""`python -m lmtraining_operator`."""
+
+from lmtraining_operator.main import main
+
+main()

@@ -1,0 +1,91 @@
+"""kopf at the rim: events wake, and nothing else.
+
+Promise: no finalizer, no annotation, no write by kopf. Traps avoided: a label selector under the
+key 'v1/pods' silently matches nothing, so it is the tuple; kopf would log in through the official
+client when that is installed, so the login is explicit; the liveness endpoint says 200 whatever
+happens unless a probe raises with PERMANENT.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import kopf
+
+from lmtraining_api import names
+from lmtraining_operator.reconcile import JobKey
+from lmtraining_operator.tasks import JobTasks
+
+COMPONENT = "lm-training-operator"
+PODS = ("v1", "pods")
+CHUNK_SIZE = 500
+WATCH_SECONDS = 300
+WATCH_CLIENT_SECONDS = 310
+WATCH_CONNECT_SECONDS = 30
+REQUEST_SECONDS_MAX = 30
+CONNECT_SECONDS_MAX = 5
+
+
+def settings() -> kopf.OperatorSettings:
+    """What notes and measurements of kopf advise for an operator that only listens."""
+    made = kopf.OperatorSettings()
+    made.scanning.disabled = True
+    made.watching.label_selectors[PODS] = names.LABEL_JOB_UID
+    made.watching.chunk_size = CHUNK_SIZE
+    made.watching.server_timeout = WATCH_SECONDS
+    made.watching.client_timeout = WATCH_CLIENT_SECONDS
+    made.watching.connect_timeout = WATCH_CONNECT_SECONDS
+    made.networking.request_timeout = REQUEST_SECONDS_MAX
+    made.networking.connect_timeout = CONNECT_SECONDS_MAX
+    made.posting.reporting_component = COMPONENT
+    made.persistence.finalizer = f"{names.GROUP}/finalizer"
+    made.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=names.GROUP)
+    made.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=names.GROUP)
+    made.peering.standalone = True
+    made.execution.max_workers = 1
+    return made
+
+
+def registry(
+    tasks: JobTasks,
+    *,
+    probe: Callable[[], str],
+    close: Callable[[], Awaitable[None]],
+) -> kopf.OperatorRegistry:
+    """The handlers, in a registry of their own."""
+    made = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=made)
+    async def login(**kwargs: Any) -> Any:
+        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
+    @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=made)
+    async def job_changed(*, body: kopf.Body, type: str | None, **_: object) -> None:  # noqa: A002
+        key = JobKey(str(body.metadata.namespace), str(body.metadata.name))
+        tasks.job_changed(key, matters(body, is_deleted=type == "DELETED"))
+
+    @kopf.on.event(*PODS, labels={names.LABEL_JOB_UID: kopf.PRESENT}, registry=made)
+    async def pod_changed(*, body: kopf.Body, **_: object) -> None:
+        job = body.metadata.labels.get(names.LABEL_JOB_NAME)
+        if job:
+            tasks.wake(JobKey(str(body.metadata.namespace), job))
+
+    @kopf.on.probe(registry=made, id="reconciles", errors=kopf.ErrorsMode.PERMANENT)
+    async def reconciles(**_: object) -> str:
+        return probe()
+
+    @kopf.on.cleanup(registry=made)
+    async def cleanup(**_: object) -> None:
+        await close()
+
+    return made
+
+
+def matters(body: Any, *, is_deleted: bool) -> object:
+    """What of a job's event can change the plan: all but status, which is ours."""
+    metadata = body["metadata"]
+    return (
+        metadata.get("uid"),
+        metadata.get("generation"),
+        metadata.get("deletionTimestamp"),
+        is_deleted,
+    )

@@ -1,0 +1,150 @@
+"""`lmtraining-operator`: the command line, and everything put together.
+
+Promise: SIGTERM ends the process within seconds; what was cut short is done again by the next one.
+"""
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+
+import kopf
+from prometheus_client import start_http_server
+
+from lmtraining_operator import handlers, health, logs
+from lmtraining_operator.gateway import KubernetesGateway
+from lmtraining_operator.metrics import Metrics
+from lmtraining_operator.plan import Settings
+from lmtraining_operator.reconcile import JobKey, JobReconciler
+from lmtraining_operator.reports import Reports
+from lmtraining_operator.tasks import JobTasks
+
+DISTRIBUTION = "lm-training-operator"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The command line, parsed."""
+
+    trainer_image: str
+    namespaces: tuple[str, ...] = ()
+    health_address: str = "0.0.0.0:8080"
+    metrics_address: str = "0.0.0.0:9090"
+    log_format: logs.LogFormat = "json"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and run until told to stop."""
+    options = parse(arguments)
+    logs.configure(options.log_format)
+    with suppress(KeyboardInterrupt):
+        asyncio.run(run(options))
+
+
+def parse(arguments: Sequence[str] | None = None) -> Options:
+    parser = argparse.ArgumentParser(
+        prog="lmtraining-operator", description="Runs LMTrainingJobs: the controller."
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(dest="command", required=True)
+    run_command = commands.add_parser("run", help="watch jobs and run them")
+    run_command.add_argument(
+        "--trainer-image", required=True, metavar="REF", help="image of jobs that name none"
+    )
+    run_command.add_argument(
+        "--watch-namespace",
+        dest="namespaces",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="NS",
+        help="watch these namespaces only (default: all)",
+    )
+    run_command.add_argument(
+        "--health-address", default=Options.health_address, metavar="HOST:PORT", help="/healthz"
+    )
+    run_command.add_argument(
+        "--metrics-address", default=Options.metrics_address, metavar="HOST:PORT", help="/metrics"
+    )
+    run_command.add_argument("--log-format", choices=("json", "text"), default="json")
+    parsed = parser.parse_args(arguments)
+    for address in (parsed.health_address, parsed.metrics_address):
+        try:
+            host_and_port(address)
+        except ValueError as error:
+            parser.error(str(error))
+    return Options(
+        trainer_image=parsed.trainer_image,
+        namespaces=tuple(parsed.namespaces),
+        health_address=parsed.health_address,
+        metrics_address=parsed.metrics_address,
+        log_format=parsed.log_format,
+    )
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """('0.0.0.0', 9090) of "0.0.0.0:9090"."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isdigit():
+        raise ValueError(f"{address!r} is not HOST:PORT, such as 0.0.0.0:9090")
+    return host.strip("[]"), int(port)
+
+
+async def run(options: Options, *, stop: asyncio.Event | None = None) -> None:
+    """The operator, until SIGTERM, SIGINT or `stop`."""
+    metrics = Metrics(_version())
+    gateway = await KubernetesGateway.connect(metrics.count_answer)
+    reports = Reports()
+    settings = Settings(trainer_image=options.trainer_image)
+
+    def reconciler(key: JobKey) -> JobReconciler:
+        return JobReconciler(
+            key, gateway=gateway, reports=reports, settings=settings, clock=utc_now
+        )
+
+    tasks = JobTasks(reconciler, metrics)
+    metrics.show_jobs(tasks.count_by_state)
+    host, port = host_and_port(options.metrics_address)
+    server, thread = start_http_server(port, host, registry=metrics.registry)
+    lag = asyncio.create_task(health.watch_loop(metrics))
+    try:
+        await kopf.operator(
+            registry=handlers.registry(
+                tasks,
+                probe=lambda: health.probe(metrics, tasks.oldest_pass_seconds),
+                close=tasks.close,
+            ),
+            settings=handlers.settings(),
+            standalone=True,
+            clusterwide=not options.namespaces,
+            namespaces=options.namespaces,
+            liveness_endpoint=f"http://{options.health_address}/healthz",
+            stop_flag=stop,
+        )
+    finally:
+        lag.cancel()
+        await tasks.close()
+        await reports.close()
+        await gateway.close()
+        server.shutdown()
+        thread.join()
+
+
+def utc_now() -> datetime:
+    """Now, to the millisecond: what status shows."""
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+def _version() -> str:
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:
+        return "development"
+
+
+if __name__ == "__main__":
+    main()

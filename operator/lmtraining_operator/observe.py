@@ -1,0 +1,220 @@
+"""What is there, as the plan wants to see it.
+
+Promise: everything is read from the API server now; a child counts as the job's only by the owner's
+UID. Trap avoided: names outlive objects, so a name proves nothing.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from lmtraining_api import names as api
+from lmtraining_api.status import ConditionType, LMTrainingJobStatus, Scheduled
+from lmtraining_operator.gateway import Gateway, Object
+from lmtraining_operator.plan import (
+    ContainerExit,
+    Disruption,
+    Observed,
+    ObservedClaim,
+    ObservedPod,
+    ObservedReport,
+    PodWarning,
+    Refusal,
+)
+from lmtraining_operator.plan import names as children
+
+WARNINGS_PODS_MAX = 3
+"""Pods whose events are read: the others wait for the same."""
+WARNINGS_AFTER_SECONDS = 3.0
+"""A pod that starts normally is not asked for its events."""
+WARNINGS_PER_POD_MAX = 10
+
+
+async def observe(
+    gateway: Gateway,
+    job: Object,
+    status: LMTrainingJobStatus,
+    *,
+    report: ObservedReport,
+    refusals: Mapping[str, Refusal],
+    now: datetime,
+) -> Observed:
+    """The world as far as this job is concerned."""
+    metadata = job["metadata"]
+    pods = await _pods(gateway, job)
+    common: dict[str, Any] = {"pods": pods, "report": report, "refusals": dict(refusals)}
+    if not needs_children(job, status, pods):
+        return Observed(**common)
+    namespace = metadata["namespace"]
+    claim_name, _ = children.storage_of(job)
+    config_map = f"{metadata['name']}-{status.attempt}"
+    claim, found_map, policy, warnings, others = await asyncio.gather(
+        gateway.get("PersistentVolumeClaim", namespace, claim_name),
+        gateway.get("ConfigMap", namespace, config_map),
+        gateway.get("NetworkPolicy", namespace, metadata["name"]),
+        _warnings(gateway, namespace, pods, now),
+        _other_jobs(gateway, job, status),
+    )
+    return Observed(
+        **common,
+        claim=claim_view(claim) if claim else None,
+        config_map=config_map if owned_by(found_map, metadata["uid"]) else "",
+        network_policy=owned_by(policy, metadata["uid"]),
+        warnings=warnings,
+        other_jobs=others,
+    )
+
+
+def needs_children(job: Object, status: LMTrainingJobStatus, pods: tuple[ObservedPod, ...]) -> bool:
+    """Whether the plan may make something, and so must know what is there. A thousand suspended
+    jobs, or running ones, are two requests each."""
+    scheduled = status.condition(ConditionType.SCHEDULED)
+    gang_is_complete = scheduled is not None and scheduled.status == "True"
+    if status.is_terminal or job.get("spec", {}).get("suspend"):
+        return False
+    failure = status.last_failure
+    failed = failure is not None and failure.attempt == status.attempt
+    was_suspended = scheduled is not None and scheduled.reason == Scheduled.SUSPENDED
+    is_over = failed or was_suspended
+    return not pods if is_over else not gang_is_complete
+
+
+def owned_by(found: Object | None, uid: str) -> bool:
+    """Whether the object names that UID as its owner."""
+    references = (found or {}).get("metadata", {}).get("ownerReferences") or []
+    return any(reference.get("uid") == uid for reference in references)
+
+
+async def _pods(gateway: Gateway, job: Object) -> tuple[ObservedPod, ...]:
+    metadata = job["metadata"]
+    found = await gateway.list_objects(
+        "Pod", metadata["namespace"], labels=f"{api.LABEL_JOB_NAME}={metadata['name']}"
+    )
+    return tuple(pod_view(pod) for pod in found if owned_by(pod, metadata["uid"]))
+
+
+async def _warnings(
+    gateway: Gateway, namespace: str, pods: tuple[ObservedPod, ...], now: datetime
+) -> tuple[PodWarning, ...]:
+    late = [pod for pod in pods if _is_late(pod, now)][:WARNINGS_PODS_MAX]
+    lists = await asyncio.gather(
+        *(
+            gateway.list_objects(
+                "Event", namespace, fields=f"involvedObject.uid={pod.uid},type=Warning"
+            )
+            for pod in late
+        )
+    )
+    return tuple(
+        PodWarning(
+            pod=pod.name,
+            reason=str(event.get("reason", "")),
+            message=str(event.get("message", "")),
+        )
+        for pod, events in zip(late, lists, strict=True)
+        for event in events[-WARNINGS_PER_POD_MAX:]
+    )
+
+
+def _is_late(pod: ObservedPod, now: datetime) -> bool:
+    """Placed some time ago, and still without a container."""
+    if pod.phase != "Pending" or not pod.node or pod.created_at is None:
+        return False
+    return now - pod.created_at > timedelta(seconds=WARNINGS_AFTER_SECONDS)
+
+
+async def _other_jobs(
+    gateway: Gateway, job: Object, status: LMTrainingJobStatus
+) -> tuple[Object, ...]:
+    has_path = bool((job.get("spec", {}).get("checkpoint") or {}).get("path"))
+    if status.attempt > 0 or not has_path:
+        return ()
+    metadata = job["metadata"]
+    jobs = await gateway.list_objects(api.KIND, metadata["namespace"])
+    return tuple(other for other in jobs if other["metadata"]["uid"] != metadata["uid"])
+
+
+def claim_view(found: Object) -> ObservedClaim:
+    metadata = found["metadata"]
+    return ObservedClaim(
+        name=metadata["name"],
+        phase=found.get("status", {}).get("phase", "Pending"),
+        access_modes=tuple(found.get("spec", {}).get("accessModes") or ()),
+        is_deleting="deletionTimestamp" in metadata,
+        made_for_job=(metadata.get("labels") or {}).get(api.LABEL_JOB_NAME, ""),
+    )
+
+
+def pod_view(found: Object) -> ObservedPod:
+    """One pod; what is absent is empty."""
+    metadata, status = found["metadata"], found.get("status", {})
+    labels = metadata.get("labels") or {}
+    waiting = _container_state(status).get("waiting") or {}
+    return ObservedPod(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        attempt=_number(labels.get(api.LABEL_ATTEMPT)),
+        replica=_number(labels.get(api.LABEL_REPLICA)),
+        phase=status.get("phase", "Pending"),
+        address=status.get("podIP", ""),
+        node=found.get("spec", {}).get("nodeName", ""),
+        is_deleting="deletionTimestamp" in metadata,
+        intent=(metadata.get("annotations") or {}).get(api.ANNOTATION_INTENT, ""),
+        unschedulable_message=_unschedulable(status),
+        waiting_reason=waiting.get("reason", ""),
+        waiting_message=waiting.get("message", ""),
+        exit=_exit(_container_state(status).get("terminated")),
+        disruption=_disruption(status),
+        reason=status.get("reason", ""),
+        message=status.get("message", ""),
+        created_at=moment(metadata.get("creationTimestamp")),
+    )
+
+
+def _container_state(status: Object) -> Object:
+    containers = status.get("containerStatuses") or [{}]
+    state: Object = containers[0].get("state") or {}
+    return state
+
+
+def _exit(terminated: Object | None) -> ContainerExit | None:
+    if not terminated:
+        return None
+    return ContainerExit(
+        code=int(terminated.get("exitCode", 0)),
+        reason=terminated.get("reason", ""),
+        termination_message=terminated.get("message", ""),
+        finished_at=moment(terminated.get("finishedAt")),
+    )
+
+
+def _condition(status: Object, kind: str, value: str) -> Object | None:
+    conditions: list[Object] = status.get("conditions") or []
+    return next((c for c in conditions if c.get("type") == kind and c.get("status") == value), None)
+
+
+def _disruption(status: Object) -> Disruption | None:
+    condition = _condition(status, "DisruptionTarget", "True")
+    if condition is None:
+        return None
+    return Disruption(
+        reason=condition.get("reason", "Disrupted"),
+        message=condition.get("message", ""),
+        since=moment(condition.get("lastTransitionTime")),
+    )
+
+
+def _unschedulable(status: Object) -> str:
+    condition = _condition(status, "PodScheduled", "False")
+    if condition is None or condition.get("reason") != "Unschedulable":
+        return ""
+    return str(condition.get("message") or "unschedulable")
+
+
+def _number(label: str | None) -> int:
+    return int(label) if label is not None and label.isdigit() else -1
+
+
+def moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

@@ -1,0 +1,112 @@
+"""Can this version run this spec, here?
+
+Promise: a job that cannot be run says so in a sentence that names the field and the fix, and is
+taken up when the cause is gone (P12). Traps avoided: two jobs in one run directory would overwrite
+each other's checkpoints; a ReadWriteOnce volume lets the second pod of a gang wait for ever.
+"""
+
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from lmtraining_api.explain import explain_validation_error
+from lmtraining_api.job import LMTrainingJob
+from lmtraining_api.status import Accepted, LMTrainingJobStatus
+from lmtraining_operator.plan import figures, names
+from lmtraining_operator.plan.model import Object, ObservedClaim
+from lmtraining_operator.plan.situation import Situation
+
+MANY_NODES_MODE = "ReadWriteMany"
+
+_READ = ("apiVersion", "kind", "metadata", "spec")
+_UNKNOWN_TO_US = frozenset({"literal_error", "extra_forbidden"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotAccepted:
+    """Why the job cannot be run as it is."""
+
+    reason: Accepted
+    message: str
+
+
+def parse(job: Object) -> LMTrainingJob | NotAccepted:
+    """The job as the contract reads it, or what is wrong with it."""
+    try:
+        return LMTrainingJob.model_validate({key: job[key] for key in _READ if key in job})
+    except ValidationError as error:
+        return _explain(error)
+
+
+def reason_not_to_start(situation: Situation) -> NotAccepted | None:
+    """Why the first attempt must not begin, or None."""
+    return _claim_is_unfit(situation) or _directory_is_taken(situation)
+
+
+def _explain(error: ValidationError) -> NotAccepted:
+    unknown = any(one["type"] in _UNKNOWN_TO_US for one in error.errors(include_input=False))
+    sentences = "; ".join(explain_validation_error(error))
+    advice = "; or upgrade the operator, if the field is newer than it" if unknown else ""
+    return NotAccepted(
+        reason=Accepted.UNSUPPORTED if unknown else Accepted.INVALID,
+        message=figures.bounded(sentences + advice),
+    )
+
+
+def _claim_is_unfit(situation: Situation) -> NotAccepted | None:
+    claim = situation.observed.claim
+    replicas = situation.spec.workers.replicas
+    if claim is None:
+        return None
+    if replicas > 1 and claim.access_modes and MANY_NODES_MODE not in claim.access_modes:
+        return NotAccepted(
+            reason=Accepted.INVALID,
+            message=f"PersistentVolumeClaim {claim.name} has access mode "
+            f"{', '.join(claim.access_modes)}, but workers.replicas is {replicas} and all pods "
+            f"write to it: use a claim with {MANY_NODES_MODE}, or set workers.replicas to 1",
+        )
+    return _claim_is_foreign(situation, claim)
+
+
+def _claim_is_foreign(situation: Situation, claim: ObservedClaim) -> NotAccepted | None:
+    """A claim under the name that this job would give to its own, made by somebody else."""
+    is_to_be_ours = situation.spec.checkpoint.storage.existing_claim is None
+    if not is_to_be_ours or claim.made_for_job == situation.job.metadata.name:
+        return None
+    return NotAccepted(
+        reason=Accepted.INVALID,
+        message=f"PersistentVolumeClaim {claim.name} was not made for this job: name it in "
+        "checkpoint.storage.existingClaim to use it, or give the job another name",
+    )
+
+
+def _directory_is_taken(situation: Situation) -> NotAccepted | None:
+    job = situation.job
+    if job.spec.checkpoint.path is None:
+        return None
+    ours = (names.claim_name(job), names.run_path(job))
+    rivals = [other for other in situation.observed.other_jobs if names.storage_of(other) == ours]
+    winners = [other for other in rivals if _goes_first(other, situation)]
+    if not winners:
+        return None
+    return NotAccepted(
+        reason=Accepted.INVALID,
+        message=f"LMTrainingJob {winners[0]['metadata']['name']} already uses checkpoint.path "
+        f"{job.spec.checkpoint.path} on PersistentVolumeClaim {ours[0]}: choose another path, or "
+        "wait until that job has ended",
+    )
+
+
+def _goes_first(other: Object, situation: Situation) -> bool:
+    """Whether the other job holds the directory: it has begun, or else it is older.
+
+    A job that has begun comes first even when it is younger: its pods may be writing.
+    """
+    status = LMTrainingJobStatus.model_validate(other.get("status") or {})
+    if status.is_terminal:
+        return False
+    if status.attempt > 0:
+        return True
+    metadata = other["metadata"]
+    age_of_other = (str(metadata.get("creationTimestamp", "")), str(metadata["name"]))
+    return age_of_other < (situation.created_at, situation.job.metadata.name)

@@ -1,0 +1,19 @@
+"""How long to wait before trying again."""
+
+DOUBLINGS_MAX = 30
+"""Beyond this the limit has long been reached, and the power would only get large."""
+
+REFUSAL_SECONDS_MIN = 2.0
+REFUSAL_SECONDS_MAX = 60.0
+
+
+def backoff_seconds(*, first: float, limit: float, earlier: int) -> float:
+    """The wait after `earlier` tries: doubled with each, never above `limit`."""
+    return min(first * 2.0 ** min(earlier, DOUBLINGS_MAX), limit)
+
+
+def refusal_wait_seconds(count: int) -> float:
+    """The wait before an object is offered again that was refused `count` times."""
+    return backoff_seconds(
+        first=REFUSAL_SECONDS_MIN, limit=REFUSAL_SECONDS_MAX, earlier=max(count - 1, 0)
+    )

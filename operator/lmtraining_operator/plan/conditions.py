@@ -1,0 +1,200 @@
+"""Which conditions are true of a live attempt?
+
+Promise (P4): Training is said only after a step of this attempt; a report that cannot be had makes
+Progressing Unknown and says since when; a step that stands still makes it False.
+Trap avoided: ages are taken between two times of the trainer's clock, or two of ours, never across.
+"""
+
+from datetime import datetime, timedelta
+
+from lmtraining_api.records import TrainerReport
+from lmtraining_api.status import (
+    Checkpointed,
+    ConditionType,
+    DataReady,
+    Healthy,
+    Progressing,
+    Succeeded,
+)
+from lmtraining_operator.plan.scheduling import scheduled
+from lmtraining_operator.plan.situation import Situation
+from lmtraining_operator.plan.verdicts import Verdict
+
+UNREACHABLE_SECONDS = 10.0
+"""Reports may fail this long before Progressing is Unknown."""
+FIRST_REPORT_SECONDS = 60.0
+"""The same before the first report of an attempt: the trainer imports torch from a cold disk."""
+STALLED_SECONDS_MIN = 60.0
+STALLED_STEPS = 10.0
+"""Stalled: no step for this many times the usual duration of one, and STALLED_SECONDS_MIN."""
+STALLED_ASIDE_SECONDS = 1800.0
+"""The same while the trainer does something else than step: evaluates, saves, exports."""
+STALE_CHECKPOINT_INTERVALS = 2
+
+_ASIDE = {
+    "Evaluating": Progressing.EVALUATING,
+    "Checkpointing": Progressing.CHECKPOINTING,
+    "Exporting": Progressing.EXPORTING,
+    "Finished": Progressing.EXPORTING,
+}
+_DATA_IS_READY = frozenset({"Starting", "Loading", "Training", "Finished", *_ASIDE})
+
+
+def of_live_attempt(situation: Situation) -> list[Verdict]:
+    """All verdicts that a running attempt changes."""
+    verdicts = [
+        succeeded(situation),
+        data_ready(situation),
+        scheduled(situation),
+        progressing(situation),
+        healthy(situation),
+        checkpointed(situation),
+    ]
+    return [verdict for verdict in verdicts if verdict is not None]
+
+
+def has_stepped(situation: Situation) -> bool:
+    """True once this attempt has made a step. Remembered in status, so that a new operator, which
+    has no report yet, does not say that training starts again."""
+    if situation.report is not None:
+        return situation.report.first_step_time is not None
+    return situation.reason_is(ConditionType.SUCCEEDED, Succeeded.TRAINING)
+
+
+def succeeded(situation: Situation) -> Verdict:
+    """The summary of a live attempt."""
+    doing = _doing(situation)
+    if has_stepped(situation):
+        return Verdict("Unknown", Succeeded.TRAINING, doing)
+    failure = situation.status.last_failure
+    if failure is not None and situation.follows_failure:
+        return Verdict(
+            "Unknown",
+            Succeeded.RECOVERING,
+            f"attempt {situation.attempt} after {failure.failure_class}: {doing}",
+        )
+    if situation.report is not None and situation.report.state == "Preparing":
+        return Verdict("Unknown", Succeeded.PREPARING, doing)
+    if situation.gang_runs:
+        return Verdict("Unknown", Succeeded.STARTING, doing)
+    return Verdict("Unknown", Succeeded.PENDING, doing)
+
+
+def _doing(situation: Situation) -> str:
+    report = situation.report
+    if not (situation.gang_was_complete or situation.gang_runs):
+        return f"attempt {situation.attempt}: {scheduled(situation).message}"
+    if report is None:
+        return "the pods run and have not reported yet"
+    return f"{report.state}: {report.message}" if report.message else str(report.state)
+
+
+def data_ready(situation: Situation) -> Verdict | None:
+    report = situation.report
+    if report is None or situation.condition_is(ConditionType.DATA_READY, "True"):
+        return None
+    if report.state == "Preparing":
+        return Verdict("False", DataReady.PREPARING, report.message)
+    return Verdict("True", DataReady.READY) if report.state in _DATA_IS_READY else None
+
+
+def progressing(situation: Situation) -> Verdict | None:
+    """Does the step advance? None leaves what was said: a new operator has no report yet."""
+    if not (situation.gang_was_complete or situation.gang_runs):
+        return Verdict("False", Progressing.NOT_STARTED, "not all pods have started")
+    silence = _silence(situation)
+    if silence is not None:
+        return silence
+    report = situation.report
+    if report is None:
+        waiting = Verdict("False", Progressing.NOT_STARTED, "waiting for the first report")
+        return None if has_stepped(situation) else waiting
+    if report.first_step_time is None:
+        return Verdict("False", Progressing.NOT_STARTED, _doing(situation))
+    stalled = _stalled(situation, report)
+    return stalled or Verdict("True", _ASIDE.get(report.state, Progressing.STEPPING))
+
+
+def _silence(situation: Situation) -> Verdict | None:
+    """Unreachable, when reports have failed for too long."""
+    observed = situation.observed.report
+    if not observed.error or observed.failing_since is None:
+        return None
+    limit = UNREACHABLE_SECONDS if has_stepped(situation) else FIRST_REPORT_SECONDS
+    if situation.now - observed.failing_since <= timedelta(seconds=limit):
+        return None
+    lead = situation.lead
+    who = f"pod {lead.name} at {lead.address}" if lead else "the lead pod"
+    last = situation.status.progress.report_time
+    age = f", its last report is of {_time(last)}" if last else ""
+    return Verdict(
+        "Unknown",
+        Progressing.UNREACHABLE,
+        f"{who} has not answered /report since {_time(observed.failing_since)}{age}: "
+        f"{observed.error}",
+    )
+
+
+def _stalled(situation: Situation, report: TrainerReport) -> Verdict | None:
+    if report.step_time is None:
+        return None
+    limit = stalled_seconds(situation, report)
+    if report.report_time - report.step_time <= timedelta(seconds=limit):
+        return None
+    return Verdict(
+        "False",
+        Progressing.STALLED,
+        f"no step since {_time(report.step_time)} (step {report.step}, {report.state}); expected "
+        f"within {limit:.0f} s",
+    )
+
+
+def stalled_seconds(situation: Situation, report: TrainerReport) -> float:
+    """How long a step may take before it counts as stalled."""
+    if report.state in _ASIDE:
+        return STALLED_ASIDE_SECONDS
+    if not report.tokens_per_second or report.tokens_per_second <= 0:
+        return STALLED_SECONDS_MIN
+    usual = situation.spec.training.batch_tokens / report.tokens_per_second
+    return max(STALLED_SECONDS_MIN, STALLED_STEPS * usual)
+
+
+def healthy(situation: Situation) -> Verdict | None:
+    report = situation.report
+    if report is None or report.first_step_time is None:
+        return None
+    if report.loss_is_finite:
+        return Verdict("True", Healthy.STABLE)
+    return Verdict(
+        "False",
+        Healthy.SKIPPING,
+        f"the loss or a gradient was not finite: the step is skipped; at most "
+        f"{situation.spec.stability.skipped_steps_max} may be (stability.skippedStepsMax)",
+    )
+
+
+def checkpointed(situation: Situation) -> Verdict | None:
+    """Is a checkpoint not older than promised intact?"""
+    report = situation.report
+    if report is None:
+        return None
+    if report.checkpoint_error:
+        return Verdict("False", Checkpointed.FAILING, report.checkpoint_error)
+    if report.checkpoint is None:
+        # An attempt that has not loaded yet does not know of the checkpoints before it.
+        known = situation.status.checkpoint is not None
+        return None if known else Verdict("False", Checkpointed.NONE_YET)
+    behind = report.step - report.checkpoint.step
+    every = situation.spec.checkpoint.every_steps
+    if behind > STALE_CHECKPOINT_INTERVALS * every:
+        return Verdict(
+            "False",
+            Checkpointed.STALE,
+            f"the newest checkpoint is of step {report.checkpoint.step}; one is due every {every} "
+            "steps (checkpoint.everySteps)",
+        )
+    return Verdict("True", Checkpointed.FRESH)
+
+
+def _time(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,115 @@
+"""What happened, for `kubectl describe`: one event per transition and attempt.
+
+Promise: only transitions make events, so their number is bounded by the number of attempts.
+The reasons, and nothing else: NotAccepted, AttemptStarted, TrainingStarted, AttemptFailed,
+Suspended, Completed, Failed, Diverged, Stalled, and the reasons of Scheduled that a person must act
+on.
+"""
+
+from lmtraining_api.status import (
+    Accepted,
+    Condition,
+    ConditionType,
+    LMTrainingJobStatus,
+    Progressing,
+    Scheduled,
+    Succeeded,
+)
+from lmtraining_operator.plan.model import PublishEvent
+
+_OBSTACLES = frozenset(
+    {
+        Scheduled.UNSCHEDULABLE,
+        Scheduled.QUOTA_EXCEEDED,
+        Scheduled.IMAGE_PULL_FAILED,
+        Scheduled.VOLUME_NOT_READY,
+        Scheduled.CONTAINER_NOT_CREATED,
+        Scheduled.CREATE_REFUSED,
+        Scheduled.NAME_TAKEN,
+    }
+)
+_SUMMARIES = frozenset(
+    {
+        Succeeded.TRAINING,
+        Succeeded.SUSPENDED,
+        Succeeded.COMPLETED,
+        Succeeded.FAILED,
+        Succeeded.DIVERGED,
+    }
+)
+_WARNINGS = frozenset({Succeeded.FAILED, Succeeded.DIVERGED})
+
+
+def transitions(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> list[PublishEvent]:
+    """The events of going from one status to the next."""
+    events = [
+        _not_accepted(old, new),
+        _attempt_failed(old, new),
+        _attempt_started(old, new),
+        _obstacle(old, new),
+        _stalled(old, new),
+        _summary(old, new),
+    ]
+    return [event for event in events if event is not None]
+
+
+def _entered(
+    old: LMTrainingJobStatus, new: LMTrainingJobStatus, kind: ConditionType
+) -> Condition | None:
+    """The condition, if its reason is new."""
+    before, after = old.condition(kind), new.condition(kind)
+    if after is None or (before is not None and before.reason == after.reason):
+        return None
+    return after
+
+
+def _not_accepted(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> PublishEvent | None:
+    condition = _entered(old, new, ConditionType.ACCEPTED)
+    if condition is None or condition.reason == Accepted.VALID:
+        return None
+    return _warning("NotAccepted", condition.message, new)
+
+
+def _attempt_failed(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> PublishEvent | None:
+    failure = new.last_failure
+    if failure is None or failure == old.last_failure:
+        return None
+    return _warning("AttemptFailed", f"{failure.failure_class}: {failure.message}", new)
+
+
+def _attempt_started(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> PublishEvent | None:
+    if new.attempt == old.attempt:
+        return None
+    return _normal("AttemptStarted", f"Attempt {new.attempt} starts", new)
+
+
+def _obstacle(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> PublishEvent | None:
+    condition = _entered(old, new, ConditionType.SCHEDULED)
+    if condition is None or condition.reason not in _OBSTACLES:
+        return None
+    return _warning(condition.reason, condition.message, new)
+
+
+def _stalled(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> PublishEvent | None:
+    condition = _entered(old, new, ConditionType.PROGRESSING)
+    if condition is None or condition.reason != Progressing.STALLED:
+        return None
+    return _warning("Stalled", condition.message, new)
+
+
+def _summary(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> PublishEvent | None:
+    condition = _entered(old, new, ConditionType.SUCCEEDED)
+    if condition is None or condition.reason not in _SUMMARIES:
+        return None
+    if condition.reason == Succeeded.TRAINING:
+        return _normal("TrainingStarted", f"Attempt {new.attempt} has made its first step", new)
+    make = _warning if condition.reason in _WARNINGS else _normal
+    return make(condition.reason, condition.message, new)
+
+
+def _normal(reason: str, message: str, status: LMTrainingJobStatus) -> PublishEvent:
+    return PublishEvent(type="Normal", reason=reason, message=message, attempt=status.attempt)
+
+
+def _warning(reason: str, message: str, status: LMTrainingJobStatus) -> PublishEvent:
+    return PublishEvent(type="Warning", reason=reason, message=message, attempt=status.attempt)

@@ -1,0 +1,54 @@
+"""Numbers as short strings for a person.
+
+Trap avoided: kubectl prints 14 digits of a raw float, and NaN is not JSON.
+"""
+
+import math
+
+MESSAGE_LENGTH_MAX = 1024
+COUNT_MAX = 2**53 - 1
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """3.4123, or 6.0e-04 where the decimals would not show it; empty when there is none."""
+    if value is None:
+        return ""
+    if not math.isfinite(value):
+        return "not finite"
+    if value != 0 and not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.1e}"
+    return f"{value:.{digits}f}".rstrip("0").rstrip(".") or "0"
+
+
+def percent(step: int, total: int) -> str:
+    """42%; never 100% before the last step."""
+    return f"{100 * step // total}%" if total else ""
+
+
+def duration(seconds: float | None) -> str:
+    """The two largest units: 1d2h, 1h20m, 3m5s, 8s."""
+    if seconds is None or not math.isfinite(seconds) or seconds < 0:
+        return ""
+    left = round(seconds)
+    parts: list[str] = []
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count or parts or unit == "s":
+            parts.append(f"{count}{unit}")
+    return "".join(part for part in parts[:2] if part[:-1] != "0") or "0s"
+
+
+def seconds(value: float | None) -> str:
+    """12.3"""
+    return "" if value is None or not math.isfinite(value) else f"{value:.1f}"
+
+
+def bounded(text: str, limit: int = MESSAGE_LENGTH_MAX) -> str:
+    """One line of at most `limit` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def count(value: int) -> int:
+    """A number that another process claims, within what status can hold."""
+    return min(max(value, 0), COUNT_MAX)

@@ -1,0 +1,261 @@
+"""The children of a job, as plain dicts.
+
+Promise: each child has a deterministic name and says whose it is; a pod runs under the restricted
+level with a read-only root and no API-server token. Trap avoided: YAML built from strings.
+"""
+
+from pathlib import PurePosixPath
+
+from lmtraining_api import names as api
+from lmtraining_api.job import LMTrainingJob, TrainingSpec
+from lmtraining_api.records import JobFile
+from lmtraining_operator.plan import names
+from lmtraining_operator.plan.model import Object, Settings
+
+USER_ID = 65532
+HOME_DIRECTORY = "/home/lmtraining"
+CONTAINER = "trainer"
+MANAGED_BY = "lm-training-operator"
+READERS = (MANAGED_BY, "prometheus")
+"""app.kubernetes.io/name of the pods that may read reports and metrics."""
+READ_BY_OWNER_AND_GROUP = 0o440
+
+
+def config_map(job: LMTrainingJob, attempt: int) -> Object:
+    """The job file of one attempt; it cannot change under a running pod."""
+    spec = job.spec.model_dump(include=set(TrainingSpec.model_fields))
+    content = JobFile(
+        job_name=job.metadata.name,
+        namespace=job.metadata.namespace,
+        job_uid=job.metadata.uid,
+        run_directory=names.run_directory(job),
+        data_cache_directory=api.DATA_CACHE_DIRECTORY,
+        spec=TrainingSpec.model_validate(spec),
+    )
+    text = content.model_dump_json(by_alias=True, exclude_none=True)
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _metadata(job, names.config_map_name(job, attempt), attempt=attempt),
+        "immutable": True,
+        "data": {PurePosixPath(api.JOB_FILE_PATH).name: text},
+    }
+
+
+def claim(job: LMTrainingJob) -> Object:
+    """The volume of the job. It has no owner: it stays when the job is deleted."""
+    wanted = job.spec.checkpoint.storage.claim
+    assert wanted is not None, "asked for only where the job wants a claim of its own"
+    metadata = _metadata(job, names.own_claim_name(job.metadata.name))
+    del metadata["ownerReferences"]
+    spec: Object = {
+        "accessModes": [wanted.access_mode],
+        "resources": {"requests": {"storage": wanted.size}},
+    }
+    if wanted.storage_class_name is not None:
+        spec["storageClassName"] = wanted.storage_class_name
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": metadata,
+        "spec": spec,
+    }
+
+
+def network_policy(job: LMTrainingJob) -> Object:
+    """Who may reach the pods: each other, and the readers of reports. Egress stays open, since
+    storage may be anywhere."""
+    of_job = {"matchLabels": {api.LABEL_JOB_UID: job.metadata.uid}}
+    readers = {
+        "namespaceSelector": {},
+        "podSelector": {
+            "matchExpressions": [
+                {"key": "app.kubernetes.io/name", "operator": "In", "values": list(READERS)}
+            ]
+        },
+    }
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": _metadata(job, names.network_policy_name(job)),
+        "spec": {
+            "podSelector": of_job,
+            "policyTypes": ["Ingress"],
+            "ingress": [
+                {"from": [{"podSelector": of_job}]},
+                {
+                    "from": [readers],
+                    "ports": [{"port": api.REPORT_PORT, "protocol": "TCP"}],
+                },
+            ],
+        },
+    }
+
+
+def pod(
+    job: LMTrainingJob, *, attempt: int, replica: int, intent: str, settings: Settings
+) -> Object:
+    """One pod of the gang; it waits until its intent names all peers."""
+    workers = job.spec.workers
+    spec: Object = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": job.spec.recovery.grace_seconds,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(job, settings)],
+        "volumes": _volumes(job, attempt),
+    }
+    if workers.service_account_name is not None:
+        spec["serviceAccountName"] = workers.service_account_name
+    if workers.accelerator is not None:
+        # Nodes with accelerators usually carry the resource's name as a taint.
+        spec["tolerations"] = [
+            {"key": workers.accelerator.resource, "operator": "Exists", "effect": "NoSchedule"}
+        ]
+    metadata = _metadata(
+        job, names.pod_name(job, attempt, replica), attempt=attempt, replica=replica
+    )
+    metadata["annotations"] = {api.ANNOTATION_INTENT: intent}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def _container(job: LMTrainingJob, settings: Settings) -> Object:
+    resources = _resources(job)
+    return {
+        "name": CONTAINER,
+        "image": job.spec.workers.image or settings.trainer_image,
+        "args": ["supervise"],
+        "env": _environment(),
+        "ports": [{"name": "report", "containerPort": api.REPORT_PORT, "protocol": "TCP"}],
+        "resources": {"requests": resources, "limits": dict(resources)},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePath": api.TERMINATION_LOG_PATH,
+        "terminationMessagePolicy": "File",
+        "volumeMounts": _mounts(job),
+    }
+
+
+def _resources(job: LMTrainingJob) -> dict[str, str]:
+    workers = job.spec.workers
+    resources = {"cpu": workers.resources.cpu, "memory": workers.resources.memory}
+    if workers.accelerator is not None:
+        resources[workers.accelerator.resource] = str(workers.accelerator.count)
+    return resources
+
+
+def _environment() -> list[Object]:
+    fields = {
+        api.ENV_POD_UID: "metadata.uid",
+        api.ENV_POD_NAME: "metadata.name",
+        api.ENV_POD_ADDRESS: "status.podIP",
+        api.ENV_ATTEMPT: f"metadata.labels['{api.LABEL_ATTEMPT}']",
+        api.ENV_REPLICA: f"metadata.labels['{api.LABEL_REPLICA}']",
+    }
+    downward: list[Object] = [
+        {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+        for name, path in fields.items()
+    ]
+    return [*downward, {"name": "HOME", "value": HOME_DIRECTORY}]
+
+
+def _mounts(job: LMTrainingJob) -> list[Object]:
+    return [
+        _mount("job", str(PurePosixPath(api.JOB_FILE_PATH).parent), read_only=True),
+        _mount("intent", str(PurePosixPath(api.INTENT_FILE_PATH).parent), read_only=True),
+        _mount("storage", api.STORAGE_DIRECTORY),
+        _mount("shared-memory", "/dev/shm"),  # noqa: S108  a mount point, not a file of ours
+        _mount("tmp", "/tmp"),  # noqa: S108
+        _mount("home", HOME_DIRECTORY),
+        *(
+            _mount(f"credentials-{index}", f"{api.CREDENTIALS_DIRECTORY}/{name}", read_only=True)
+            for index, name in enumerate(secrets(job))
+        ),
+    ]
+
+
+def _volumes(job: LMTrainingJob, attempt: int) -> list[Object]:
+    return [
+        {"name": "job", "configMap": {"name": names.config_map_name(job, attempt)}},
+        {"name": "intent", "downwardAPI": {"items": [_intent_file()]}},
+        {"name": "storage", "persistentVolumeClaim": {"claimName": names.claim_name(job)}},
+        {
+            "name": "shared-memory",
+            "emptyDir": {"medium": "Memory", "sizeLimit": job.spec.workers.shared_memory},
+        },
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "home", "emptyDir": {}},
+        *(
+            {
+                "name": f"credentials-{index}",
+                "secret": {"secretName": name, "defaultMode": READ_BY_OWNER_AND_GROUP},
+            }
+            for index, name in enumerate(secrets(job))
+        ),
+    ]
+
+
+def secrets(job: LMTrainingJob) -> list[str]:
+    """Names of the Secrets that the job's sources ask for, each once."""
+    data = job.spec.data
+    wanted = {
+        source.credentials.secret_ref.name
+        for source in (*data.train, *data.validation)
+        if source.credentials is not None
+    }
+    return sorted(wanted)
+
+
+def _intent_file() -> Object:
+    return {
+        "path": PurePosixPath(api.INTENT_FILE_PATH).name,
+        "fieldRef": {"fieldPath": f"metadata.annotations['{api.ANNOTATION_INTENT}']"},
+    }
+
+
+def _mount(name: str, path: str, *, read_only: bool = False) -> Object:
+    return {"name": name, "mountPath": path, **({"readOnly": True} if read_only else {})}
+
+
+def _metadata(
+    job: LMTrainingJob, name: str, *, attempt: int | None = None, replica: int | None = None
+) -> Object:
+    labels = {
+        "app.kubernetes.io/name": "lmtraining-trainer",
+        "app.kubernetes.io/managed-by": MANAGED_BY,
+        api.LABEL_JOB_NAME: job.metadata.name,
+        api.LABEL_JOB_UID: job.metadata.uid,
+    }
+    if attempt is not None:
+        labels[api.LABEL_ATTEMPT] = str(attempt)
+    if replica is not None:
+        labels[api.LABEL_REPLICA] = str(replica)
+    return {
+        "name": name,
+        "namespace": job.metadata.namespace,
+        "labels": labels,
+        "ownerReferences": [owner_reference(job)],
+    }
+
+
+def owner_reference(job: LMTrainingJob) -> Object:
+    """The job as owner: the garbage collector deletes the child after it, operator or not."""
+    return {
+        "apiVersion": api.API_VERSION,
+        "kind": api.KIND,
+        "name": job.metadata.name,
+        "uid": job.metadata.uid,
+        "controller": True,
+    }

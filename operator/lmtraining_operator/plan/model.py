@@ -1,0 +1,218 @@
+"""What the plan is given and what it gives back: frozen values, nothing else.
+
+Promise: everything that a decision depends on is in these values, so a decision can be replayed.
+Trap avoided: a view of the world that changes while it is judged.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from lmtraining_api.records import TrainerReport
+from lmtraining_api.status import LMTrainingJobStatus
+
+#: A Kubernetes object as JSON.
+Object = dict[str, Any]
+
+TERMINAL_PHASES = frozenset({"Succeeded", "Failed"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What this installation of the operator adds to every job."""
+
+    trainer_image: str
+    """Image of a job that names none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerExit:
+    """How the trainer container ended, as the kubelet says."""
+
+    code: int
+    reason: str = ""
+    """The kubelet's word: Completed, Error, OOMKilled, StartError."""
+    termination_message: str = ""
+    """Content of the termination log: an ExitRecord, or anything at all."""
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disruption:
+    """Somebody other than the job wants the pod gone (condition DisruptionTarget)."""
+
+    reason: str
+    message: str = ""
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservedPod:
+    """One pod of this job UID."""
+
+    name: str
+    uid: str
+    attempt: int
+    replica: int
+    phase: str = "Pending"
+    address: str = ""
+    node: str = ""
+    is_deleting: bool = False
+    intent: str = ""
+    """Content of the intent annotation."""
+    unschedulable_message: str = ""
+    """Why the scheduler has not placed it; empty when it has, or has not tried."""
+    waiting_reason: str = ""
+    """Why the container does not run, in the kubelet's word."""
+    waiting_message: str = ""
+    exit: ContainerExit | None = None
+    disruption: Disruption | None = None
+    reason: str = ""
+    """status.reason: the kubelet's word for the end of the whole pod (Evicted, NodeShutdown)."""
+    message: str = ""
+    created_at: datetime | None = None
+
+    @property
+    def is_terminal(self) -> bool:
+        """True when no container of it runs or ever will."""
+        return self.phase in TERMINAL_PHASES
+
+    @property
+    def has_started(self) -> bool:
+        """True when its container runs at an address."""
+        return self.phase == "Running" and bool(self.address) and not self.is_deleting
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservedClaim:
+    """The PersistentVolumeClaim of the job."""
+
+    name: str
+    phase: str = "Pending"
+    access_modes: tuple[str, ...] = ()
+    is_deleting: bool = False
+    made_for_job: str = ""
+    """Value of the job-name label; empty when a person made it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservedReport:
+    """What pulling the lead's report has brought so far, for one attempt."""
+
+    report: TrainerReport | None = None
+    """The newest good one; it names this job and this attempt."""
+    error: str = ""
+    """Why the newest pull failed; empty when it did not."""
+    failing_since: datetime | None = None
+    """When the first of the pulls failed that have failed in a row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PodWarning:
+    """A Warning event about a pod that has not started."""
+
+    pod: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """An object that the API server would not let us create."""
+
+    kind: str
+    name: str
+    code: int
+    message: str
+    count: int
+    """How often in a row."""
+    time: datetime
+    """When it was refused last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """The world as far as one job is concerned, at one moment."""
+
+    pods: tuple[ObservedPod, ...] = ()
+    config_map: str = ""
+    """Name of this job's newest ConfigMap; empty when there is none."""
+    network_policy: bool = False
+    claim: ObservedClaim | None = None
+    report: ObservedReport = ObservedReport()
+    warnings: tuple[PodWarning, ...] = ()
+    refusals: Mapping[str, Refusal] = field(default_factory=dict)
+    """By kind/name, as `Create.key` spells it."""
+    other_jobs: tuple[Object, ...] = ()
+    """The other jobs of the namespace, when this one names a checkpoint.path."""
+
+    @property
+    def live_pods(self) -> tuple[ObservedPod, ...]:
+        """Pods in which a container may run."""
+        return tuple(pod for pod in self.pods if not pod.is_terminal)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Create:
+    """Make this object. It is done when an object of that name belongs to the same job."""
+
+    body: Object
+
+    @property
+    def kind(self) -> str:
+        return str(self.body["kind"])
+
+    @property
+    def name(self) -> str:
+        return str(self.body["metadata"]["name"])
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeletePod:
+    """Delete exactly this pod (name and UID), with this much time to stop."""
+
+    name: str
+    uid: str
+    grace_seconds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetIntent:
+    """Write the intent annotation of exactly this pod."""
+
+    name: str
+    uid: str
+    intent: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishEvent:
+    """Tell a person about a transition, once per (reason, attempt)."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+    attempt: int
+
+
+Action = Create | DeletePod | SetIntent | PublishEvent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to do now. The status is written before the first action (attempt before its pods,
+    failure before the delete that removes its evidence)."""
+
+    status: LMTrainingJobStatus
+    actions: tuple[Action, ...] = ()
+    report_from: str = ""
+    """Address of the pod whose report says how training goes; empty when none can."""
+    look_again_seconds: float
+    """When time alone may change the plan."""
+    is_done: bool = False
+    """True when nothing about this job can need us again."""

@@ -1,0 +1,62 @@
+"""Names of the children, made from the job alone.
+
+Promise: doing a thing twice makes one object. Trap avoided: generated names, which make a second
+child after a crash between two writes.
+"""
+
+from lmtraining_api import names
+from lmtraining_api.job import LMTrainingJob
+from lmtraining_operator.plan.model import Object
+
+PLACEMENT = 0
+"""Last part of a pod's name: which pod of the replica within its attempt; one so far."""
+
+
+def pod_name(job: LMTrainingJob, attempt: int, replica: int) -> str:
+    return f"{job.metadata.name}-{attempt}-{replica}-{PLACEMENT}"
+
+
+def config_map_name(job: LMTrainingJob, attempt: int) -> str:
+    return f"{job.metadata.name}-{attempt}"
+
+
+def network_policy_name(job: LMTrainingJob) -> str:
+    return job.metadata.name
+
+
+def own_claim_name(job_name: str) -> str:
+    return f"{job_name}-checkpoints"
+
+
+def claim_name(job: LMTrainingJob) -> str:
+    """The claim that holds the run directory."""
+    return job.spec.checkpoint.storage.existing_claim or own_claim_name(job.metadata.name)
+
+
+def default_path(job_name: str, uid: str) -> str:
+    return f"{job_name}-{uid[:8]}"
+
+
+def run_path(job: LMTrainingJob) -> str:
+    """Run directory below the runs directory of the volume."""
+    return job.spec.checkpoint.path or default_path(job.metadata.name, job.metadata.uid)
+
+
+def run_directory(job: LMTrainingJob) -> str:
+    """Run directory as the pods see it."""
+    return f"{names.RUNS_DIRECTORY}/{run_path(job)}"
+
+
+def run_directory_in_volume(job: LMTrainingJob) -> str:
+    """Run directory from the root of the volume."""
+    return run_directory(job).removeprefix(f"{names.STORAGE_DIRECTORY}/")
+
+
+def storage_of(job: Object) -> tuple[str, str]:
+    """Claim and run directory of a job whose spec may not even parse."""
+    metadata = job["metadata"]
+    checkpoint = job.get("spec", {}).get("checkpoint") or {}
+    storage = checkpoint.get("storage") or {}
+    claim = storage.get("existingClaim") or own_claim_name(metadata["name"])
+    path = checkpoint.get("path") or default_path(metadata["name"], metadata.get("uid", ""))
+    return claim, path

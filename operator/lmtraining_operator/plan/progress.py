@@ -1,0 +1,133 @@
+"""What a report says, as status.
+
+Promise: the step in status never goes back, except to the checkpoint that lastRecovery names (P3):
+until an attempt has made a step of its own, the figures of the one before stay, with their time.
+Trap avoided: a trainer that is still loading reports step 0.
+"""
+
+from lmtraining_api import names as api
+from lmtraining_api.records import CheckpointReport, ExitRecord, TrainerReport
+from lmtraining_api.status import (
+    CheckpointStatus,
+    LastRecovery,
+    LMTrainingJobStatus,
+    Metrics,
+    Progress,
+    StabilityStatus,
+)
+from lmtraining_operator.plan import figures, names
+from lmtraining_operator.plan.situation import Situation
+
+
+def with_report(situation: Situation) -> LMTrainingJobStatus:
+    """The status after the newest report of the attempt."""
+    status, report = situation.status, situation.report
+    if report is None:
+        return status
+    changes: dict[str, object] = {
+        "round": max(figures.count(report.round), status.round),
+        "checkpoint": checkpoint_status(report.checkpoint) or status.checkpoint,
+    }
+    if report.first_step_time is not None:
+        changes |= {
+            "progress": _progress(report),
+            "metrics": _metrics(report),
+            "stability": StabilityStatus(skipped_steps=figures.count(report.skipped_steps)),
+            "last_recovery": _recovery(situation, report) or status.last_recovery,
+        }
+    if report.export_path:
+        changes["artifacts"] = status.artifacts.model_copy(
+            update={"export": _in_volume(situation, report.export_path)}
+        )
+    return status.model_copy(update=changes)
+
+
+def with_exit_record(situation: Situation, record: ExitRecord | None) -> LMTrainingJobStatus:
+    """The status of a finished run: its last report may have been pulled before its end."""
+    status = situation.status
+    total = situation.spec.training.budget.steps
+    progress: dict[str, object] = {
+        "step": total,
+        "total_steps": total,
+        "percent": "100%",
+        "eta": "",
+    }
+    metrics: dict[str, object] = {}
+    changes: dict[str, object] = {}
+    if record is not None:
+        progress |= {"step_time": record.time, "report_time": record.time}
+        if record.tokens is not None:
+            progress["tokens"] = figures.count(record.tokens)
+        for name in ("loss", "validation_loss"):
+            if getattr(record, name) is not None:
+                metrics[name] = figures.number(getattr(record, name))
+        changes["checkpoint"] = checkpoint_status(record.checkpoint) or status.checkpoint
+    path = record.export_path if record and record.export_path else api.EXPORT_DIRECTORY
+    export = _in_volume(situation, path)
+    return status.model_copy(
+        update=changes
+        | {
+            "progress": status.progress.model_copy(update=progress),
+            "metrics": status.metrics.model_copy(update=metrics),
+            "artifacts": status.artifacts.model_copy(update={"export": export}),
+        }
+    )
+
+
+def checkpoint_status(report: CheckpointReport | None) -> CheckpointStatus | None:
+    if report is None:
+        return None
+    return CheckpointStatus(
+        last_step=figures.count(report.step),
+        last_time=report.time,
+        path=report.path,
+        size_bytes=figures.count(report.size_bytes),
+        sha256=report.sha256,
+    )
+
+
+def _in_volume(situation: Situation, path: str) -> str:
+    return f"{names.run_directory_in_volume(situation.job)}/{path}"
+
+
+def _progress(report: TrainerReport) -> Progress:
+    return Progress(
+        step=figures.count(report.step),
+        total_steps=figures.count(report.total_steps),
+        percent=figures.percent(report.step, report.total_steps),
+        eta=figures.duration(report.eta_seconds),
+        tokens=figures.count(report.tokens),
+        step_time=report.step_time,
+        report_time=report.report_time,
+    )
+
+
+def _metrics(report: TrainerReport) -> Metrics:
+    return Metrics(
+        loss=figures.number(report.loss) if report.loss_is_finite else "not finite",
+        validation_loss=figures.number(report.validation_loss),
+        unigram_loss=figures.number(report.unigram_loss),
+        gradient_norm=figures.number(report.gradient_norm),
+        learning_rate=figures.number(report.learning_rate),
+        tokens_per_second=figures.number(report.tokens_per_second, digits=0),
+        precision=report.precision or "",
+        parameters=figures.count(report.parameters or 0),
+    )
+
+
+def _recovery(situation: Situation, report: TrainerReport) -> LastRecovery | None:
+    """How the failure before this attempt was mended, once it has made a step."""
+    failure = situation.status.last_failure
+    if failure is None or report.first_step_time is None or not situation.follows_failure:
+        return None
+    took = (report.first_step_time - failure.time).total_seconds()
+    return LastRecovery(
+        fault_time=failure.time,
+        first_step_time=report.first_step_time,
+        seconds=figures.seconds(max(took, 0.0)),
+        load_seconds=figures.seconds(report.load_seconds),
+        resumed_from_step=None
+        if report.resumed_from_step is None
+        else figures.count(report.resumed_from_step),
+        replayed_steps=figures.count(report.replayed_steps),
+    )

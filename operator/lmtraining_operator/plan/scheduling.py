@@ -1,0 +1,166 @@
+"""Are all pods of the attempt placed and started, and if not, why not?
+
+Promise: whatever keeps a pod from starting is in status within seconds, in the words of whoever
+keeps it (scheduler, kubelet, API server) with the pod, and with what to do. The gravest answer of
+the gang is given, since the others wait for that pod.
+"""
+
+from collections.abc import Callable
+
+from lmtraining_api.status import Scheduled
+from lmtraining_operator.plan import names
+from lmtraining_operator.plan.model import ObservedPod, PodWarning, Refusal
+from lmtraining_operator.plan.situation import Situation
+from lmtraining_operator.plan.verdicts import Verdict
+
+FORBIDDEN = 403
+CONFLICT = 409
+
+_IMAGE_REASONS = frozenset(
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "ImageInspectError",
+        "RegistryUnavailable",
+        "SignatureValidationFailed",
+    }
+)
+_CONTAINER_REASONS = frozenset(
+    {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CrashLoopBackOff"}
+)
+_VOLUME_EVENTS = frozenset({"FailedMount", "FailedAttachVolume", "FailedMapVolume"})
+_VOLUME_WORDS = ("persistentvolumeclaim", "persistent volume", "volume node affinity")
+
+
+def scheduled(situation: Situation) -> Verdict:
+    """The condition Scheduled of a live attempt. True is kept: what comes later is a failure."""
+    if situation.gang_was_complete or situation.gang_runs:
+        return Verdict("True", Scheduled.SCHEDULED)
+    questions: tuple[Callable[[Situation], Verdict | None], ...] = (
+        _refused,
+        _image,
+        _container,
+        _volume,
+        _placement,
+    )
+    for question in questions:
+        verdict = question(situation)
+        if verdict is not None:
+            return verdict
+    return _not_yet(situation)
+
+
+def _not(reason: Scheduled, message: str) -> Verdict:
+    return Verdict("False", reason, message)
+
+
+def _refused(situation: Situation) -> Verdict | None:
+    """An object of the attempt that the API server refuses to make."""
+    refusals = sorted(situation.observed.refusals.values(), key=lambda one: (one.time, one.name))
+    return _verdict_on_refusal(refusals[-1]) if refusals else None
+
+
+def _verdict_on_refusal(refusal: Refusal) -> Verdict:
+    what = f"{refusal.kind} {refusal.name}"
+    if refusal.code == CONFLICT:
+        return _not(
+            Scheduled.NAME_TAKEN,
+            f"{what} exists and does not belong to this job ({refusal.message}): delete it, or "
+            "give the job another name",
+        )
+    if refusal.code == FORBIDDEN and "exceeded quota" in refusal.message:
+        return _not(
+            Scheduled.QUOTA_EXCEEDED,
+            f"{what}: {refusal.message}; it is tried again until the quota has room",
+        )
+    return _not(
+        Scheduled.CREATE_REFUSED,
+        f"the API server refuses {what}: {refusal.message}; it is tried again",
+    )
+
+
+def _first(situation: Situation, matches: Callable[[ObservedPod], bool]) -> ObservedPod | None:
+    return next((pod for pod in situation.gang if matches(pod)), None)
+
+
+def _image(situation: Situation) -> Verdict | None:
+    pod = _first(situation, lambda pod: pod.waiting_reason in _IMAGE_REASONS)
+    if pod is None:
+        return None
+    image = situation.spec.workers.image or situation.settings.trainer_image
+    return _not(
+        Scheduled.IMAGE_PULL_FAILED,
+        f"pod {pod.name} cannot pull image {image} ({pod.waiting_reason}: {pod.waiting_message}): "
+        "correct workers.image in a new job, or make the image available to the node",
+    )
+
+
+def _container(situation: Situation) -> Verdict | None:
+    pod = _first(situation, lambda pod: pod.waiting_reason in _CONTAINER_REASONS)
+    if pod is None:
+        return None
+    return _not(
+        Scheduled.CONTAINER_NOT_CREATED,
+        f"the kubelet cannot start the container of pod {pod.name} ({pod.waiting_reason}: "
+        f"{pod.waiting_message})",
+    )
+
+
+def _volume(situation: Situation) -> Verdict | None:
+    """A volume that cannot be mounted, or a claim that is not bound."""
+    warning = _volume_warning(situation)
+    if warning is not None:
+        return _not(
+            Scheduled.VOLUME_NOT_READY, f"pod {warning.pod} waits for a volume: {warning.message}"
+        )
+    pod = _first(situation, lambda pod: _is_about_a_volume(pod.unschedulable_message))
+    if pod is None:
+        return None
+    return _not(
+        Scheduled.VOLUME_NOT_READY,
+        f"pod {pod.name} waits for PersistentVolumeClaim {names.claim_name(situation.job)}"
+        f"{_claim_state(situation)}: {pod.unschedulable_message}",
+    )
+
+
+def _volume_warning(situation: Situation) -> PodWarning | None:
+    waiting = {pod.name for pod in situation.gang if not pod.has_started}
+    return next(
+        (w for w in situation.observed.warnings if w.reason in _VOLUME_EVENTS and w.pod in waiting),
+        None,
+    )
+
+
+def _is_about_a_volume(message: str) -> bool:
+    return any(word in message.lower() for word in _VOLUME_WORDS)
+
+
+def _claim_state(situation: Situation) -> str:
+    claim = situation.observed.claim
+    if claim is None:
+        return " (it does not exist)"
+    return " (it is being deleted)" if claim.is_deleting else f" ({claim.phase})"
+
+
+def _placement(situation: Situation) -> Verdict | None:
+    pod = _first(situation, lambda pod: bool(pod.unschedulable_message))
+    if pod is None:
+        return None
+    accelerator = situation.spec.workers.accelerator
+    devices = f" and {accelerator.count} x {accelerator.resource}" if accelerator else ""
+    resources = situation.spec.workers.resources
+    return _not(
+        Scheduled.UNSCHEDULABLE,
+        f"no node takes pod {pod.name}, which needs {resources.cpu} CPU, {resources.memory} memory"
+        f"{devices}: {pod.unschedulable_message}",
+    )
+
+
+def _not_yet(situation: Situation) -> Verdict:
+    total = len(situation.expected)
+    if len(situation.missing) == total:
+        return _not(Scheduled.PENDING, "the pods are being made")
+    started = sum(pod.has_started for pod in situation.gang)
+    return _not(Scheduled.STARTING, f"{started} of {total} pods have started")

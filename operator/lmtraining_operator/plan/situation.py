@@ -1,0 +1,122 @@
+"""The facts of one pass under names that the policy uses.
+
+Promise: a question that several policies ask is answered in one place.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from lmtraining_api.job import LMTrainingJob, LMTrainingJobSpec
+from lmtraining_api.records import TrainerReport
+from lmtraining_api.status import Condition, ConditionType, LMTrainingJobStatus, Scheduled
+from lmtraining_operator.plan import names
+from lmtraining_operator.plan.model import Observed, ObservedPod, Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """An accepted job, what was last said about it, and the world."""
+
+    job: LMTrainingJob
+    created_at: str
+    """metadata.creationTimestamp, as the API server spells it."""
+    status: LMTrainingJobStatus
+    observed: Observed
+    now: datetime
+    settings: Settings
+
+    @property
+    def spec(self) -> LMTrainingJobSpec:
+        return self.job.spec
+
+    @property
+    def attempt(self) -> int:
+        return self.status.attempt
+
+    @cached_property
+    def expected(self) -> dict[str, int]:
+        """Pod name to replica: the gang of the attempt."""
+        return {
+            names.pod_name(self.job, self.attempt, replica): replica
+            for replica in range(self.spec.workers.replicas)
+        }
+
+    @cached_property
+    def gang(self) -> tuple[ObservedPod, ...]:
+        """The pods of the attempt that exist, by replica."""
+        found = [pod for pod in self.observed.pods if pod.name in self.expected]
+        return tuple(sorted(found, key=lambda pod: pod.replica))
+
+    @property
+    def strays(self) -> tuple[ObservedPod, ...]:
+        """Pods of this job that no longer belong to it."""
+        return tuple(pod for pod in self.observed.pods if pod.name not in self.expected)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Names of the pods of the attempt that do not exist."""
+        present = {pod.name for pod in self.gang}
+        return tuple(name for name in self.expected if name not in present)
+
+    @property
+    def lead(self) -> ObservedPod | None:
+        return next((pod for pod in self.gang if pod.replica == 0), None)
+
+    @property
+    def gang_runs(self) -> bool:
+        """True when every pod of the attempt runs at an address."""
+        return not self.missing and all(pod.has_started for pod in self.gang)
+
+    @property
+    def gang_was_complete(self) -> bool:
+        """True once every pod of the attempt has been seen running; kept in status, so that a pod
+        that is absent can be told from one that was never made."""
+        return self.condition_is(ConditionType.SCHEDULED, "True")
+
+    @property
+    def attempt_failed(self) -> bool:
+        failure = self.status.last_failure
+        return failure is not None and failure.attempt == self.attempt
+
+    @property
+    def attempt_was_suspended(self) -> bool:
+        scheduled = self.condition(ConditionType.SCHEDULED)
+        return scheduled is not None and scheduled.reason == Scheduled.SUSPENDED
+
+    @property
+    def attempt_is_over(self) -> bool:
+        """True when no pod of the attempt may be made any more. Attempt 0 is over from birth."""
+        return self.attempt == 0 or self.attempt_failed or self.attempt_was_suspended
+
+    @property
+    def follows_failure(self) -> bool:
+        """True when this attempt is the answer to a failure."""
+        failure = self.status.last_failure
+        return failure is not None and failure.attempt == self.attempt - 1
+
+    @property
+    def report(self) -> TrainerReport | None:
+        """The newest report of this attempt."""
+        report = self.observed.report.report
+        return report if report is not None and report.attempt == self.attempt else None
+
+    def condition(self, kind: ConditionType) -> Condition | None:
+        return self.status.condition(kind)
+
+    def condition_is(self, kind: ConditionType, value: str) -> bool:
+        condition = self.condition(kind)
+        return condition is not None and condition.status == value
+
+    def reason_is(self, kind: ConditionType, reason: str) -> bool:
+        condition = self.condition(kind)
+        return condition is not None and condition.reason == reason
+
+    def having(self, status: LMTrainingJobStatus) -> "Situation":
+        """The same situation after this has been said."""
+        return replace(self, status=status)
+
+    def with_status(self, **changes: Any) -> "Situation":
+        """The same situation after these parts of status have been said."""
+        return self.having(self.status.model_copy(update=changes))

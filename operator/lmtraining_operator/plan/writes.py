@@ -1,0 +1,43 @@
+"""When is a status worth a write?
+
+Promise: what changes in meaning is written at once, what merely advances at most once per
+PROGRESS_SECONDS, and what is equal not at all. A step is visible no later than that after it was
+taken. Trap avoided: status is watched by many, and each write is an etcd revision.
+"""
+
+from datetime import datetime, timedelta
+
+from lmtraining_api.status import LMTrainingJobStatus, Metrics, Progress
+
+PROGRESS_SECONDS = 5.0
+
+
+def write_time(
+    old: LMTrainingJobStatus,
+    new: LMTrainingJobStatus,
+    *,
+    last_write: datetime | None,
+    now: datetime,
+) -> datetime | None:
+    """When `new` should be written over `old`; None for never."""
+    if old == new:
+        return None
+    if last_write is None or _meaning(old) != _meaning(new):
+        return now
+    return max(now, last_write + timedelta(seconds=PROGRESS_SECONDS))
+
+
+def _meaning(status: LMTrainingJobStatus) -> LMTrainingJobStatus:
+    """The status without what changes all the time: figures, and the wording of conditions."""
+    conditions = [c.model_copy(update={"message": ""}) for c in status.conditions]
+    recovery = status.last_recovery
+    return status.model_copy(
+        update={
+            "progress": Progress(),
+            "metrics": Metrics(),
+            "conditions": conditions,
+            "last_recovery": recovery.model_copy(update={"replayed_steps": 0})
+            if recovery
+            else None,
+        }
+    )

@@ -1,0 +1,241 @@
+"""One job: observe, plan, apply.
+
+Promise: what is kept here between passes may be lost at any moment without harm; the API server
+holds the state. A status is applied on the very version of the job that was seen, so a view that
+has grown old changes nothing. Trap avoided: acting on a remembered view: between two LISTs a new
+report may only change figures, and whatever else comes of it is decided again on a fresh view.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import NamedTuple
+
+from lmtraining_api import names as api
+from lmtraining_api.status import ConditionType, LMTrainingJobStatus
+from lmtraining_operator.apply import Applier
+from lmtraining_operator.gateway import CONFLICT, ApiError, Gateway, Object
+from lmtraining_operator.observe import observe
+from lmtraining_operator.plan import (
+    Observed,
+    ObservedReport,
+    Plan,
+    PublishEvent,
+    Refusal,
+    Settings,
+    plan,
+)
+from lmtraining_operator.plan.writes import write_time
+from lmtraining_operator.reports import REPORT_SECONDS_BETWEEN, ReportError, Reports
+
+logger = logging.getLogger(__name__)
+
+AGAIN_SECONDS = 0.05
+"""Pause before a pass that follows at once from the one before."""
+
+
+class JobKey(NamedTuple):
+    """Which job; its UID may change under the name."""
+
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a pass leaves to do, in seconds from now."""
+
+    look_seconds: float
+    report_seconds: float | None = None
+    """When the report is to be pulled; None where there is none to pull."""
+    is_done: bool = False
+    is_gone: bool = False
+    """True when there is no such job any more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _View:
+    """The job and the world as last seen."""
+
+    job: Object
+    status: LMTrainingJobStatus
+    observed: Observed
+    plan: Plan
+
+
+class JobReconciler:
+    """The passes over one job. Not to be used by two tasks at once."""
+
+    def __init__(
+        self,
+        key: JobKey,
+        *,
+        gateway: Gateway,
+        reports: Reports,
+        settings: Settings,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self.key = key
+        self._gateway = gateway
+        self._reports = reports
+        self._settings = settings
+        self._clock = clock
+        self._view: _View | None = None
+        self._life = ("", 0)
+        self._report = ObservedReport()
+        self._refusals: dict[str, Refusal] = {}
+        self._last_write: datetime | None = None
+        self.event_errors: list[ApiError] = []
+
+    @property
+    def state(self) -> str:
+        """The reason of Succeeded, as last decided."""
+        condition = self._view and self._view.plan.status.condition(ConditionType.SUCCEEDED)
+        return condition.reason if condition else "Pending"
+
+    @property
+    def attempt(self) -> int:
+        return self._view.plan.status.attempt if self._view else 0
+
+    async def look(self) -> Outcome:
+        """A whole pass on a fresh view."""
+        job = await self._gateway.get(api.KIND, *self.key)
+        if job is None:
+            return Outcome(look_seconds=AGAIN_SECONDS, is_done=True, is_gone=True)
+        job.setdefault("apiVersion", api.API_VERSION)
+        now = self._clock()
+        status = LMTrainingJobStatus.model_validate(job.get("status") or {})
+        self._enter(job["metadata"]["uid"], status.attempt)
+        observed = await observe(
+            self._gateway,
+            job,
+            status,
+            report=self._report,
+            refusals=self._refusals,
+            now=now,
+        )
+        decided = plan(job, status, observed, now, self._settings)
+        self._view = _View(job=job, status=status, observed=observed, plan=decided)
+        return await self._carry_out(now)
+
+    async def pull_report(self) -> bool:
+        """Ask the lead pod how it goes; False, with a reason and a time to tell, when it does not
+        say."""
+        view = self._view
+        if view is None or not view.plan.report_from:
+            return False
+        try:
+            report = await self._reports.pull(
+                view.plan.report_from,
+                job_uid=view.job["metadata"]["uid"],
+                attempt=view.plan.status.attempt,
+            )
+        except ReportError as error:
+            since = self._report.failing_since or self._clock()
+            self._report = replace(self._report, error=str(error), failing_since=since)
+            return False
+        self._report = ObservedReport(report=report)
+        return True
+
+    async def after_report(self) -> Outcome:
+        """Say what the report says; whatever else comes of it is decided on a fresh view."""
+        view = self._view
+        if view is None:
+            return await self.look()
+        now = self._clock()
+        observed = replace(view.observed, report=self._report)
+        decided = plan(view.job, view.status, observed, now, self._settings)
+        due = self._write_time(view.status, decided.status, now)
+        means_more = due is not None and due <= now and not self._is_progress(view, decided, now)
+        if decided.actions or decided.is_done or means_more:
+            return await self.look()
+        self._view = replace(view, plan=decided, observed=observed)
+        return await self._carry_out(now)
+
+    def _is_progress(self, view: _View, decided: Plan, now: datetime) -> bool:
+        """Whether only figures have changed: such a change would wait after a write just now."""
+        due = write_time(view.status, decided.status, last_write=now, now=now)
+        return due is not None and due > now
+
+    async def _carry_out(self, now: datetime) -> Outcome:
+        """Status first, then the actions; a conflict means that the view was old: look again."""
+        try:
+            return await self._write_and_apply(now)
+        except ApiError as error:
+            if error.code == CONFLICT:
+                return Outcome(look_seconds=AGAIN_SECONDS)
+            raise
+
+    async def _write_and_apply(self, now: datetime) -> Outcome:
+        view = self._view
+        assert view is not None
+        due = self._write_time(view.status, view.plan.status, now)
+        if due is not None and due <= now:
+            await self._write(view, now)
+            due = None
+        self._log(view.plan)
+        self._enter(view.job["metadata"]["uid"], view.plan.status.attempt)
+        applier = Applier(gateway=self._gateway, job=view.job, now=now, refusals=self._refusals)
+        refused = await applier.apply(view.plan.actions)
+        self.event_errors = applier.event_errors
+        self._refusals = applier.refusals
+        return Outcome(
+            look_seconds=AGAIN_SECONDS if refused else view.plan.look_again_seconds,
+            report_seconds=self._report_seconds(view.plan, due, now),
+            is_done=view.plan.is_done,
+        )
+
+    def _report_seconds(self, decided: Plan, due: datetime | None, now: datetime) -> float | None:
+        """A write that is due soon carries a fresh report."""
+        if not decided.report_from:
+            return None
+        if due is None:
+            return REPORT_SECONDS_BETWEEN
+        return min(REPORT_SECONDS_BETWEEN, max((due - now).total_seconds(), AGAIN_SECONDS))
+
+    def _write_time(
+        self, old: LMTrainingJobStatus, new: LMTrainingJobStatus, now: datetime
+    ) -> datetime | None:
+        return write_time(old, new, last_write=self._last_write, now=now)
+
+    async def _write(self, view: _View, now: datetime) -> None:
+        metadata = view.job["metadata"]
+        written = await self._gateway.apply_status(
+            {
+                "apiVersion": api.API_VERSION,
+                "kind": api.KIND,
+                "metadata": {
+                    key: metadata[key] for key in ("name", "namespace", "uid", "resourceVersion")
+                },
+                "status": view.plan.status.model_dump(
+                    mode="json", by_alias=True, exclude_none=True
+                ),
+            }
+        )
+        self._last_write = now
+        self._view = replace(view, job=written, status=view.plan.status)
+
+    def _log(self, decided: Plan) -> None:
+        for action in decided.actions:
+            if isinstance(action, PublishEvent):
+                logger.info(
+                    "%s",
+                    action.message or action.reason,
+                    extra={
+                        "namespace": self.key.namespace,
+                        "job": self.key.name,
+                        "attempt": action.attempt,
+                        "reason": action.reason,
+                    },
+                )
+
+    def _enter(self, uid: str, attempt: int) -> None:
+        """What was remembered of another UID or attempt says nothing about this one."""
+        if (uid, attempt) == self._life:
+            return
+        if uid != self._life[0]:
+            self._view, self._last_write = None, None
+        self._life = (uid, attempt)
+        self._report = ObservedReport()
+        self._refusals = {}

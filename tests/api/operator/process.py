@@ -1,0 +1,75 @@
+"""The operator as a process outside the cluster."""
+
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from devcluster.apiserver import ApiServer, free_ports
+from devcluster.waiting import wait_until
+from tests.api.operator.stage import (
+    ANSWER_SECONDS_MAX,
+    POLL_SECONDS,
+    TRAINER_IMAGE,
+    WAIT_SECONDS_MAX,
+)
+
+
+class OperatorProcess:
+    """`python -m lmtraining_operator run`, outside the cluster."""
+
+    def __init__(self, server: ApiServer, namespace: str, log: Path) -> None:
+        self.health_port, self.metrics_port = free_ports(2)
+        self.log = log
+        command = [
+            sys.executable,
+            "-m",
+            "lmtraining_operator",
+            "run",
+            f"--trainer-image={TRAINER_IMAGE}",
+            f"--watch-namespace={namespace}",
+            f"--health-address=127.0.0.1:{self.health_port}",
+            f"--metrics-address=127.0.0.1:{self.metrics_port}",
+        ]
+        environment = os.environ | {"KUBECONFIG": str(server.kubeconfig)}
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+
+    def get(self, path: str) -> tuple[int, str]:
+        port = self.health_port if path == "/healthz" else self.metrics_port
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_SECONDS_MAX)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        except OSError:
+            return 0, ""
+        finally:
+            connection.close()
+
+    def wait_ready(self) -> None:
+        wait_until(
+            "the operator answers /healthz",
+            lambda: self.get("/healthz")[0] == 200 or None,
+            limit_seconds=WAIT_SECONDS_MAX,
+            poll_seconds=POLL_SECONDS,
+        )
+
+    def resident_bytes(self) -> int:
+        fields = Path(f"/proc/{self._process.pid}/statm").read_text().split()
+        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def terminate(self) -> float:
+        """SIGTERM; seconds until it has ended."""
+        started = time.monotonic()
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(WAIT_SECONDS_MAX)
+        return time.monotonic() - started
+
+    def kill(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait(WAIT_SECONDS_MAX)

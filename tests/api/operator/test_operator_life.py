@@ -1,0 +1,290 @@
+"""The real operator against a real API server: the life of a job, well and ill."""
+
+import json
+import re
+import time
+from collections.abc import Callable
+
+import pytest
+
+from lmtraining_api import names as api
+from lmtraining_api.exits import FailureClass
+from lmtraining_api.status import ConditionType
+from tests.api.operator.process import OperatorProcess
+from tests.api.operator.stage import Stage
+from tests.api.operator.trainer import Trainer, exit_record, failure
+
+pytestmark = pytest.mark.api
+
+#: Keeps a measured figure in the test report.
+Figures = Callable[[str, object], None]
+
+APPLY_TO_PODS_SECONDS_MAX = 3.0
+STEP_TO_STATUS_SECONDS_MAX = 6.0
+RESIDENT_BYTES_MAX = 120 * 2**20
+STOP_SECONDS_MAX = 5.0
+
+
+def status_writes(stage: Stage, name: str) -> int:
+    """Writes of the job's status so far, by the API server's own log."""
+    lines = stage.server.audit_log.read_text().splitlines()
+    found = 0
+    for line in lines:
+        reference = json.loads(line).get("objectRef", {})
+        found += (
+            reference.get("namespace") == stage.namespace
+            and reference.get("name") == name
+            and reference.get("subresource") == "status"
+        )
+    return found
+
+
+def test_children_of_a_job(stage: Stage, operator: OperatorProcess, figures: Figures) -> None:
+    """What a job makes, and how fast."""
+    applied = time.monotonic()
+    uid = stage.create_job("tiny")["metadata"]["uid"]
+    pods = stage.wait_for_pods("tiny", attempt=1, count=2)
+    figures("apply_to_pods_seconds", time.monotonic() - applied)
+    assert time.monotonic() - applied < APPLY_TO_PODS_SECONDS_MAX
+
+    assert [pod["metadata"]["name"] for pod in pods] == ["tiny-1-0-0", "tiny-1-1-0"]
+    assert all(pod["metadata"]["ownerReferences"][0]["uid"] == uid for pod in pods)
+    assert all("finalizers" not in pod["metadata"] for pod in pods)
+    assert stage.intent(pods[0]).peers == [], "a pod waits for its peers"
+    job_file = json.loads(stage.do("GET", "configmaps", "/tiny-1")["data"]["job.json"])
+    assert job_file["runDirectory"] == f"/storage/runs/tiny-{uid[:8]}"
+    claim = stage.do("GET", "persistentvolumeclaims", "/tiny-checkpoints")
+    assert "ownerReferences" not in claim["metadata"], "the volume outlives the job"
+    assert stage.do("GET", "networkpolicies", "/tiny")["spec"]["policyTypes"] == ["Ingress"]
+    job = stage.job("tiny")["metadata"]
+    assert "finalizers" not in job, "a delete never waits for the operator"
+    assert "annotations" not in job, "kopf keeps nothing on the job"
+
+    stage.run_pods("tiny", attempt=1, count=2)
+    stage.wait("the starting gun", lambda: stage.intent(pods[1]).peers or None)
+    peers = [(peer.replica, peer.address) for peer in stage.intent(pods[0]).peers]
+    assert peers == [(0, stage.address(0)), (1, stage.address(1))]
+
+
+def test_life_to_completed(
+    stage: Stage,
+    operator: OperatorProcess,
+    start_trainer: Callable[..., Trainer],
+    figures: Figures,
+) -> None:
+    """P2, P4: start, steps, end; the end stays when the children and the operator are gone."""
+    uid = stage.create_job("tiny")["metadata"]["uid"]
+    trainer = start_trainer("tiny")
+    pods = stage.run_pods("tiny", attempt=1, count=2)
+    assert stage.wait_for("tiny", "Starting").status == "Unknown", "no step yet"
+    trainer.train(1)
+    stage.wait_for("tiny", "Training")
+    for step in (50, 100):
+        taken = trainer.train(step)
+        trainer.save(step)
+        stage.wait(f"step {step}", lambda step=step: stage.status("tiny").progress.step == step)
+        figures("step_to_status_seconds", time.time() - taken.timestamp())
+        assert time.time() - taken.timestamp() < STEP_TO_STATUS_SECONDS_MAX
+    status = stage.status("tiny")
+    assert (status.progress.percent, status.progress.eta) == ("25%", "1h20m")
+    assert (status.metrics.loss, status.metrics.tokens_per_second) == ("3.25", "12346")
+    assert status.checkpoint is not None
+    assert status.checkpoint.last_step == 100
+
+    record = exit_record(pods[0], 0, step=400, export_path="export", validation_loss=2.5)
+    stage.end_pod(pods[1], 0)
+    stage.end_pod(pods[0], 0, record)
+    assert stage.wait_for("tiny", "Completed").status == "True"
+    ended = stage.status("tiny")
+    assert (ended.progress.step, ended.metrics.validation_loss) == (400, "2.5")
+    assert ended.artifacts.export == f"runs/tiny-{uid[:8]}/export"
+    assert len(stage.pods("tiny")) == 2, "pods that have ended stay, for their logs"
+    figures("status_writes", status_writes(stage, "tiny"))
+
+    for pod in pods:
+        stage.vanish(pod)
+    stage.wait("the pods are gone", lambda: not stage.pods("tiny") or None)
+    operator.terminate()
+    assert stage.status("tiny") == ended
+    assert stage.pods("tiny") == []
+    assert sorted(stage.events("tiny")) == ["AttemptStarted", "Completed", "TrainingStarted"]
+
+
+def test_operator_is_small_healthy_and_stops_fast(
+    operator: OperatorProcess, figures: Figures
+) -> None:
+    """Idle memory, /healthz, /metrics, and SIGTERM."""
+    assert operator.get("/healthz")[0] == 200
+    code, text = operator.get("/metrics")
+    assert code == 200
+    assert re.search(r"^lmtraining_operator_build_info\{", text, re.MULTILINE)
+    resident = operator.resident_bytes()
+    figures("resident_mebibytes", resident / 2**20)
+    assert resident < RESIDENT_BYTES_MAX
+    assert operator.terminate() < STOP_SECONDS_MAX
+
+
+def test_failed_pod_is_answered_by_a_new_attempt(
+    stage: Stage, operator: OperatorProcess, start_trainer: Callable[..., Trainer]
+) -> None:
+    """P1, P3: the cause is named, the old gang is gone before the new one is made."""
+    stage.create_job("tiny", recovery__backoffSeconds=0)
+    trainer = start_trainer("tiny")
+    first, second = stage.run_pods("tiny", attempt=1, count=2)
+    trainer.train(40)
+    stage.wait_for("tiny", "Training")
+
+    code, lost = failure(first, FailureClass.PEER_LOST)
+    stage.end_pod(first, code, lost)
+    code, crash = failure(second, FailureClass.HANG, rank=1, step=41, message="rank 1 hangs")
+    stage.end_pod(second, code, crash)
+    seen = stage.wait("lastFailure", lambda: stage.status("tiny").last_failure)
+    assert (seen.failure_class, seen.pod, seen.rank, seen.exit_code) == (
+        FailureClass.HANG,
+        "tiny-1-1-0",
+        1,
+        85,
+    )
+    assert "rank 1 hangs" in seen.message
+
+    trainer = start_trainer("tiny", attempt=2)
+    stage.run_pods("tiny", attempt=2, count=2)
+    assert stage.status("tiny").progress.step == 40, "the step does not go back while it starts"
+    trainer.say(resumed_from_step=30, load_seconds=0.25)
+    trainer.train(31)
+    stage.wait_for("tiny", "Training")
+    status = stage.status("tiny")
+    assert (status.attempt, status.restarts.total, status.restarts.counted) == (2, 1, 1)
+    assert status.progress.step == 31
+    assert status.last_recovery is not None
+    assert status.last_recovery.resumed_from_step == 30
+    assert [pod["metadata"]["name"] for pod in stage.pods("tiny")] == ["tiny-2-0-0", "tiny-2-1-0"]
+
+
+def test_deleted_pod_is_not_counted_and_answered_at_once(
+    stage: Stage,
+    operator: OperatorProcess,
+    start_trainer: Callable[..., Trainer],
+    figures: Figures,
+) -> None:
+    """A pod that somebody force-deletes spends no budget; the other one is stopped quickly."""
+    stage.create_job("tiny", recovery__restartsMax=0)
+    trainer = start_trainer("tiny")
+    first, second = stage.run_pods("tiny", attempt=1, count=2)
+    trainer.train(10)
+    stage.wait_for("tiny", "Training")
+    started = time.monotonic()
+    stage.vanish(second)
+    stage.bury(first)
+    stage.wait_for_pods("tiny", attempt=2, count=2)
+    took = time.monotonic() - started
+    figures("lost_pod_to_new_pods_seconds", took)
+    assert took < APPLY_TO_PODS_SECONDS_MAX
+    status = stage.status("tiny")
+    assert status.restarts.by_reason == {FailureClass.POD_LOST: 1}
+    assert status.restarts.counted == 0
+    assert stage.wait_for("tiny", "Recovering").status == "Unknown"
+
+
+def test_spent_budget_ends_the_job(stage: Stage, operator: OperatorProcess) -> None:
+    """Level 5: one reason, the evidence kept."""
+    stage.create_job("tiny", recovery__restartsMax=0)
+    first, second = stage.run_pods("tiny", attempt=1, count=2)
+    stage.end_pod(second, 137, reason="OOMKilled")
+    condition = stage.wait_for("tiny", "Failed")
+    assert condition.status == "False"
+    assert "recovery.restartsMax 0" in condition.message
+    failed = stage.status("tiny").last_failure
+    assert failed is not None
+    assert failed.failure_class is FailureClass.OUT_OF_MEMORY
+    stage.bury(first)
+    assert [p["metadata"]["name"] for p in stage.pods("tiny")] == ["tiny-1-1-0"], "for its log"
+
+
+def test_what_cannot_succeed_is_not_tried_again(stage: Stage, operator: OperatorProcess) -> None:
+    stage.create_job("tiny", workers__replicas=1)
+    (pod,) = stage.run_pods("tiny", attempt=1, count=1)
+    code, record = failure(pod, FailureClass.DIVERGED, message="11 of 10 steps were skipped")
+    stage.end_pod(pod, code, record)
+    assert "11 of 10 steps" in stage.wait_for("tiny", "Diverged").message
+
+
+def test_suspend_and_resume(
+    stage: Stage, operator: OperatorProcess, start_trainer: Callable[..., Trainer]
+) -> None:
+    """The pods get their full grace; the end of a suspended attempt is no failure."""
+    stage.create_job("nap", recovery__graceSeconds=77)
+    trainer = start_trainer("nap")
+    pods = stage.run_pods("nap", attempt=1, count=2)
+    trainer.train(20)
+    trainer.save(20)
+    stage.wait_for("nap", "Training")
+    stage.patch_job("nap", suspend=True)
+    stage.wait_for("nap", "Suspended", ConditionType.SCHEDULED)
+    for pod in pods:
+        found = stage.wait(
+            "the pod is told to stop",
+            lambda pod=pod: (
+                f
+                if "deletionTimestamp"
+                in (f := stage.do("GET", "pods", f"/{pod['metadata']['name']}"))["metadata"]
+                else None
+            ),
+        )
+        assert found["metadata"]["deletionGracePeriodSeconds"] == 77
+        stage.end_pod(pod, 80)
+    stage.bury(*pods)
+    stage.wait_for("nap", "Suspended")
+    assert stage.status("nap").last_failure is None
+
+    stage.patch_job("nap", suspend=False)
+    stage.run_pods("nap", attempt=2, count=2)
+    status = stage.status("nap")
+    assert status.restarts.total == 0
+    assert status.progress.step == 20
+
+
+def test_deleted_job_is_not_made_again(stage: Stage, operator: OperatorProcess) -> None:
+    """P5: there is no garbage collector here, so whatever is deleted stays deleted."""
+    stage.create_job("brief")
+    pods = stage.run_pods("brief", attempt=1, count=2)
+    stage.do("DELETE", api.PLURAL, "/brief")
+    for pod in pods:
+        stage.vanish(pod)
+    stage.create_job("brief", workers__replicas=1)
+    (pod,) = stage.run_pods("brief", attempt=1, count=1)
+    assert len(stage.pods("brief")) == 1
+    stage.do("DELETE", api.PLURAL, "/brief")
+    stage.vanish(pod)
+    stage.wait(
+        "the task has ended",
+        lambda: "lmtraining_operator_jobs{" not in operator.get("/metrics")[1] or None,
+    )
+    assert stage.pods("brief") == []
+
+
+def test_operator_killed_and_restarted_restarts_no_pod(
+    stage: Stage,
+    start_operator: Callable[[], OperatorProcess],
+    start_trainer: Callable[..., Trainer],
+) -> None:
+    """P10: nothing is made, deleted or said anew by an operator that starts."""
+    operator = start_operator()
+    stage.create_job("steady")
+    trainer = start_trainer("steady")
+    stage.run_pods("steady", attempt=1, count=2)
+    trainer.train(10)
+    stage.wait_for("steady", "Training")
+    before = [
+        (p["metadata"]["uid"], p["metadata"]["resourceVersion"]) for p in stage.pods("steady")
+    ]
+    transitions = [c.last_transition_time for c in stage.status("steady").conditions]
+    operator.kill()
+    trainer.train(60)
+    start_operator()
+    stage.wait("step 60", lambda: stage.status("steady").progress.step == 60 or None)
+    after = [(p["metadata"]["uid"], p["metadata"]["resourceVersion"]) for p in stage.pods("steady")]
+    assert after == before
+    status = stage.status("steady")
+    assert status.attempt == 1
+    assert [c.last_transition_time for c in status.conditions] == transitions

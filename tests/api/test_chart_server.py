@@ -1,0 +1,100 @@
+"""A real API server takes all that the chart renders, in the restricted level, and nothing else."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from devcluster import binaries
+from devcluster.apiserver import ApiServer
+from devcluster.kubectl import Kubectl
+from devcluster.paths import Layout
+
+pytestmark = pytest.mark.api
+
+CHART = Path(__file__).resolve().parents[2] / "charts" / "lm-training-operator"
+NAMESPACE = "system"
+HELM_SECONDS_MAX = 60
+LEVEL = "pod-security.kubernetes.io/enforce"
+ALL_THAT_NEEDS_NO_OTHER_CRD: dict[str, Any] = {
+    "watchNamespaces": ["team-a"],
+    "commonLabels": {"team": "research"},
+    "priorityClassName": "system-cluster-critical",
+    "tolerations": [{"key": "system", "operator": "Exists"}],
+    "metrics": {"service": {"enabled": True}},
+    "networkPolicy": {"enabled": True, "metricsFrom": [{"namespaceSelector": {}}]},
+}
+
+
+@pytest.fixture(scope="module")
+def programs() -> dict[str, Path]:
+    return binaries.ensure(["helm", "kubectl"], Layout.from_environment())
+
+
+@pytest.fixture(scope="module")
+def kubectl(
+    programs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Kubectl]:
+    with ApiServer(tmp_path_factory.mktemp("api")) as server:
+        client = Kubectl(programs["kubectl"], server.kubeconfig)
+        for name in (NAMESPACE, "team-a"):
+            metadata = {"name": name, "labels": {LEVEL: "restricted"}}
+            client.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+        yield client
+
+
+def render(programs: dict[str, Path], values: object) -> list[dict[str, Any]]:
+    command = ["template", "lm", str(CHART), "--namespace", NAMESPACE, "--values", "-"]
+    done = subprocess.run(
+        [str(programs["helm"]), *command],
+        input=json.dumps(values),
+        capture_output=True,
+        text=True,
+        timeout=HELM_SECONDS_MAX,
+        check=True,
+    )
+    return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
+
+
+@pytest.mark.parametrize(
+    "values", [{}, ALL_THAT_NEEDS_NO_OTHER_CRD], ids=["defaults", "everything"]
+)
+def test_the_server_takes_every_object_with_no_unknown_field(
+    programs: dict[str, Path], kubectl: Kubectl, values: dict[str, Any]
+) -> None:
+    items = [
+        manifest
+        for manifest in render(programs, values)
+        if manifest["kind"] != "CustomResourceDefinition"  # the CRDs have tests of their own
+    ]
+    everything = {"apiVersion": "v1", "kind": "List", "items": items}
+    result = kubectl.try_run(
+        "apply", "--dry-run=server", "--validate=strict", "--filename", "-",
+        stdin=json.dumps(everything),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "Warning" not in result.stderr
+    assert len(result.stdout.splitlines()) == len(items)
+
+
+def test_the_operators_pod_is_admitted_at_the_restricted_level(
+    programs: dict[str, Path], kubectl: Kubectl
+) -> None:
+    (deployment,) = [m for m in render(programs, {}) if m["kind"] == "Deployment"]
+    template = deployment["spec"]["template"]
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "operator", "namespace": NAMESPACE, **template["metadata"]},
+        "spec": template["spec"],
+    }
+    kubectl.run("create", "--dry-run=server", "--filename", "-", stdin=json.dumps(pod))
+    pod["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
+    refused = kubectl.try_run(
+        "create", "--dry-run=server", "--filename", "-", stdin=json.dumps(pod)
+    )
+    assert "violates PodSecurity" in refused.stderr, "the level must be enforced here"

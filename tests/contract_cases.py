@@ -1,0 +1,346 @@
+"""The rules of the contract, each with a job that keeps it and one that breaks it.
+
+One table for both judges: tests/unit asks the models, tests/api a real API server. A rule without a
+pair here fails `test_every_rule_has_a_pair`.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+Document = dict[str, Any]
+
+MINIMAL: Document = {
+    "apiVersion": "lmtraining.dev/v1alpha1",
+    "kind": "LMTrainingJob",
+    "metadata": {"name": "tiny"},
+    "spec": {
+        "model": {"config": {"layers": 1, "hiddenSize": 16, "heads": 2}},
+        "data": {"train": [{"uri": "file:///data/*.txt"}], "sequenceLength": 8},
+        "training": {"budget": {"steps": 10}, "batchTokens": 64},
+    },
+}
+
+
+def merged(document: Document, patch: Document) -> Document:
+    """A JSON merge patch: blocks are merged, None removes, anything else replaces."""
+    result = copy.deepcopy(document)
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, dict):
+            below = result.get(key)
+            result[key] = merged(below if isinstance(below, dict) else {}, value)
+        else:
+            result[key] = copy.deepcopy(value)
+    return result
+
+
+def minimal(**spec: Any) -> Document:
+    """The smallest job, with changes to its spec."""
+    return merged(MINIMAL, {"spec": spec})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two jobs that differ in one thing; the second is refused at `at` with `sentence`."""
+
+    accept: Document
+    refuse: Document
+    at: str
+    sentence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """Two changes to the minimal job once it exists; `allow` writes out what was the default."""
+
+    allow: Document
+    refuse: Document
+    at: str
+
+
+def config(**fields: Any) -> Document:
+    return minimal(model={"config": fields})
+
+
+def source(uri: str = "s3://bucket/*.txt", **fields: Any) -> Document:
+    return minimal(data={"train": [{"uri": uri, **fields}]})
+
+
+def data(*train: str, validation: tuple[str, ...] = (), **fields: Any) -> Document:
+    uris = [{"uri": uri} for uri in train]
+    return minimal(data={"train": uris, "validation": [{"uri": u} for u in validation], **fields})
+
+
+def workers(**fields: Any) -> Document:
+    return minimal(workers=fields)
+
+
+def named(name: str) -> Document:
+    return merged(MINIMAL, {"metadata": {"name": name}})
+
+
+SECRET = {"secretRef": {"name": "storage-key"}}
+DEVICES = {"count": 2}
+TRAIN_URI = "spec.data.train[0].uri"
+
+PAIRS = (
+    # metadata
+    Pair(
+        accept=named("n" * 50),
+        refuse=named("n" * 51),
+        at="metadata.name",
+        sentence="name has 51 characters, and the names of its pods leave room for 50: choose a "
+        "shorter name",
+    ),
+    Pair(
+        accept=named("a-b"),
+        refuse=named("a.b"),
+        at="metadata.name",
+        sentence="name contains a dot, which the host names of its pods cannot: use a dash instead",
+    ),
+    # model
+    Pair(
+        accept=config(hiddenSize=18, heads=3),
+        refuse=config(hiddenSize=16, heads=3),
+        at="spec.model.config.heads",
+        sentence="hiddenSize 16 is not a multiple of heads 3: choose heads that divide hiddenSize",
+    ),
+    Pair(
+        accept=config(architecture="llama", hiddenSize=16, heads=8),
+        refuse=config(architecture="llama", hiddenSize=16, heads=16),
+        at="spec.model.config.heads",
+        sentence="hiddenSize 16 / heads 16 must be even for llama, whose rotary embedding turns "
+        "pairs: choose fewer heads or a larger hiddenSize",
+    ),
+    Pair(
+        accept=config(architecture="gpt2", dropout=0.5),
+        refuse=config(architecture="llama", dropout=0.5),
+        at="spec.model.config.dropout",
+        sentence="dropout has no effect on architecture llama: remove dropout or choose gpt2",
+    ),
+    # data
+    Pair(
+        accept=source("https://example.org/corpus.txt"),
+        refuse=source("corpus/*.txt"),
+        at=TRAIN_URI,
+        sentence="uri has no scheme, so no storage to read from: write file:///path, "
+        "s3://bucket/key or another fsspec URI",
+    ),
+    Pair(
+        accept=source("file:///data/a.txt"),
+        refuse=source("file://data/a.txt"),
+        at=TRAIN_URI,
+        sentence="uri names a file by a relative path, which no pod can resolve: write file:/// "
+        "with three slashes and the absolute path",
+    ),
+    Pair(
+        accept=source("file:///data/..a/b..txt"),
+        refuse=source("file:///data/../etc/shadow"),
+        at=TRAIN_URI,
+        sentence="uri climbs with '..': write the path it ends at",
+    ),
+    Pair(
+        accept=source("abfs://container@account.dfs.core.windows.net/a.txt"),
+        refuse=source("s3://key:secret@bucket/a.txt"),
+        at=TRAIN_URI,
+        sentence="uri holds a password, which everyone who may read the job would see: put it in "
+        "a Secret and name that in credentials.secretRef",
+    ),
+    Pair(
+        accept=source("s3://bucket/a.txt", credentials=SECRET),
+        refuse=source("file:///data/a.txt", credentials=SECRET),
+        at="spec.data.train[0].credentials",
+        sentence="credentials has no effect on a file: uri: remove credentials",
+    ),
+    Pair(
+        accept=source(format="jsonl", textField="100% body"),
+        refuse=source(format="text", textField="100% body"),
+        at="spec.data.train[0].textField",
+        sentence="textField 100% body has no effect on format text: set format to jsonl or remove "
+        "textField",
+    ),
+    Pair(
+        accept=data("s3://b/1", "s3://b/2"),
+        refuse=data("s3://b/1", "s3://b/1"),
+        at="spec.data.train",
+        sentence="train names a uri twice: list each source once",
+    ),
+    Pair(
+        accept=data("s3://b/1", validation=("s3://b/2",)),
+        refuse=data("s3://b/1", validation=("s3://b/1",)),
+        at="spec.data.validation",
+        sentence="a validation uri is also in train, so the validation loss would measure memory: "
+        "remove it from one of them",
+    ),
+    Pair(
+        accept=data("s3://b/1", validationFraction=0.02),
+        refuse=data("s3://b/1", validation=("s3://b/2",), validationFraction=0.02),
+        at="spec.data.validationFraction",
+        sentence="validationFraction has no effect beside validation sources: remove one of them",
+    ),
+    # training over workers
+    Pair(
+        accept=minimal(
+            training={"batchTokens": 96, "gradientAccumulation": 2},
+            workers={"replicas": 2, "ranksPerReplica": 3},
+        ),
+        refuse=minimal(
+            training={"batchTokens": 100, "gradientAccumulation": 2},
+            workers={"replicas": 2, "ranksPerReplica": 3},
+        ),
+        at="spec.training.batchTokens",
+        sentence="training.batchTokens 100 is not a multiple of 96, one sequence on every rank "
+        "(data.sequenceLength 8 x 6 ranks x training.gradientAccumulation 2): choose 192 or "
+        "another multiple",
+    ),
+    # workers
+    Pair(
+        accept=workers(accelerator=DEVICES, ranksPerReplica=2),
+        refuse=workers(accelerator=DEVICES, ranksPerReplica=4),
+        at="spec.workers.ranksPerReplica",
+        sentence="ranksPerReplica 4 differs from accelerator.count 2, and each device gets one "
+        "rank: remove ranksPerReplica",
+    ),
+    Pair(
+        accept=workers(image="localhost:5000/team/lmtraining-trainer:1.0@sha256:" + "a" * 64),
+        refuse=workers(image="Team/Trainer v1"),
+        at="spec.workers.image",
+        sentence="image Team/Trainer v1 is not the name of an image: write host/path:tag, with a "
+        "lower-case path and without spaces",
+    ),
+    Pair(
+        accept=workers(resources={"cpu": "0.5"}),
+        refuse=workers(resources={"cpu": 0}),
+        at="spec.workers.resources.cpu",
+        sentence="cpu 0 is outside 1m to 1024: write cores, such as 2 or 500m",
+    ),
+    Pair(
+        accept=workers(resources={"memory": 2**31}),
+        refuse=workers(resources={"memory": 2}),
+        at="spec.workers.resources.memory",
+        sentence="memory 2 is outside 16Mi to 64Ti: write a size with its unit, such as 2Gi",
+    ),
+    Pair(
+        accept=workers(sharedMemory="1Mi"),
+        refuse=workers(sharedMemory="512m"),
+        at="spec.workers.sharedMemory",
+        sentence="sharedMemory 512m is outside 1Mi to 64Ti: write a size with its unit, such as "
+        "512Mi",
+    ),
+    Pair(
+        accept=workers(sharedMemory="1024Mi", resources={"memory": "1Gi"}),
+        refuse=workers(sharedMemory="1.1Gi", resources={"memory": "1Gi"}),
+        at="spec.workers.sharedMemory",
+        sentence="sharedMemory 1.1Gi is larger than resources.memory 1Gi, in which it counts: "
+        "lower it or raise resources.memory",
+    ),
+    # checkpoint
+    Pair(
+        accept=minimal(checkpoint={"existingRun": "Resume", "path": "team/run-1"}),
+        refuse=minimal(checkpoint={"existingRun": "Resume"}),
+        at="spec.checkpoint.existingRun",
+        sentence="existingRun Resume needs path, the run directory to go on from: set path",
+    ),
+    Pair(
+        accept=minimal(checkpoint={"storage": {"existingClaim": "shelf"}}),
+        refuse=minimal(checkpoint={"storage": {"existingClaim": "shelf", "claim": {}}}),
+        at="spec.checkpoint.storage",
+        sentence="storage needs exactly one of claim and existingClaim: keep one of them",
+    ),
+    Pair(
+        accept=minimal(checkpoint={"storage": {"claim": {"size": "1Mi"}}}),
+        refuse=minimal(checkpoint={"storage": {"claim": {"size": 10}}}),
+        at="spec.checkpoint.storage.claim.size",
+        sentence="size 10 is outside 1Mi to 64Ti: write a size with its unit, such as 10Gi",
+    ),
+    Pair(
+        accept=minimal(
+            workers={"replicas": 1},
+            checkpoint={"storage": {"claim": {"accessMode": "ReadWriteOnce"}}},
+        ),
+        refuse=minimal(
+            workers={"replicas": 2},
+            checkpoint={"storage": {"claim": {"accessMode": "ReadWriteOnce"}}},
+        ),
+        at="spec.checkpoint.storage.claim.accessMode",
+        sentence="workers.replicas 2 needs storage that all pods can write: set "
+        "checkpoint.storage.claim.accessMode to ReadWriteMany, or workers.replicas to 1",
+    ),
+    # recovery
+    Pair(
+        accept=minimal(recovery={"backoffSeconds": 60}),
+        refuse=minimal(recovery={"backoffSeconds": 61}),
+        at="spec.recovery.backoffSeconds",
+        sentence="backoffSeconds 61 is above backoffSecondsMax 60: lower it or raise the limit",
+    ),
+)
+
+CHANGES = (
+    Change(
+        allow={"model": {"task": "causal-lm"}},
+        refuse={"model": {"config": {"layers": 2}}},
+        at="spec.model",
+    ),
+    Change(
+        allow={"data": {"validation": []}},
+        refuse={"data": {"train": [{"uri": "file:///other.txt"}]}},
+        at="spec.data",
+    ),
+    Change(
+        allow={"training": {"seed": 1}},
+        refuse={"training": {"optimizer": {"learningRate": 0.01}}},
+        at="spec.training",
+    ),
+    Change(
+        allow={"precision": {"compute": "auto"}},
+        refuse={"precision": {"compute": "fp32"}},
+        at="spec.precision",
+    ),
+    Change(
+        allow={"stability": {"skippedStepsMax": 10}},
+        refuse={"stability": {"skippedStepsMax": 11}},
+        at="spec.stability",
+    ),
+    Change(
+        allow={"workers": {"resources": {"memory": "2Gi"}}},
+        refuse={"workers": {"resources": {"memory": "3Gi"}}},
+        at="spec.workers",
+    ),
+    Change(
+        allow={"checkpoint": {"storage": {"claim": {"size": "10Gi"}}}},
+        refuse={"checkpoint": {"keepLast": 4}},
+        at="spec.checkpoint",
+    ),
+)
+
+#: What may change in a job that exists: everything else is immutable.
+MUTABLE = {"recovery": {"restartsMax": 9}, "suspend": True}
+
+#: A job that breaks the bounds of one field, and that field.
+OUT_OF_BOUNDS: tuple[tuple[Document, str], ...] = (
+    (minimal(training={"budget": None}), "spec.training.budget"),
+    (minimal(training={"budget": {"steps": 0}}), "spec.training.budget.steps"),
+    (minimal(training={"budget": {"steps": "many"}}), "spec.training.budget.steps"),
+    (minimal(training={"evaluation": {"sequences": 0}}), "spec.training.evaluation.sequences"),
+    (minimal(training={"schedule": {"warmupFraction": 1}}), "spec.training.schedule"),
+    (minimal(training={"optimizer": {"learningRate": 0}}), "spec.training.optimizer"),
+    (minimal(training={"optimizer": {"beta2": 1}}), "spec.training.optimizer.beta2"),
+    (minimal(data={"train": []}), "spec.data.train"),
+    (minimal(data={"tokenizer": {"vocabSize": 257}}), "spec.data.tokenizer.vocabSize"),
+    (config(architecture="gpt3"), "spec.model.config.architecture"),
+    (source(textField=""), "spec.data.train[0].textField"),
+    (workers(replicas=0), "spec.workers.replicas"),
+    (workers(accelerator={}), "spec.workers.accelerator.count"),
+    (workers(resources={"cpu": 0.5}), "spec.workers.resources.cpu"),
+    (workers(resources={"memory": "10GB"}), "spec.workers.resources.memory"),
+    (workers(serviceAccountName="a..b"), "spec.workers.serviceAccountName"),
+    (minimal(checkpoint={"path": ".."}), "spec.checkpoint.path"),
+    (minimal(checkpoint={"path": "a/./b"}), "spec.checkpoint.path"),
+    (minimal(checkpoint={"path": "/a"}), "spec.checkpoint.path"),
+    (minimal(checkpoint={"path": "a/"}), "spec.checkpoint.path"),
+    (minimal(checkpoint={"keepLast": 0}), "spec.checkpoint.keepLast"),
+    (minimal(suspend="maybe"), "spec.suspend"),
+    (named("Not_A_Name"), "metadata.name"),
+)

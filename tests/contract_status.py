@@ -1,0 +1,92 @@
+"""A status in which every field is set, as the operator would write it."""
+
+from typing import Any
+
+from lmtraining_api import ConditionType, FailureClass
+
+TIME = "2026-01-31T12:00:00Z"
+LATER = "2026-01-31T12:05:00Z"
+
+
+def condition(kind: str, status: str, reason: str, message: str = "A sentence.") -> dict[str, Any]:
+    return {
+        "type": kind,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": TIME,
+        "observedGeneration": 1,
+    }
+
+
+FULL_STATUS: dict[str, Any] = {
+    "observedGeneration": 1,
+    "startTime": TIME,
+    "completionTime": LATER,
+    "conditions": [
+        condition(ConditionType.SUCCEEDED, "Unknown", "Training", "step 42 of 100"),
+        condition(ConditionType.ACCEPTED, "True", "Valid"),
+        condition(ConditionType.DATA_READY, "True", "Ready"),
+        condition(ConditionType.SCHEDULED, "True", "Scheduled"),
+        condition(ConditionType.PROGRESSING, "True", "Stepping"),
+        condition(ConditionType.HEALTHY, "True", "Stable"),
+        condition(ConditionType.CHECKPOINTED, "True", "Fresh"),
+    ],
+    "attempt": 2,
+    "round": 1,
+    "nextAttemptTime": LATER,
+    "restarts": {"total": 3, "counted": 2, "byReason": {FailureClass.CRASH: 2, "Disruption": 1}},
+    "progress": {
+        "step": 42,
+        "totalSteps": 100,
+        "percent": "42%",
+        "eta": "1h20m",
+        "tokens": 2688,
+        "stepTime": TIME,
+        "reportTime": TIME,
+    },
+    "metrics": {
+        "loss": "3.21",
+        "validationLoss": "3.40",
+        "unigramLoss": "6.01",
+        "gradientNorm": "0.91",
+        "learningRate": "5.9e-04",
+        "tokensPerSecond": "12.3k",
+        "precision": "bf16",
+        "parameters": 4096,
+    },
+    "stability": {"skippedSteps": 1},
+    "checkpoint": {
+        "lastStep": 40,
+        "lastTime": TIME,
+        "path": "checkpoints/step-40",
+        "sizeBytes": 2**40,
+        "sha256": "a" * 64,
+    },
+    "lastFailure": {
+        "failureClass": "Crash",
+        "reason": "RankRaised",
+        "message": "rank 1 raised ValueError at step 30.",
+        "attempt": 1,
+        "pod": "tiny-1-0-0",
+        "node": "node-a",
+        "rank": 1,
+        "step": 30,
+        "exitCode": 89,
+        "frames": ["loop.py:10 train", "loop.py:20 step"],
+        "time": TIME,
+    },
+    "lastRecovery": {
+        "faultTime": TIME,
+        "firstStepTime": LATER,
+        "seconds": "4.2",
+        "loadSeconds": "0.3",
+        "resumedFromStep": 25,
+        "replayedSteps": 5,
+    },
+    "artifacts": {
+        "claim": "tiny-checkpoints",
+        "runDirectory": "runs/tiny-1234",
+        "export": "runs/tiny-1234/export",
+    },
+}

@@ -1,0 +1,112 @@
+"""A job trains in real pods; faults on the way change nothing of its result."""
+
+import pytest
+
+from devcluster.kubectl import Kubectl
+from devcluster.product import NAMESPACE, RELEASE, Product
+from lmtraining_api import ConditionType
+from tests.e2e.jobs import Watcher, job, read_volume
+
+pytestmark = pytest.mark.e2e
+
+HASH_OF_EXPORT = """
+import glob, hashlib, json
+(path,) = glob.glob("/storage/runs/*/export/model.safetensors")
+print(json.dumps(hashlib.sha256(open(path, "rb").read()).hexdigest()))
+"""
+
+
+def start(kubectl: Kubectl, name: str, **changes: object) -> Watcher:
+    kubectl.apply(job(name, **changes))
+    return Watcher(kubectl, name)
+
+
+def test_killed_pod_costs_time_and_nothing_else(product: Product, kubectl: Kubectl) -> None:
+    """P3, P7: the weights after a kill equal those of an uninterrupted run, bit for bit."""
+    calm = start(kubectl, "calm")
+    rough = start(kubectl, "rough")
+    rough.wait("a checkpoint", lambda s: s.checkpoint is not None and s.progress.step >= 60)
+    victim = next(p for p in rough.pods() if p["metadata"]["name"].startswith("rough-1-1-"))
+    kubectl.run("delete", "pod", victim["metadata"]["name"], "--force", "--grace-period=0")
+
+    ended = rough.wait_for_end()
+    assert rough.reason() == "Completed", rough.message()
+    assert ended.attempt == 2
+    assert ended.restarts.total == 1
+    assert ended.restarts.counted == 0, "a deleted pod is not the job's fault"
+    assert ended.last_recovery is not None
+    assert ended.last_recovery.resumed_from_step is not None
+    assert calm.wait_for_end().restarts.total == 0
+
+    weights = [
+        read_volume(
+            kubectl, product.trainer_image, f"{name}-checkpoints", HASH_OF_EXPORT, f"{name}-hash"
+        )
+        for name in ("calm", "rough")
+    ]
+    assert weights[0] == weights[1]
+
+
+def test_suspend_frees_the_pods_and_resume_goes_on(kubectl: Kubectl) -> None:
+    """P3: resume goes on from the step at which suspend saved."""
+    watcher = start(kubectl, "nap")
+    watcher.wait_for_step(20)
+    kubectl.run("patch", "lmtj", "nap", "--type=merge", "--patch", '{"spec":{"suspend":true}}')
+    watcher.wait_for(ConditionType.SUCCEEDED, "Suspended")
+    assert watcher.pods() == []
+    saved = watcher.status.checkpoint
+    assert saved is not None
+
+    kubectl.run("patch", "lmtj", "nap", "--type=merge", "--patch", '{"spec":{"suspend":false}}')
+    ended = watcher.wait_for_end()
+    assert watcher.reason() == "Completed", watcher.message()
+    assert ended.restarts.counted == 0
+    assert ended.progress.step == ended.progress.total_steps
+
+
+def test_operator_restart_restarts_no_pod(product: Product, kubectl: Kubectl) -> None:
+    """P10, P2: the operator goes away and comes back in the middle of a run."""
+    watcher = start(kubectl, "steady")
+    watcher.wait_for_step(20)
+    before = {p["metadata"]["uid"] for p in watcher.pods()}
+    operator = product.kubectl.within(NAMESPACE)
+    operator.run("rollout", "restart", f"deployment/{RELEASE}")
+    operator.run("rollout", "status", f"deployment/{RELEASE}", "--timeout=90s")
+    assert {p["metadata"]["uid"] for p in watcher.pods()} == before
+    ended = watcher.wait_for_end()
+    assert watcher.reason() == "Completed", watcher.message()
+    assert ended.attempt == 1
+
+    kubectl.run("delete", "pods", "--all", "--wait=true")
+    operator.run("rollout", "restart", f"deployment/{RELEASE}")
+    operator.run("rollout", "status", f"deployment/{RELEASE}", "--timeout=90s")
+    assert watcher.status == ended, "a finished job stays finished"
+    assert watcher.pods() == []
+
+
+def test_delete_leaves_the_claim_and_nothing_else(kubectl: Kubectl) -> None:
+    """P5: owner references clean up; the volume stays by policy."""
+    watcher = start(kubectl, "brief")
+    watcher.wait_for(ConditionType.SCHEDULED, "Scheduled")
+    kubectl.run("delete", "lmtj", "brief", "--wait=true")
+    watcher.wait_for_no_pods()
+    left = kubectl.run(
+        "get", "pods,configmaps,networkpolicies,persistentvolumeclaims", "--output=name"
+    ).split()
+    assert [name for name in left if "kube-root-ca" not in name] == [
+        "persistentvolumeclaim/brief-checkpoints"
+    ]
+
+
+def test_printer_columns_tell_the_story(kubectl: Kubectl) -> None:
+    """P4: what `kubectl get` shows while it trains is what the trainer said."""
+    watcher = start(kubectl, "seen")
+    watcher.wait_for_step(10)
+    table = kubectl.run("get", "lmtj", "seen").splitlines()
+    assert table[0].split() == [
+        "NAME", "STATE", "STEP", "PROGRESS", "ETA", "LOSS", "TOK/S", "RESTARTS", "AGE",
+    ]  # fmt: skip
+    row = table[1].split()
+    assert row[1] == "Training"
+    assert int(row[2]) >= 10
+    assert 0 < float(row[5]) < 10

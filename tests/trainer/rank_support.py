@@ -1,0 +1,303 @@
+"""Gangs of real ranks for tests: small models, gloo on loopback, faults on demand.
+
+Trap avoided: each rank is forked from a server that has torch imported, so a gang costs a fork and
+not an import.
+"""
+
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+import lmtraining_trainer.loop
+from lmtraining_api import FailureClass, JobFile, State, TrainingSpec
+from lmtraining_trainer.errors import Preempted, TrainerError
+from lmtraining_trainer.rank import run_rank
+from lmtraining_trainer.rank_link import RankPlace, RankUpdate
+from lmtraining_trainer.step import Measured
+
+GANG_SECONDS_MAX = 120.0
+
+WORDS = [
+    "the",
+    "a",
+    "of",
+    "in",
+    "on",
+    "by",
+    "to",
+    "we",
+    "they",
+    "see",
+    "hear",
+    "find",
+    "lose",
+    "red",
+    "blue",
+    "small",
+    "large",
+    "cat",
+    "dog",
+    "sun",
+    "sea",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faults:
+    """What goes wrong, and when. Ranks are keys, steps are values."""
+
+    stop_at: Mapping[int, int] = field(default_factory=dict)
+    """The rank is asked to stop once it has finished that step."""
+    kill_at: Mapping[int, int] = field(default_factory=dict)
+    """The rank is killed when it reports that step."""
+    poison: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """The rank's loss and gradients are NaN for the batches that begin at these positions."""
+
+
+@dataclass
+class LocalLink:
+    """A link that remembers what was said, and misbehaves as told."""
+
+    rank: int = 0
+    faults: Faults = field(default_factory=Faults)
+    updates: list[RankUpdate] = field(default_factory=list)
+    step: int = -1
+
+    def say(self, state: State, **fields: object) -> None:
+        self.updates.append(RankUpdate(rank=self.rank, state=state, fields=fields))
+        step = fields.get("step")
+        if isinstance(step, int) and state == "Training":
+            self.step = step
+            if self.faults.kill_at.get(self.rank) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def stop_requested(self) -> bool:
+        return self.step >= self.faults.stop_at.get(self.rank, 1 << 60)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """All fields said so far, the newest of each."""
+        return {key: value for update in self.updates for key, value in update.fields.items()}
+
+    @property
+    def states(self) -> list[str]:
+        """The states in order, repetitions left out."""
+        states = [update.state for update in self.updates]
+        return [now for before, now in zip([None, *states], states, strict=False) if now != before]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How one rank ended."""
+
+    rank: int
+    end: str
+    """finished, preempted, error, or died."""
+    reason: str = ""
+    message: str = ""
+    failure_class: FailureClass | None = None
+    step: int | None = None
+    link: LocalLink = field(default_factory=LocalLink)
+
+
+def write_text(path: Path, documents: int = 60) -> str:
+    """A jsonl file of made-up sentences; its URI."""
+    generator = torch.Generator().manual_seed(7)
+    lines = []
+    for _ in range(documents):
+        chosen = torch.randint(len(WORDS), (60,), generator=generator)
+        lines.append('{"text": "%s"}' % " ".join(WORDS[int(index)] for index in chosen))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+    return path.as_uri()
+
+
+def tiny_spec(uri: str, *, world_size: int = 1, **blocks: Mapping[str, Any]) -> TrainingSpec:
+    """A job of a second or two. `blocks` are merged into the spec, camelCase."""
+    spec: dict[str, Any] = {
+        "model": {"config": {"layers": 2, "hiddenSize": 32, "heads": 2, "dropout": 0.1}},
+        "data": {
+            "train": [{"uri": uri, "format": "jsonl"}],
+            "validationFraction": 0.1,
+            "tokenizer": {"vocabSize": 270},
+            "sequenceLength": 16,
+        },
+        "training": {
+            "budget": {"steps": 12},
+            "batchTokens": 128,
+            "optimizer": {"learningRate": 3e-3},
+            "evaluation": {"everySteps": 6, "sequences": 8},
+        },
+        "precision": {"compute": "fp32"},
+        "workers": {"ranksPerReplica": world_size},
+        "checkpoint": {"everySteps": 4},
+    }
+    for name, block in blocks.items():
+        spec[name] = {**spec.get(name, {}), **block}
+    return TrainingSpec.model_validate(spec)
+
+
+def job_of(spec: TrainingSpec, directory: Path, *, uid: str = "uid-1") -> JobFile:
+    """A job file whose run and cache lie in `directory`."""
+    return JobFile(
+        job_name="tiny",
+        namespace="test",
+        job_uid=uid,
+        run_directory=str(directory / "run"),
+        data_cache_directory=str(directory / "cache"),
+        spec=spec,
+    )
+
+
+def place_of(
+    rank: int = 0, world_size: int = 1, *, attempt: int = 1, round_: int = 1, port: int = 0
+) -> RankPlace:
+    """A place in a gang on this machine."""
+    return RankPlace(
+        rank=rank,
+        world_size=world_size,
+        local_rank=rank,
+        replica=0,
+        attempt=attempt,
+        round=round_,
+        lead_address="127.0.0.1",
+        rendezvous_port=port,
+    )
+
+
+def run_alone(
+    job: JobFile, *, faults: Faults | None = None, attempt: int = 1, round_: int = 1
+) -> Outcome:
+    """One rank, in this process, so that a test may patch what it likes."""
+    place = place_of(attempt=attempt, round_=round_)
+    return _outcome_of(job, place, LocalLink(faults=faults or Faults()))
+
+
+def run_gang(
+    job: JobFile,
+    world_size: int,
+    *,
+    faults: Faults | None = None,
+    attempt: int = 1,
+    round_: int = 1,
+) -> list[Outcome]:
+    """A gang of processes, to its end; outcomes in order of rank."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.trainer.rank_support"])
+    port, ranks = free_port(), []
+    for rank in range(world_size):
+        place = place_of(rank, world_size, attempt=attempt, round_=round_, port=port)
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(
+            target=_rank_process, args=(job, place, faults or Faults(), theirs), daemon=True
+        )
+        process.start()
+        theirs.close()
+        ranks.append((process, ours))
+    deadline = time.monotonic() + GANG_SECONDS_MAX
+    try:
+        return [_awaited(rank, pipe, deadline) for rank, (_, pipe) in enumerate(ranks)]
+    finally:
+        for process, _ in ranks:
+            process.kill()
+            process.join()
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def exported(job: JobFile) -> dict[str, torch.Tensor]:
+    """The weights of the exported model."""
+    weights: dict[str, torch.Tensor] = load_file(
+        Path(job.run_directory) / "export" / "model.safetensors"
+    )
+    return weights
+
+
+def checkpoint_names(job: JobFile) -> list[str]:
+    """What lies in the directory of checkpoints, hidden names too."""
+    return sorted(path.name for path in (Path(job.run_directory) / "checkpoints").iterdir())
+
+
+def assert_equal_tensors(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> None:
+    """Bit for bit."""
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not different
+
+
+def _awaited(rank: int, pipe: Connection, deadline: float) -> Outcome:
+    if not pipe.poll(max(0.0, deadline - time.monotonic())):
+        return Outcome(rank=rank, end="hung")
+    try:
+        outcome: Outcome = pipe.recv()
+    except EOFError:
+        return Outcome(rank=rank, end="died")
+    return outcome
+
+
+def _rank_process(job: JobFile, place: RankPlace, faults: Faults, pipe: Connection) -> None:
+    pipe.send(_outcome_of(job, place, LocalLink(rank=place.rank, faults=faults)))
+
+
+def _outcome_of(job: JobFile, place: RankPlace, link: LocalLink) -> Outcome:
+    torch.set_num_threads(1)
+    _poison(link.faults.poison.get(place.rank, ()))
+    try:
+        run_rank(job, place, link)
+    except Preempted as error:
+        return Outcome(rank=place.rank, end="preempted", step=error.step, link=link)
+    except TrainerError as error:
+        return Outcome(
+            rank=place.rank,
+            end="error",
+            reason=error.reason,
+            message=error.message,
+            failure_class=error.failure_class,
+            step=error.step,
+            link=link,
+        )
+    finally:
+        lmtraining_trainer.loop.forward_backward = _forward_backward
+    return Outcome(rank=place.rank, end="finished", link=link)
+
+
+_forward_backward = lmtraining_trainer.loop.forward_backward
+
+
+def _poison(positions: tuple[int, ...]) -> None:
+    """Make the loss and the gradients NaN for those batches."""
+    if not positions:
+        return
+    original_batch = lmtraining_trainer.loop.BatchPlan.batch
+    seen: list[int] = []
+
+    def batch(self: Any, position: int) -> Any:
+        seen.append(position)
+        return original_batch(self, position)
+
+    def forward_backward(model: Any, batch: Any, autocast: Any) -> Measured:
+        measured = _forward_backward(model, batch, autocast)
+        if seen[-1] not in positions:
+            return measured
+        for parameter in model.parameters():
+            parameter.grad.fill_(float("nan"))
+        nan = torch.tensor(float("nan"))
+        return Measured(loss=float("nan"), gradient_norm=nan)
+
+    lmtraining_trainer.loop.BatchPlan.batch = batch  # type: ignore[method-assign]
+    lmtraining_trainer.loop.forward_backward = forward_backward

@@ -1,0 +1,242 @@
+"""`lmtraining` without a cluster: what a person sees and what a script can rely on."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lmtraining_api import ExitCode
+from tests.trainer.supervisor_pods import ROOT, corpus, session_processes, spec, until
+
+pytestmark = pytest.mark.trainer
+
+CLI = [sys.executable, "-m", "lmtraining_trainer"]
+SECONDS_MAX = 120.0
+
+
+class Terminal:
+    """A directory in which someone types commands."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+
+    def job(self, job_spec: dict[str, Any] | None = None, name: str = "tiny") -> Path:
+        document = {
+            "apiVersion": "lmtraining.dev/v1alpha1",
+            "kind": "LMTrainingJob",
+            "metadata": {"name": name},
+            "spec": job_spec or spec(),
+        }
+        path = self.directory / "job.yaml"
+        path.write_text(yaml.safe_dump(document))
+        return path
+
+    def start(self, *words: str, fake: str | None = None) -> subprocess.Popen[str]:
+        faked = ["--rank-function", f"tests.trainer.supervisor_ranks:{fake}"] if fake else []
+        return subprocess.Popen(
+            [*CLI, *words, *faked],
+            cwd=self.directory,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def finish(self, process: subprocess.Popen[str]) -> tuple[int, str]:
+        output, _ = process.communicate(timeout=SECONDS_MAX)
+        until(lambda: not session_processes(process.pid), "no process left")
+        return process.returncode, output
+
+    def type(self, *words: str, fake: str | None = None) -> tuple[int, str]:
+        return self.finish(self.start(*words, fake=fake))
+
+    @property
+    def run(self) -> Path:
+        return self.directory / "runs" / "tiny"
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Terminal:
+    return Terminal(tmp_path)
+
+
+def test_help_comes_at_once_and_without_torch(terminal: Terminal) -> None:
+    code = "import sys, lmtraining_trainer.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    returned, output = terminal.type("--help")
+    assert returned == 0
+    for command in ("supervise", "run", "validate", "sample"):
+        assert command in output
+
+
+def test_a_run_trains_resumes_to_nothing_and_samples(terminal: Terminal) -> None:
+    """The whole way, with real ranks."""
+    job = terminal.job(spec(corpus(terminal.directory / "corpus"), replicas=2))
+    code, output = terminal.type("run", str(job))
+    assert code == 0, output
+    assert re.search(r"Finished 20 steps in 0:\d\d:\d\d, validation loss \d", output)
+    assert f"Checkpoints: {terminal.run / 'checkpoints'} (newest: step 20)" in output
+    assert f"Model: {terminal.run / 'export'}" in output
+    code, output = terminal.type("run", str(job))
+    assert code == 0, output
+    assert "finished before" in output
+    code, output = terminal.type(
+        "sample", str(terminal.run / "export"), "--prompt", "the ", "--tokens", "4"
+    )
+    assert code == 0, output
+    assert output.startswith("the ")
+
+
+def test_ctrl_c_saves_and_the_next_run_goes_on_from_there(terminal: Terminal) -> None:
+    endless = spec(corpus(terminal.directory / "corpus"), replicas=1)
+    endless["training"]["budget"]["steps"] = 1_000_000
+    endless["stability"] = {}
+    job = terminal.job(endless)
+    process = terminal.start("run", str(job))
+    until((terminal.run / "checkpoints").exists, "a run")
+    until(lambda: list((terminal.run / "checkpoints").glob("step-*")), "a checkpoint")
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of the group
+    code, output = terminal.finish(process)
+    assert code == ExitCode.PREEMPTED, output
+    saved = int(re.search(r"step (\d+) is saved", output)[1])  # type: ignore[index]
+    assert f"Go on with: lmtraining run {job} --runs runs" in output
+
+    process = terminal.start("run", str(job))
+    entry = until(lambda: _newest_loaded(terminal.run), "a checkpoint loaded")
+    os.killpg(process.pid, signal.SIGINT)
+    code, output = terminal.finish(process)
+    assert code == ExitCode.PREEMPTED, output
+    assert (entry["attempt"], entry["step"]) == (2, saved)
+
+
+def _newest_loaded(run: Path) -> dict[str, Any] | None:
+    lines = (run / "journal.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in lines if line.endswith("}")]
+    return next((e for e in reversed(entries) if e["kind"] == "Loaded"), None)
+
+
+def test_a_second_ctrl_c_does_not_wait(terminal: Terminal) -> None:
+    process = terminal.start("run", str(terminal.job()), fake="ignores_the_stop")
+    until((terminal.run / "pid-0").exists, "a rank")
+    process.send_signal(signal.SIGINT)
+    until((terminal.run / "asked-to-stop").exists, "the first one to arrive")
+    process.send_signal(signal.SIGINT)
+    code, output = terminal.finish(process)
+    assert code == ExitCode.UNKNOWN, output
+    assert "killed before it had saved" in output
+
+
+def test_a_second_run_in_the_same_directory_is_refused(terminal: Terminal) -> None:
+    job = terminal.job()
+    process = terminal.start("run", str(job), fake="trains_until_stopped")
+    until((terminal.run / "pid-0").exists, "a rank")
+    code, output = terminal.type("run", str(job), fake="finishes")
+    assert code == ExitCode.CONFIGURATION
+    assert "another `lmtraining run` is at work" in output
+    process.terminate()
+    assert terminal.finish(process)[0] == ExitCode.PREEMPTED
+
+
+def test_attempts_are_counted_and_outputs_kept(terminal: Terminal) -> None:
+    job = terminal.job()
+    for attempt in (1, 2):
+        code, output = terminal.type("run", str(job), fake="raises_alone")
+        assert code == ExitCode.CRASH
+        assert f"attempt-{attempt}.log" in output
+        assert "once upon a time" in (terminal.run / "logs" / f"attempt-{attempt}.log").read_text()
+        assert "once upon a time" not in output
+
+
+BAD = [
+    ({"traning": {}}, "traning"),
+    ({"workers": {"replicas": 3}}, "training.batchTokens 128 is not a multiple"),
+    ({"model": {"config": {"layers": 1, "hiddenSize": 15, "heads": 2}}}, "heads 2"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), BAD)
+@pytest.mark.parametrize("command", ["run", "validate"])
+def test_a_bad_job_is_refused_in_sentences(
+    terminal: Terminal, command: str, change: dict[str, Any], words: str
+) -> None:
+    code, output = terminal.type(command, str(terminal.job(spec() | change)))
+    assert code == ExitCode.CONFIGURATION
+    assert words in output
+    assert "pydantic" not in output
+    assert "Traceback" not in output
+    assert not (terminal.directory / "runs").exists()
+
+
+NO_JOBS = [
+    ("a: [", "line 1, column 5"),
+    ("", "no Kubernetes object"),
+    ("kind: Pod", "kind Pod"),
+    ("kind: LMTrainingJob\n---\nkind: LMTrainingJob", "2 jobs"),
+    ("kind: LMTrainingJob", "metadata is missing"),
+    ("\x00", "not text"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), NO_JOBS)
+def test_a_file_without_a_job_is_refused(terminal: Terminal, text: str, words: str) -> None:
+    path = terminal.directory / "job.yaml"
+    path.write_text(text)
+    code, output = terminal.type("validate", str(path))
+    assert code == ExitCode.CONFIGURATION
+    assert words in output
+
+
+def test_a_good_job_is_called_valid(terminal: Terminal) -> None:
+    code, output = terminal.type("validate", str(terminal.job(spec(replicas=2))))
+    assert (code, "is valid: tiny, 20 steps, 2 ranks" in output) == (0, True), output
+
+
+def test_an_absent_file_and_an_absent_model_are_said(terminal: Terminal) -> None:
+    code, output = terminal.type("run", "absent.yaml")
+    assert (code, "absent.yaml cannot be read" in output) == (ExitCode.CONFIGURATION, True)
+    code, output = terminal.type("sample", str(terminal.directory))
+    assert (code, "no exported model" in output) == (ExitCode.CONFIGURATION, True), output
+
+
+def test_a_terminal_gets_a_bar_and_a_pipe_gets_lines(terminal: Terminal) -> None:
+    _, lines = terminal.type("run", str(terminal.job()), fake="finishes")
+    assert re.search(r"^Finished +step 20/20 +loss 0\.25", lines, re.MULTILINE), lines
+    assert "\x1b" not in lines
+    bar = _typed_at_a_terminal(terminal, "run", str(terminal.job()))
+    assert "━" in bar
+    assert "20/20" in bar
+
+
+def _typed_at_a_terminal(terminal: Terminal, *words: str) -> str:
+    ours, theirs = pty.openpty()
+    fake = ["--rank-function", "tests.trainer.supervisor_ranks:finishes"]
+    with subprocess.Popen(
+        [*CLI, *words, *fake],
+        cwd=terminal.directory,
+        env=terminal.environment | {"TERM": "xterm"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        deadline = time.monotonic() + SECONDS_MAX
+        while time.monotonic() < deadline:
+            try:
+                shown += os.read(ours, 4096)
+            except OSError:  # a closed terminal
+                break
+        os.close(ours)
+        assert process.wait() == 0
+    return shown.decode()

@@ -1,0 +1,141 @@
+"""Situations for the tables of the policy's tests."""
+
+from datetime import datetime
+from typing import Any
+
+from lmtraining_api.exits import FailureClass
+from lmtraining_api.job import LMTrainingJob
+from lmtraining_api.records import TrainerReport
+from lmtraining_api.status import (
+    Accepted,
+    LastFailure,
+    LMTrainingJobStatus,
+    Progressing,
+    Scheduled,
+    Succeeded,
+)
+from lmtraining_operator.plan import Observed, ObservedPod, ObservedReport, Plan, plan
+from lmtraining_operator.plan.model import Object
+from lmtraining_operator.plan.situation import Situation
+from lmtraining_operator.plan.verdicts import Verdict, with_conditions
+from tests.unit.operator_world import SETTINGS, START, job_body
+
+NOW = START
+UID = "0123456789abcdef-uid"
+
+
+def job_object(name: str = "tiny", **changes: Any) -> Object:
+    """A job as the API server gives it."""
+    made = job_body(name, **changes)
+    made["metadata"] |= {
+        "uid": UID,
+        "generation": 1,
+        "creationTimestamp": NOW.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "resourceVersion": "1",
+    }
+    return made
+
+
+def running_gang(count: int, attempt: int = 1) -> tuple[ObservedPod, ...]:
+    return tuple(
+        ObservedPod(
+            name=f"tiny-{attempt}-{replica}-0",
+            uid=f"pod-{attempt}-{replica}",
+            attempt=attempt,
+            replica=replica,
+            phase="Running",
+            address=f"127.1.0.{replica + 1}",
+            node="node-1",
+        )
+        for replica in range(count)
+    )
+
+
+def status_of(
+    *,
+    attempt: int = 1,
+    complete: bool = True,
+    state: Succeeded = Succeeded.STARTING,
+    **changes: Any,
+) -> LMTrainingJobStatus:
+    """A status in the middle of an attempt."""
+    placed = (
+        Verdict("True", Scheduled.SCHEDULED) if complete else Verdict("False", Scheduled.STARTING)
+    )
+    value = {Succeeded.COMPLETED: "True", Succeeded.FAILED: "False", Succeeded.DIVERGED: "False"}
+    return with_conditions(
+        LMTrainingJobStatus(attempt=attempt, start_time=NOW, **changes),
+        [
+            Verdict(value.get(state, "Unknown"), state),  # type: ignore[arg-type]
+            Verdict("True", Accepted.VALID),
+            Verdict("False", Progressing.NOT_STARTED),
+            placed,
+        ],
+        generation=1,
+        now=NOW,
+    )
+
+
+def failure_status(
+    failure_class: FailureClass = FailureClass.CRASH, attempt: int = 1, **changes: Any
+) -> LastFailure:
+    values: dict[str, Any] = {
+        "failure_class": failure_class,
+        "reason": str(failure_class),
+        "message": "Pod tiny-1-0-0: told by the trainer",
+        "attempt": attempt,
+        "time": NOW,
+    }
+    return LastFailure.model_validate(values | changes)
+
+
+def report_of(**changes: Any) -> TrainerReport:
+    """A report of a training attempt."""
+    values: dict[str, Any] = {
+        "job_uid": UID,
+        "attempt": 1,
+        "round": 1,
+        "state": "Training",
+        "report_time": NOW,
+        "step": 12,
+        "total_steps": 20,
+        "step_time": NOW,
+        "first_step_time": NOW,
+        "loss": 3.25,
+        "tokens_per_second": 2048.0,
+    }
+    return TrainerReport.model_validate(values | changes)
+
+
+def situation(
+    *,
+    pods: tuple[ObservedPod, ...] = (),
+    complete: bool = True,
+    status: LMTrainingJobStatus | None = None,
+    report: TrainerReport | ObservedReport | None = None,
+    now: datetime = NOW,
+    spec: dict[str, Any] | None = None,
+    **observed: Any,
+) -> Situation:
+    body = job_object(**(spec or {}))
+    pulled = report if isinstance(report, ObservedReport) else ObservedReport(report=report)
+    return Situation(
+        job=LMTrainingJob.model_validate(body),
+        created_at=body["metadata"]["creationTimestamp"],
+        status=status or status_of(complete=complete),
+        observed=Observed(pods=pods, report=pulled, **observed),
+        now=now,
+        settings=SETTINGS,
+    )
+
+
+def decide(
+    status: LMTrainingJobStatus | None = None,
+    *,
+    job: Object | None = None,
+    now: datetime = NOW,
+    **observed: Any,
+) -> Plan:
+    """The plan for a job."""
+    world = Observed(**observed)
+    return plan(job or job_object(), status or LMTrainingJobStatus(), world, now, SETTINGS)

@@ -1,0 +1,354 @@
+"""A small world for the operator: an API server, a kubelet and a trainer, all in memory.
+
+The operator's own code runs against it through its two doors, `Gateway` and `Reports`. Time stands
+still until it is moved. A write can be made to crash the operator just before or just after it.
+"""
+
+import copy
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from lmtraining_api import names as api
+from lmtraining_api.exits import CODE_OF_CLASS, ExitCode, FailureClass
+from lmtraining_api.records import CheckpointReport, ExitRecord, Intent, TrainerReport
+from lmtraining_api.status import LMTrainingJobStatus
+from lmtraining_operator.gateway import ApiError, Object
+from lmtraining_operator.plan import Settings
+from lmtraining_operator.reconcile import JobKey, JobReconciler
+from lmtraining_operator.reports import ReportError
+
+START = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
+NAMESPACE = "team"
+SETTINGS = Settings(trainer_image="registry.example/trainer:1")
+
+
+class CrashError(BaseException):
+    """The operator's process ends here."""
+
+
+def job_body(name: str = "tiny", **changes: Any) -> Object:
+    """A job of two pods; `changes` are dotted paths below spec with `__` for the dots."""
+    spec: Object = {
+        "model": {"config": {"layers": 2, "hiddenSize": 64, "heads": 2}},
+        "data": {"train": [{"uri": "file:///data/*.txt"}], "sequenceLength": 64},
+        "training": {"budget": {"steps": 20}, "batchTokens": 1024},
+        "workers": {"replicas": 2},
+        "recovery": {"restartsMax": 100, "backoffSeconds": 1, "graceSeconds": 20},
+    }
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        place = spec
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = copy.deepcopy(value)
+    return {
+        "apiVersion": api.API_VERSION,
+        "kind": api.KIND,
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": spec,
+    }
+
+
+@dataclass
+class World:
+    """Everything outside the operator."""
+
+    now: datetime = START
+    objects: dict[tuple[str, str], Object] = field(default_factory=dict)
+    """By kind and name; one namespace is enough."""
+    creates: list[str] = field(default_factory=list)
+    """kind/name of every object made, in order."""
+    status_writes: list[LMTrainingJobStatus] = field(default_factory=list)
+    forbid: dict[str, str] = field(default_factory=dict)
+    """Message with which the creation of a kind is refused (403)."""
+    crash_at_write: int | None = None
+    """Crash the operator at this many writes from now."""
+    crash_after: bool = False
+    """Crash after the write took effect, not before."""
+    fail_next: ApiError | None = None
+    """Answer of the next write, instead of carrying it out."""
+    stale: dict[tuple[str, str], Object] | None = None
+    """What reads see instead of the truth."""
+    is_silent: bool = False
+    """No report is answered."""
+    first_steps: dict[int, datetime] = field(default_factory=dict)
+    """When each attempt made its first step."""
+    step: int = 0
+    saved_step: int = 0
+    finished: bool = False
+    _counter: int = 0
+
+    # --- the API server ---------------------------------------------------------------------
+
+    def add(self, body: Object) -> Object:
+        """Store an object as the API server would."""
+        made = copy.deepcopy(body)
+        metadata = made["metadata"]
+        metadata["uid"] = f"{self._next():08d}-uid"
+        metadata.setdefault("generation", 1)
+        metadata["creationTimestamp"] = self.now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        metadata["resourceVersion"] = str(self._next())
+        if made["kind"] == "Pod":
+            made["status"] = {"phase": "Pending"}
+        self.objects[made["kind"], metadata["name"]] = made
+        return made
+
+    def touch(self, found: Object) -> None:
+        found["metadata"]["resourceVersion"] = str(self._next())
+
+    def _next(self) -> int:
+        self._counter += 1
+        return self._counter
+
+    def _write(self) -> bool:
+        """Count a write; True when the operator is to crash after it."""
+        if self.fail_next is not None:
+            error, self.fail_next = self.fail_next, None
+            raise error
+        if self.crash_at_write is None:
+            return False
+        self.crash_at_write -= 1
+        if self.crash_at_write > 0:
+            return False
+        self.crash_at_write = None
+        if not self.crash_after:
+            raise CrashError
+        return True
+
+    @property
+    def _seen(self) -> dict[tuple[str, str], Object]:
+        return self.objects if self.stale is None else self.stale
+
+    async def get(self, kind: str, namespace: str, name: str) -> Object | None:
+        return copy.deepcopy(self._seen.get((kind, name)))
+
+    async def list_objects(
+        self, kind: str, namespace: str, *, labels: str = "", fields: str = ""
+    ) -> list[Object]:
+        found = [one for (a_kind, _), one in self._seen.items() if a_kind == kind]
+        if labels:
+            key, _, value = labels.partition("=")
+            found = [one for one in found if one["metadata"].get("labels", {}).get(key) == value]
+        if kind == "Event":
+            uid = fields.partition("involvedObject.uid=")[2].partition(",")[0]
+            found = [one for one in found if one["involvedObject"]["uid"] == uid]
+        return copy.deepcopy(found)
+
+    async def create(self, body: Object) -> Object:
+        crash = self._write()
+        kind, name = body["kind"], body["metadata"]["name"]
+        if kind in self.forbid:
+            raise ApiError(403, "Forbidden", self.forbid[kind])
+        if (kind, name) in self.objects:
+            raise ApiError(409, "AlreadyExists", f"{name} exists")
+        made = self.add(body)
+        self.creates.append(f"{kind}/{name}")
+        if crash:
+            raise CrashError
+        return made
+
+    async def delete(
+        self, kind: str, namespace: str, name: str, *, uid: str, grace_seconds: int
+    ) -> None:
+        crash = self._write()
+        found = self.objects.get((kind, name))
+        if found is not None and found["metadata"]["uid"] == uid:
+            if found["status"]["phase"] in ("Succeeded", "Failed"):
+                del self.objects[kind, name]
+            elif "deletionTimestamp" not in found["metadata"]:
+                found["metadata"]["deletionTimestamp"] = self.now.isoformat()
+                found["metadata"]["deletionGracePeriodSeconds"] = grace_seconds
+        if crash:
+            raise CrashError
+
+    async def annotate(
+        self, kind: str, namespace: str, name: str, *, uid: str, annotations: dict[str, str]
+    ) -> None:
+        crash = self._write()
+        found = self.objects.get((kind, name))
+        if found is not None and found["metadata"]["uid"] == uid:
+            found["metadata"].setdefault("annotations", {}).update(annotations)
+        if crash:
+            raise CrashError
+
+    async def apply_status(self, body: Object) -> Object:
+        crash = self._write()
+        metadata = body["metadata"]
+        found = self.objects.get((api.KIND, metadata["name"]))
+        if found is None:
+            raise ApiError(404, "NotFound", "no such job")
+        for key in ("uid", "resourceVersion"):
+            if found["metadata"][key] != metadata[key]:
+                raise ApiError(409, "Conflict", f"{key} differs")
+        found["status"] = copy.deepcopy(body["status"])
+        self.status_writes.append(LMTrainingJobStatus.model_validate(body["status"]))
+        self.touch(found)
+        if crash:
+            raise CrashError
+        return copy.deepcopy(found)
+
+    # --- what tests ask ---------------------------------------------------------------------
+
+    @property
+    def job(self) -> Object:
+        return next(one for (kind, _), one in self.objects.items() if kind == api.KIND)
+
+    @property
+    def status(self) -> LMTrainingJobStatus:
+        return LMTrainingJobStatus.model_validate(self.job.get("status") or {})
+
+    @property
+    def pods(self) -> list[Object]:
+        return [one for (kind, _), one in sorted(self.objects.items()) if kind == "Pod"]
+
+    @property
+    def live_pods(self) -> list[Object]:
+        return [pod for pod in self.pods if pod["status"]["phase"] in ("Pending", "Running")]
+
+    def pod(self, name: str) -> Object:
+        return self.objects["Pod", name]
+
+    def reason(self, kind: str = "Succeeded") -> str:
+        return next((c.reason for c in self.status.conditions if c.type == kind), "")
+
+    def message(self, kind: str = "Succeeded") -> str:
+        return next((c.message for c in self.status.conditions if c.type == kind), "")
+
+    def edit(self, **spec: Any) -> None:
+        """A person changes the spec."""
+        self.job["spec"].update(spec)
+        self.job["metadata"]["generation"] += 1
+        self.touch(self.job)
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    # --- kubelet and trainer ----------------------------------------------------------------
+
+    def start_pod(self, pod: Object) -> None:
+        name = pod["metadata"]["name"]
+        pod["spec"]["nodeName"] = "node-1"
+        pod["status"] = {
+            "phase": "Running",
+            "podIP": f"127.1.0.{1 + int(name.split('-')[-2])}",
+            "containerStatuses": [{"state": {"running": {}}}],
+        }
+
+    def start_all(self) -> None:
+        for pod in self.pods:
+            if pod["status"]["phase"] == "Pending" and "deletionTimestamp" not in pod["metadata"]:
+                self.start_pod(pod)
+
+    def end_pod(self, pod: Object, code: int, message: str = "", reason: str = "Error") -> None:
+        """The container ends; a pod that is being deleted goes with it."""
+        ended = {
+            "exitCode": code,
+            "reason": "Completed" if code == 0 else reason,
+            "message": message,
+            "finishedAt": self.now.isoformat(),
+        }
+        pod["status"] |= {
+            "phase": "Succeeded" if code == 0 else "Failed",
+            "containerStatuses": [{"state": {"terminated": ended}}],
+        }
+        if "deletionTimestamp" in pod["metadata"]:
+            self.remove(pod)
+
+    def fail_pod(self, pod: Object, failure_class: FailureClass, **record: Any) -> None:
+        """The trainer ends with a record of that class."""
+        code = CODE_OF_CLASS[failure_class]
+        self.end_pod(pod, code, self.exit_record(pod, code, failure_class, **record))
+
+    def remove(self, pod: Object) -> None:
+        self.objects.pop(("Pod", pod["metadata"]["name"]), None)
+
+    def exit_record(
+        self, pod: Object, code: int, failure_class: FailureClass | None, **record: Any
+    ) -> str:
+        labels = pod["metadata"]["labels"]
+        values: dict[str, Any] = {
+            "job_uid": labels[api.LABEL_JOB_UID],
+            "attempt": int(labels[api.LABEL_ATTEMPT]),
+            "round": 1,
+            "replica": int(labels[api.LABEL_REPLICA]),
+            "pod_name": pod["metadata"]["name"],
+            "exit_code": ExitCode(code),
+            "failure_class": failure_class,
+            "reason": str(failure_class or "Finished"),
+            "message": "rank 0 ended",
+            "time": self.now,
+        }
+        return ExitRecord.model_validate(values | record).model_dump_json(exclude_none=True)
+
+    def armed_gang(self) -> list[Object] | None:
+        """The pods that train: all replicas of one attempt, each with the full peer table."""
+        replicas = self.job["spec"]["workers"]["replicas"]
+        armed = [pod for pod in self.live_pods if self.is_armed(pod)]
+        return armed if len(armed) == replicas else None
+
+    def is_armed(self, pod: Object) -> bool:
+        """True when the pod has been told its peers, and so may write."""
+        text = pod["metadata"].get("annotations", {}).get(api.ANNOTATION_INTENT)
+        running = pod["status"]["phase"] == "Running"
+        return running and bool(text) and bool(Intent.model_validate_json(text).peers)
+
+    def train(self, steps: int) -> None:
+        """Step, save, finish: what the gang does when nothing is in its way."""
+        gang = self.armed_gang()
+        if gang is None or any("deletionTimestamp" in pod["metadata"] for pod in gang):
+            return
+        total = self.job["spec"]["training"]["budget"]["steps"]
+        if not self.finished:
+            attempt = int(gang[0]["metadata"]["labels"][api.LABEL_ATTEMPT])
+            if steps:
+                self.first_steps.setdefault(attempt, self.now)
+            self.step = min(self.step + steps, total)
+            self.saved_step = self.step - self.step % 5
+            self.finished = self.step == total
+        if self.finished:
+            for pod in gang:
+                extra = {"step": total, "export_path": "export", "loss": 3.25}
+                self.end_pod(pod, 0, self.exit_record(pod, 0, None, **extra))
+
+    async def pull(self, address: str, *, job_uid: str, attempt: int) -> TrainerReport:
+        """The lead's report: the second door of the operator."""
+        lead = next((p for p in self.live_pods if p["status"].get("podIP") == address), None)
+        if self.is_silent or lead is None or lead["status"]["phase"] != "Running":
+            raise ReportError("no connection")
+        first_step = self.first_steps.get(int(lead["metadata"]["labels"][api.LABEL_ATTEMPT]))
+        trains = first_step is not None
+        checkpoint = CheckpointReport(
+            step=self.saved_step,
+            path=f"checkpoints/{self.saved_step}",
+            time=START + timedelta(seconds=self.saved_step),
+            size_bytes=10,
+            sha256="a" * 64,
+        )
+        return TrainerReport(
+            job_uid=lead["metadata"]["labels"][api.LABEL_JOB_UID],
+            attempt=int(lead["metadata"]["labels"][api.LABEL_ATTEMPT]),
+            round=1,
+            state="Training" if trains else "Waiting",
+            report_time=self.now,
+            step=self.step if trains else 0,
+            total_steps=self.job["spec"]["training"]["budget"]["steps"],
+            step_time=self.now if trains else None,
+            first_step_time=first_step,
+            loss=3.5 if trains else None,
+            tokens_per_second=1000.0,
+            checkpoint=checkpoint if self.saved_step else None,
+            resumed_from_step=None,
+        )
+
+    # --- the operator -----------------------------------------------------------------------
+
+    def operator(self, name: str = "tiny") -> JobReconciler:
+        """A new operator process, as far as one job is concerned."""
+        return JobReconciler(
+            JobKey(NAMESPACE, name),
+            gateway=self,
+            reports=self,  # type: ignore[arg-type]
+            settings=SETTINGS,
+            clock=lambda: self.now,
+        )

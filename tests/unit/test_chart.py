@@ -1,0 +1,296 @@
+"""What the chart installs, for which values, and how it refuses a wrong value."""
+
+import json
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from devcluster import binaries
+from devcluster.paths import Layout
+from lmtraining_api import names
+from lmtraining_api.job import LMTrainingJob
+
+pytestmark = pytest.mark.unit
+
+CHART = Path(__file__).resolve().parents[2] / "charts" / "lm-training-operator"
+HELM_SECONDS_MAX = 60
+Manifest = dict[str, Any]
+
+EVERYTHING: dict[str, Any] = {
+    "image": {"repository": "mirror.example/operator", "digest": "sha256:" + "0" * 64},
+    "trainerImage": {"repository": "mirror.example/trainer", "tag": "123456789012"},
+    "imagePullSecrets": [{"name": "mirror"}],
+    "commonLabels": {"team": "research", "app.kubernetes.io/name": "not this one"},
+    "watchNamespaces": ["team-a", "team-b"],
+    "crds": {"keep": False},
+    "serviceAccount": {"name": "trainer-operator", "annotations": {"a": "b"}},
+    "extraArgs": ["--verbose"],
+    "podAnnotations": {"a": "b"},
+    "nodeSelector": {"pool": "system"},
+    "tolerations": [{"key": "system", "operator": "Exists"}],
+    "affinity": {"nodeAffinity": {}},
+    "priorityClassName": "system-cluster-critical",
+    "metrics": {
+        "service": {"enabled": True},
+        "serviceMonitor": {"enabled": True, "additionalLabels": {"release": "prometheus"}},
+    },
+    "networkPolicy": {
+        "enabled": True,
+        "metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}],
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def helm() -> Path:
+    return binaries.ensure(["helm"], Layout.from_environment())["helm"]
+
+
+def run_helm(
+    helm: Path, *arguments: str, values: object = None
+) -> subprocess.CompletedProcess[str]:
+    """Helm with values on standard input."""
+    return subprocess.run(
+        [str(helm), *arguments, "--values", "-"],
+        input=json.dumps(values or {}),
+        capture_output=True,
+        text=True,
+        timeout=HELM_SECONDS_MAX,
+        check=False,
+    )
+
+
+def rendered(helm: Path, values: object = None) -> list[Manifest]:
+    result = run_helm(helm, "template", "lm", str(CHART), "--namespace", "system", values=values)
+    assert result.returncode == 0, result.stderr
+    return [manifest for manifest in yaml.safe_load_all(result.stdout) if manifest]
+
+
+def refusal(helm: Path, values: object) -> str:
+    result = run_helm(helm, "template", "lm", str(CHART), values=values)
+    assert result.returncode != 0, result.stdout
+    return result.stderr
+
+
+def of_kind(manifests: Iterable[Manifest], kind: str) -> list[Manifest]:
+    return [manifest for manifest in manifests if manifest["kind"] == kind]
+
+
+def container(manifests: Iterable[Manifest]) -> Manifest:
+    (deployment,) = of_kind(manifests, "Deployment")
+    (only,) = deployment["spec"]["template"]["spec"]["containers"]
+    return dict(only)
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "everything"])
+def test_helm_lint_has_no_complaint(helm: Path, values: Manifest) -> None:
+    result = run_helm(helm, "lint", "--strict", str(CHART), values=values)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_defaults_install_little(helm: Path) -> None:
+    kinds = sorted(manifest["kind"] for manifest in rendered(helm))
+    assert kinds == [
+        "ClusterRole",
+        "ClusterRole",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "CustomResourceDefinition",
+        "Deployment",
+        "ServiceAccount",
+    ]
+
+
+def test_watching_named_namespaces_needs_no_right_outside_them(helm: Path) -> None:
+    manifests = rendered(helm, EVERYTHING)
+    assert of_kind(manifests, "ClusterRoleBinding") == []
+    for kind in ("Role", "RoleBinding"):
+        spaces = [manifest["metadata"]["namespace"] for manifest in of_kind(manifests, kind)]
+        assert spaces == ["team-a", "team-b"]
+    arguments = container(manifests)["args"]
+    assert arguments == [
+        "run",
+        "--trainer-image=mirror.example/trainer:123456789012",
+        "--watch-namespace=team-a",
+        "--watch-namespace=team-b",
+        "--log-format=json",
+        "--verbose",
+    ]
+
+
+#: All that the operator may do. A new line here needs a reason next to the rule in the chart.
+OPERATOR_RIGHTS = {
+    ("lmtraining.dev", "lmtrainingjobs"): "get list watch",
+    ("lmtraining.dev", "lmtrainingjobs/status"): "get patch",
+    ("", "pods"): "get list watch create delete patch",
+    ("", "configmaps"): "get create patch delete",
+    ("", "persistentvolumeclaims"): "get list create patch",
+    ("networking.k8s.io", "networkpolicies"): "get create patch",
+    ("", "events"): "list create patch",
+    ("events.k8s.io", "events"): "list create patch",
+}
+
+
+def rights(role: Manifest) -> dict[tuple[str, str], str]:
+    return {
+        (group, resource): " ".join(rule["verbs"])
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+
+
+def test_the_operators_rights_are_these_in_both_modes(helm: Path) -> None:
+    everywhere = of_kind(rendered(helm), "ClusterRole")[0]
+    named = of_kind(rendered(helm, EVERYTHING), "Role")
+    assert rights(everywhere) == OPERATOR_RIGHTS
+    assert [rights(role) for role in named] == [OPERATOR_RIGHTS, OPERATOR_RIGHTS]
+
+
+def test_nobody_gets_secrets_or_a_wildcard(helm: Path) -> None:
+    roles = [*of_kind(rendered(helm), "ClusterRole"), *of_kind(rendered(helm, EVERYTHING), "Role")]
+    for (group, resource), verbs in (item for role in roles for item in rights(role).items()):
+        assert "secrets" not in resource
+        assert "*" not in f"{group}{resource}{verbs}"
+
+
+def test_the_users_roles_reach_the_clusters_own(helm: Path) -> None:
+    editor, viewer = of_kind(rendered(helm), "ClusterRole")[1:]
+    job = (names.GROUP, names.PLURAL)
+    assert "create" in rights(editor)[job]
+    assert "create" not in rights(viewer)[job]
+    prefix = "rbac.authorization.k8s.io/aggregate-to-"
+    assert editor["metadata"]["labels"][f"{prefix}edit"] == "true"
+    assert viewer["metadata"]["labels"][f"{prefix}view"] == "true"
+
+
+def test_the_pod_can_do_nothing_to_its_node(helm: Path) -> None:
+    manifests = rendered(helm)
+    (deployment,) = of_kind(manifests, "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    security = container(manifests)["securityContext"]
+    assert security == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_the_selector_meets_the_pod_whatever_the_common_labels_say(helm: Path) -> None:
+    manifests = rendered(helm, EVERYTHING)
+    (deployment,) = of_kind(manifests, "Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    selector = deployment["spec"]["selector"]["matchLabels"]
+    assert selector.items() <= labels.items()
+    assert labels["team"] == "research"
+    for manifest in (*of_kind(manifests, "Service"), *of_kind(manifests, "NetworkPolicy")):
+        spec = manifest["spec"]
+        wanted = spec["podSelector"]["matchLabels"] if "podSelector" in spec else spec["selector"]
+        assert wanted == selector
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        ({}, "lmtraining-operator:0.1.0"),
+        ({"tag": "1e5"}, "lmtraining-operator:1e5"),
+        ({"tag": "x", "digest": "sha256:" + "a" * 64}, "lmtraining-operator@sha256:" + "a" * 64),
+    ],
+)
+def test_a_digest_wins_over_a_tag_over_the_version(
+    helm: Path, image: Manifest, expected: str
+) -> None:
+    assert container(rendered(helm, {"image": image}))["image"] == expected
+
+
+def test_the_crd_is_installed_unchanged_and_kept(helm: Path) -> None:
+    (installed,) = of_kind(rendered(helm), "CustomResourceDefinition")
+    (source,) = (CHART / "files" / "crds").glob("*.yaml")
+    generated = yaml.safe_load(source.read_text())
+    assert installed["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    assert without_numbers_as_text(installed["spec"]) == without_numbers_as_text(generated["spec"])
+
+
+def without_numbers_as_text(value: object) -> object:
+    """1e-08, which Go writes without a point, is text to PyYAML and a number to Kubernetes."""
+    if isinstance(value, dict):
+        return {key: without_numbers_as_text(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_numbers_as_text(item) for item in value]
+    if isinstance(value, str) and value[:1].isdigit() and "e-" in value:
+        return float(value)
+    return value
+
+
+def test_the_crd_may_go_with_the_chart_or_stay_out_of_it(helm: Path) -> None:
+    (installed,) = of_kind(rendered(helm, {"crds": {"keep": False}}), "CustomResourceDefinition")
+    assert "helm.sh/resource-policy" not in installed["metadata"].get("annotations", {})
+    left_out = rendered(helm, {"crds": {"create": False}})
+    assert of_kind(left_out, "CustomResourceDefinition") == []
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"imag": {"tag": "x"}}, "additional properties 'imag' not allowed"),
+        ({"image": {"tga": "x"}}, "at '/image': additional properties 'tga' not allowed"),
+        ({"crds": {"keep": "maybe"}}, "at '/crds/keep': got string, want boolean"),
+        ({"watchNamespaces": "team-a"}, "at '/watchNamespaces': got string, want array"),
+        ({"image": {"digest": "latest"}}, "at '/image/digest': 'latest' does not match pattern"),
+        ({"image": {"pullPolicy": "Sometimes"}}, "at '/image/pullPolicy': value must be one of"),
+        ({"image": {"tag": 123}}, "at '/image/tag': got number, want string"),
+        (
+            {"metrics": {"serviceMonitor": {"enabled": True}}},
+            "set metrics.service.enabled to true",
+        ),
+        ({"serviceAccount": {"create": False}}, "name an existing one in serviceAccount.name"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_a_sentence(
+    helm: Path, values: Manifest, sentence: str
+) -> None:
+    assert sentence in refusal(helm, values)
+
+
+def test_every_value_is_in_the_schema_with_a_description_and_in_a_comment(helm: Path) -> None:
+    schema = yaml.safe_load((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    missing = [path for path in described(schema, values, ()) if path]
+    assert missing == []
+    lines = (CHART / "values.yaml").read_text().splitlines()
+    uncommented = [
+        line
+        for previous, line in zip(["", *lines], lines, strict=False)
+        if line.strip().endswith(("{}", "[]", '""', "true", "false"))
+        and not previous.strip().startswith("#")
+    ]
+    assert uncommented == []
+
+
+def described(schema: Manifest, values: Manifest, path: tuple[str, ...]) -> Iterable[str]:
+    """Paths that the schema leaves open, does not know, or does not describe."""
+    if schema.get("additionalProperties") is not False:
+        yield f"{'.'.join(path)}: other names are let through"
+    for key, value in values.items():
+        known = schema["properties"].get(key)
+        if known is None or not known.get("description"):
+            yield ".".join((*path, key))
+        elif "properties" in known and isinstance(value, dict) and value:
+            yield from described(known, value, (*path, key))
+
+
+def test_the_notes_hold_a_job_of_15_lines_that_is_valid(helm: Path) -> None:
+    result = run_helm(helm, "install", "lm", str(CHART), "--dry-run=client", values={})
+    assert result.returncode == 0, result.stderr
+    notes = result.stdout.partition("NOTES:")[2]
+    job = "apiVersion:" + notes.partition("apiVersion:")[2].partition("\n\n")[0]
+    assert len(job.splitlines()) == 15
+    LMTrainingJob.model_validate(yaml.safe_load(job))
+    assert notes.count("\n  kubectl ") == 3

@@ -1,0 +1,191 @@
+"""One job's passes against a world in memory: writes, refusals, reports, other lives."""
+
+import pytest
+
+from lmtraining_api import names as api
+from lmtraining_api.exits import FailureClass
+from lmtraining_operator.apply import batches
+from lmtraining_operator.gateway import ApiError
+from lmtraining_operator.plan import Create, PublishEvent, SetIntent
+from lmtraining_operator.plan.writes import PROGRESS_SECONDS
+from lmtraining_operator.reports import REPORT_SECONDS_BETWEEN
+from tests.unit.operator_world import CrashError, World, job_body
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def world() -> World:
+    made = World()
+    made.add(job_body())
+    return made
+
+
+async def test_status_is_written_before_the_first_child(world: World) -> None:
+    """P1: a crash after the first write leaves the attempt and none of its pods."""
+    world.crash_at_write, world.crash_after = 1, True
+    with pytest.raises(CrashError):
+        await world.operator().look()
+    assert world.status.attempt == 1
+    assert world.pods == []
+    await world.operator().look()
+    assert len(world.pods) == 2
+    assert world.status.attempt == 1
+
+
+async def test_whole_life_costs_few_writes(world: World) -> None:
+    operator = world.operator()
+    await operator.look()
+    world.start_all()
+    await operator.look()
+    for _ in range(30):
+        world.pass_time(REPORT_SECONDS_BETWEEN)
+        world.train(steps=1)
+        await operator.pull_report()
+        await operator.after_report()
+    outcome = await operator.look()
+    assert outcome.is_done
+    assert world.reason() == "Completed"
+    trained_seconds = 20 * REPORT_SECONDS_BETWEEN
+    assert len(world.status_writes) <= 4 + trained_seconds / PROGRESS_SECONDS + 1
+    assert world.status.metrics.loss == "3.25", "the exit record has the last word"
+
+
+async def test_second_look_at_a_still_world_writes_nothing(world: World) -> None:
+    """P12: it gets there, and stays."""
+    operator = world.operator()
+    await operator.look()
+    world.start_all()
+    await operator.look()
+    version = {key: one["metadata"]["resourceVersion"] for key, one in world.objects.items()}
+    for one in (operator, world.operator()):
+        await one.look()
+    assert {k: o["metadata"]["resourceVersion"] for k, o in world.objects.items()} == version
+
+
+async def test_view_that_has_grown_old_changes_nothing(world: World) -> None:
+    """A status is applied on the version that was seen: a conflict means look again."""
+    operator = world.operator()
+    original = world.apply_status
+
+    async def edited_first(body: dict[str, object]) -> dict[str, object]:
+        world.apply_status = original  # type: ignore[method-assign]
+        world.edit(suspend=True)
+        return await original(body)
+
+    world.apply_status = edited_first  # type: ignore[assignment,method-assign]
+    outcome = await operator.look()
+    assert world.pods == []
+    assert world.status_writes == []
+    assert outcome.look_seconds < 1
+    await operator.look()
+    assert world.reason() == "Suspended"
+
+
+async def test_job_of_the_same_name_is_another_job(world: World) -> None:
+    """P1: what belongs to the other life is neither adopted nor touched."""
+    operator = world.operator()
+    await operator.look()
+    old = world.job["metadata"]["uid"]
+    del world.objects[api.KIND, "tiny"]
+    world.add(job_body())
+    for _ in range(2):
+        await operator.look()
+    assert world.reason("Scheduled") == "NameTaken"
+    assert old in world.message("Scheduled")
+    assert {pod["metadata"]["labels"][api.LABEL_JOB_UID] for pod in world.pods} == {old}
+    for kind, name in list(world.objects):
+        if kind in ("Pod", "ConfigMap", "NetworkPolicy"):
+            del world.objects[kind, name]
+    world.pass_time(5)
+    await operator.look()
+    assert len(world.pods) == 2
+    assert "PersistentVolumeClaim/tiny-checkpoints" in world.creates
+    assert world.creates.count("PersistentVolumeClaim/tiny-checkpoints") == 1, "the claim is reused"
+
+
+async def test_gone_job_is_done(world: World) -> None:
+    """P5: a GET that says 404 is the end, whether an event came or not."""
+    operator = world.operator()
+    await operator.look()
+    del world.objects[api.KIND, "tiny"]
+    outcome = await operator.look()
+    assert outcome.is_done
+    assert outcome.is_gone
+
+
+async def test_refusal_is_said_at_once_and_tried_again_slowly(world: World) -> None:
+    world.forbid["Pod"] = "exceeded quota: team"
+    operator = world.operator()
+    outcome = await operator.look()
+    assert outcome.look_seconds < 1, "there is news to say"
+    offered = len(world.status_writes)
+    outcome = await operator.look()
+    assert world.reason("Scheduled") == "QuotaExceeded"
+    assert outcome.look_seconds > 1
+    assert len(world.status_writes) == offered + 1
+    world.forbid.clear()
+    world.pass_time(outcome.look_seconds)
+    await operator.look()
+    assert len(world.pods) == 2
+
+
+async def test_answer_other_than_a_refusal_ends_the_pass(world: World) -> None:
+    world.fail_next = ApiError(500, "InternalError", "etcd is away")
+    with pytest.raises(ApiError):
+        await world.operator().look()
+    assert world.pods == []
+
+
+async def test_event_that_cannot_be_written_stops_nothing(world: World) -> None:
+    world.forbid["Event"] = "no events here"
+    operator = world.operator()
+    await operator.look()
+    assert len(world.pods) == 2
+    assert [error.code for error in operator.event_errors] == [403]
+
+
+async def test_event_is_written_once_for_two_operators(world: World) -> None:
+    for _ in range(2):
+        await world.operator().look()
+    assert len([name for name in world.creates if name.startswith("Event/")]) == 1
+
+
+async def test_report_alone_never_acts(world: World) -> None:
+    """Between two LISTs a report changes figures; what else comes of it is seen afresh."""
+    operator = world.operator()
+    await operator.look()
+    world.start_all()
+    await operator.look()
+    world.train(steps=1)
+    await operator.pull_report()
+    world.fail_pod(world.pods[1], FailureClass.HANG)
+    await operator.after_report()
+    assert world.status.last_failure is not None, "Training would have been said of a lost gang"
+    assert world.reason() == "Recovering"
+
+
+async def test_silence_is_remembered_from_its_beginning(world: World) -> None:
+    operator = world.operator()
+    await operator.look()
+    world.start_all()
+    await operator.look()
+    world.train(steps=1)
+    await operator.pull_report()
+    await operator.after_report()
+    world.is_silent = True
+    for _ in range(8):
+        world.pass_time(REPORT_SECONDS_BETWEEN)
+        await operator.pull_report()
+        await operator.after_report()
+    assert world.reason("Progressing") == "Unreachable"
+    assert "2026-01-31T12:00:02Z" in world.message("Progressing")
+
+
+def test_pods_are_made_together_and_all_else_in_order() -> None:
+    pods = [Create(body={"kind": "Pod", "metadata": {"name": str(n)}}) for n in range(20)]
+    config_map = Create(body={"kind": "ConfigMap", "metadata": {"name": "a"}})
+    intent = SetIntent(name="0", uid="0", intent="")
+    event = PublishEvent(type="Normal", reason="R", message="", attempt=1)
+    found = batches([config_map, *pods, intent, intent, event])
+    assert [len(batch) for batch in found] == [1, 16, 4, 2, 1]

@@ -1,0 +1,212 @@
+"""The rim: command line, kopf's settings, logs, health, reports."""
+
+import json
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp.web
+import kopf
+import pytest
+
+from lmtraining_api.names import LABEL_JOB_UID, REPORT_BYTES_MAX, REPORT_PORT
+from lmtraining_operator import handlers, health, main
+from lmtraining_operator.logs import JsonFormatter, TextFormatter
+from lmtraining_operator.metrics import Metrics
+from lmtraining_operator.observe import pod_view
+from lmtraining_operator.reports import ReportError, Reports, parse
+from tests.unit.operator_situations import UID, report_of
+
+pytestmark = pytest.mark.unit
+
+ADDRESS = "127.1.0.5"
+
+
+def test_command_line() -> None:
+    options = main.parse(
+        ["run", "--trainer-image", "r/t:1", "--watch-namespace", "a", "b", "--watch-namespace=c"]
+    )
+    assert options == main.Options(trainer_image="r/t:1", namespaces=("a", "b", "c"))
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["run"], ["run", "--trainer-image=x", "--health-address=nonsense"]]
+)
+def test_command_line_that_is_wrong(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main.parse(arguments)
+    assert stopped.value.code == 2
+
+
+def test_pods_are_watched_by_label_under_the_key_that_works() -> None:
+    """'v1/pods' would silently match nothing, and every pod of the cluster would come."""
+    settings = handlers.settings()
+    assert settings.watching.label_selectors[("v1", "pods")] == LABEL_JOB_UID
+    assert settings.scanning.disabled
+    assert settings.posting.loggers is False
+    assert settings.peering.standalone
+
+
+def test_kopf_has_no_handler_that_writes() -> None:
+    """No finalizer and no annotation: nothing but events."""
+    registry = handlers.registry(
+        None,  # type: ignore[arg-type]
+        probe=lambda: "ok",
+        close=_nothing,
+    )
+    assert not list(registry._changing.get_all_handlers())
+    assert not list(registry._spawning.get_all_handlers())
+    assert len(list(registry._watching.get_all_handlers())) == 2
+
+
+async def _nothing() -> None:
+    """Nothing to close."""
+
+
+def test_status_of_a_job_event_does_not_matter() -> None:
+    job: dict[str, Any] = {"metadata": {"uid": "1", "generation": 1}, "status": {"attempt": 1}}
+    seen = handlers.matters(kopf.Body(job), is_deleted=False)
+    job["status"] = {"attempt": 2}
+    assert handlers.matters(kopf.Body(job), is_deleted=False) == seen
+    assert handlers.matters(kopf.Body(job), is_deleted=True) != seen
+    job["metadata"]["generation"] = 2
+    assert handlers.matters(kopf.Body(job), is_deleted=False) != seen
+
+
+def test_log_line_has_its_fields() -> None:
+    record = logging.makeLogRecord(
+        {"msg": "attempt %s", "args": (2,), "job": "tiny", "namespace": "team", "reason": "R"}
+    )
+    line = json.loads(JsonFormatter().format(record))
+    assert (line["message"], line["job"], line["reason"]) == ("attempt 2", "tiny", "R")
+    assert "team/tiny R attempt 2" in TextFormatter().format(record)
+
+
+@pytest.mark.parametrize(
+    ("lag", "oldest", "words"),
+    [(0.0, 0.0, ""), (0.0, 40.0, ""), (11.0, 0.0, "event loop"), (0.0, 181.0, "a job")],
+)
+def test_health(lag: float, oldest: float, words: str) -> None:
+    found = health.problem(lag_seconds=lag, oldest_pass_seconds=oldest)
+    assert words in found
+    assert bool(found) is bool(words)
+    metrics = Metrics("test")
+    metrics.loop_lag_seconds.set(lag)
+    if found:
+        with pytest.raises(health.UnhealthyError, match=words):
+            health.probe(metrics, lambda: oldest)
+    else:
+        assert health.probe(metrics, lambda: oldest) == "ok"
+
+
+def test_jobs_are_counted_by_state() -> None:
+    metrics = Metrics("test")
+    metrics.show_jobs(lambda: {"Training": 2})
+    value = metrics.registry.get_sample_value("lmtraining_operator_jobs", {"state": "Training"})
+    assert value == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "cannot be read"),
+        (b"<html>", "cannot be read"),
+        (b"{}", "cannot be read"),
+        (report_of(job_uid="another").model_dump_json().encode(), "another job"),
+        (report_of(attempt=2).model_dump_json().encode(), "attempt 2, not 1"),
+    ],
+)
+def test_stray_report_is_not_taken(content: bytes, words: str) -> None:
+    with pytest.raises(ReportError, match=words):
+        parse(content, job_uid=UID, attempt=1)
+
+
+class Lead:
+    """What the lead pod answers."""
+
+    def __init__(self) -> None:
+        self.answer = aiohttp.web.Response(body=report_of().model_dump_json(by_alias=True))
+        self.asked = 0
+
+    async def report(self, _: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+        self.asked += 1
+        return self.answer
+
+
+@pytest.fixture
+async def lead() -> AsyncIterator[Lead]:
+    made = Lead()
+    application = aiohttp.web.Application()
+    application.router.add_get("/report", made.report)
+    application.router.add_get("/elsewhere", made.report)
+    runner = aiohttp.web.AppRunner(application)
+    await runner.setup()
+    await aiohttp.web.TCPSite(runner, ADDRESS, REPORT_PORT).start()
+    yield made
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def reports() -> AsyncIterator[Reports]:
+    made = Reports()
+    yield made
+    await made.close()
+
+
+async def test_report_is_pulled(lead: Lead, reports: Reports) -> None:
+    report = await reports.pull(ADDRESS, job_uid=UID, attempt=1)
+    assert report.step == 12
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (aiohttp.web.Response(status=503), "HTTP 503"),
+        (aiohttp.web.Response(status=302, headers={"Location": "/elsewhere"}), "HTTP 302"),
+        (aiohttp.web.Response(body=b" " * (REPORT_BYTES_MAX + 1)), "more than"),
+    ],
+)
+async def test_answer_that_is_no_report(
+    lead: Lead, reports: Reports, answer: aiohttp.web.Response, words: str
+) -> None:
+    """No redirect is followed, and no more is read than a report may have."""
+    lead.answer = answer
+    with pytest.raises(ReportError, match=words):
+        await reports.pull(ADDRESS, job_uid=UID, attempt=1)
+    assert lead.asked == 1
+
+
+async def test_nobody_answers(reports: Reports) -> None:
+    with pytest.raises(ReportError, match="no connection"):
+        await reports.pull("127.1.0.6", job_uid=UID, attempt=1)
+
+
+def test_pod_with_nothing_in_it_is_pending() -> None:
+    """A pod as it is right after its creation, and one that a stranger made."""
+    view = pod_view({"metadata": {"name": "p", "uid": "u"}})
+    assert (view.phase, view.address, view.exit, view.attempt) == ("Pending", "", None, -1)
+
+
+def test_pod_view_reads_what_the_kubelet_and_the_scheduler_say() -> None:
+    time = "2026-01-31T12:00:00Z"
+    ended = {"exitCode": 137, "reason": "OOMKilled", "finishedAt": time}
+    view = pod_view(
+        {
+            "metadata": {"name": "p", "uid": "u", "deletionTimestamp": time},
+            "spec": {"nodeName": "n"},
+            "status": {
+                "phase": "Failed",
+                "conditions": [
+                    {"type": "DisruptionTarget", "status": "True", "reason": "Preemption"},
+                    {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"},
+                ],
+                "containerStatuses": [{"state": {"terminated": ended}}],
+            },
+        }
+    )
+    assert view.is_deleting
+    assert view.exit is not None
+    assert (view.exit.code, view.exit.reason) == (137, "OOMKilled")
+    assert view.disruption is not None
+    assert view.disruption.reason == "Preemption"
+    assert view.unschedulable_message == "unschedulable"

@@ -1,0 +1,129 @@
+"""Can this version run this spec, here?"""
+
+from typing import Any
+
+import pytest
+
+from lmtraining_api.status import Accepted
+from lmtraining_operator.plan import ObservedClaim
+from lmtraining_operator.plan.acceptance import NotAccepted, parse, reason_not_to_start
+from lmtraining_operator.plan.model import Object
+from tests.unit.operator_situations import job_object, situation, status_of
+
+pytestmark = pytest.mark.unit
+
+SHARED = {"checkpoint": {"storage": {"existingClaim": "shared"}, "path": "ours"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "words"),
+    [
+        ({"training__budget__steps": 0}, Accepted.INVALID, ["training.budget.steps", "1 or more"]),
+        ({"training__batchTokens": 1000}, Accepted.INVALID, ["batchTokens 1000", "multiple"]),
+        ({"precision__compute": "fp4"}, Accepted.UNSUPPORTED, ["precision.compute", "bf16"]),
+        ({"queue": "team"}, Accepted.UNSUPPORTED, ["spec.queue", "upgrade the operator"]),
+        ({"workers__replicas": "two"}, Accepted.INVALID, ["workers.replicas", "whole number"]),
+    ],
+)
+def test_bad_spec_is_explained(changes: Object, reason: Accepted, words: list[str]) -> None:
+    """P4: one sentence with the field and the fix."""
+    found = parse(job_object(**changes))
+    assert isinstance(found, NotAccepted)
+    assert found.reason is reason
+    for word in words:
+        assert word in found.message
+
+
+def test_explanation_quotes_no_uri() -> None:
+    """P11: a secret that was put in the wrong place does not reach status."""
+    bad = job_object(data__train=[{"url": "s3://key:hunter2@bucket/x"}])
+    found = parse(bad)
+    assert isinstance(found, NotAccepted)
+    assert "hunter2" not in found.message
+
+
+def test_good_spec_is_parsed_and_status_is_no_part_of_it() -> None:
+    assert not isinstance(parse(job_object() | {"status": {"attempt": 3}}), NotAccepted)
+
+
+@pytest.mark.parametrize(
+    ("modes", "replicas", "is_fit"),
+    [
+        (("ReadWriteOnce",), 1, True),
+        (("ReadWriteMany",), 2, True),
+        (("ReadWriteOnce", "ReadWriteMany"), 2, True),
+        (("ReadWriteOnce",), 2, False),
+        (("ReadWriteOncePod",), 2, False),
+    ],
+)
+def test_access_mode_of_an_existing_claim(
+    modes: tuple[str, ...], replicas: int, is_fit: bool
+) -> None:
+    spec = {"workers__replicas": replicas, "checkpoint__storage": {"existingClaim": "disk"}}
+    claim = ObservedClaim(name="disk", access_modes=modes)
+    found = reason_not_to_start(situation(status=status_of(attempt=0), spec=spec, claim=claim))
+    assert (found is None) is is_fit
+    if found:
+        assert f"disk has access mode {modes[0]}" in found.message
+        assert "workers.replicas" in found.message
+
+
+@pytest.mark.parametrize(("made_for", "is_fit"), [("tiny", True), ("", False), ("other", False)])
+def test_claim_under_our_name(made_for: str, is_fit: bool) -> None:
+    """P1: what an earlier job of this name left is taken over; what somebody else made is not."""
+    claim = ObservedClaim(
+        name="tiny-checkpoints", access_modes=("ReadWriteMany",), made_for_job=made_for
+    )
+    found = reason_not_to_start(situation(status=status_of(attempt=0), claim=claim))
+    assert (found is None) is is_fit
+
+
+def rival(name: str, created: str, **changes: Any) -> Object:
+    made = job_object(name, **(SHARED | changes.pop("spec", {})))
+    made["metadata"] |= {"uid": f"{name}-uid", "creationTimestamp": created}
+    return made | changes
+
+
+BEFORE, SAME, AFTER = (f"2026-01-31T{time}Z" for time in ("11:59:59", "12:00:00", "12:00:01"))
+BEGUN = {"status": {"attempt": 1}}
+ENDED = {
+    "status": {
+        "attempt": 1,
+        "conditions": [
+            {
+                "type": "Succeeded",
+                "status": "True",
+                "reason": "Completed",
+                "lastTransitionTime": BEFORE,
+                "observedGeneration": 1,
+            }
+        ],
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("other", "goes_first"),
+    [
+        (rival("other", BEFORE), True),
+        (rival("other", AFTER), False),
+        (rival("a-name", SAME), True),
+        (rival("z-name", SAME), False),
+        (rival("other", AFTER, **BEGUN), True),  # its pods may be writing
+        (rival("other", BEFORE, **ENDED), False),
+        (rival("other", BEFORE, spec={"checkpoint__path": "theirs"}), False),
+        (
+            rival("other", BEFORE, spec={"checkpoint__storage": {"existingClaim": "else"}}),
+            False,
+        ),
+    ],
+)
+def test_run_directory_of_another_job(other: Object, goes_first: bool) -> None:
+    """P1 between jobs: one writer in a run directory, and the one that waits is told for whom."""
+    found = reason_not_to_start(
+        situation(status=status_of(attempt=0), spec=SHARED, other_jobs=(other,))
+    )
+    assert (found is not None) is goes_first
+    if found:
+        for word in (other["metadata"]["name"], "checkpoint.path ours", "shared"):
+            assert word in found.message

@@ -1,0 +1,246 @@
+"""Which conditions are true of a live attempt? (P4)"""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from lmtraining_api.records import CheckpointReport
+from lmtraining_api.status import (
+    Checkpointed,
+    ConditionType,
+    DataReady,
+    Healthy,
+    LMTrainingJobStatus,
+    Progress,
+    Progressing,
+    Succeeded,
+)
+from lmtraining_operator.plan import ObservedReport
+from lmtraining_operator.plan.conditions import (
+    FIRST_REPORT_SECONDS,
+    UNREACHABLE_SECONDS,
+    checkpointed,
+    data_ready,
+    healthy,
+    progressing,
+    stalled_seconds,
+    succeeded,
+)
+from lmtraining_operator.plan.verdicts import FIRST_VISIT, Verdict, with_conditions
+from tests.unit.operator_situations import (
+    NOW,
+    failure_status,
+    report_of,
+    running_gang,
+    situation,
+    status_of,
+)
+
+pytestmark = pytest.mark.unit
+
+GANG = running_gang(2)
+NO_STEP = {"first_step_time": None, "step_time": None, "step": 0}
+
+
+@pytest.mark.parametrize(
+    ("report", "status", "expected"),
+    [
+        (None, {}, Succeeded.STARTING),
+        ({"state": "Waiting", **NO_STEP}, {}, Succeeded.STARTING),
+        ({"state": "Preparing", **NO_STEP}, {}, Succeeded.PREPARING),
+        # P4: a state that says Training is not believed before a step.
+        ({"state": "Training", **NO_STEP}, {}, Succeeded.STARTING),
+        ({"state": "Training"}, {}, Succeeded.TRAINING),
+        ({"state": "Evaluating"}, {}, Succeeded.TRAINING),
+        (None, {"state": Succeeded.TRAINING}, Succeeded.TRAINING),  # a new operator
+        (
+            {"state": "Loading", **NO_STEP, "attempt": 2},
+            {"attempt": 2, "last_failure": failure_status(attempt=1)},
+            Succeeded.RECOVERING,
+        ),
+        (
+            {"state": "Training", "attempt": 2},
+            {"attempt": 2, "last_failure": failure_status(attempt=1)},
+            Succeeded.TRAINING,
+        ),
+        (
+            {"state": "Starting", **NO_STEP, "attempt": 3},
+            {"attempt": 3, "last_failure": failure_status(attempt=1)},
+            Succeeded.STARTING,
+        ),
+    ],
+)
+def test_summary(
+    report: dict[str, Any] | None, status: dict[str, Any], expected: Succeeded
+) -> None:
+    """P4: Training only after a step of this very attempt."""
+    said = status_of(**status)
+    found = situation(
+        pods=running_gang(2, attempt=said.attempt),
+        status=said,
+        report=report_of(**report) if report is not None else None,
+    )
+    verdict = succeeded(found)
+    assert (verdict.status, verdict.reason) == ("Unknown", expected)
+
+
+def test_report_of_another_attempt_says_nothing() -> None:
+    found = situation(
+        pods=running_gang(2, attempt=2), status=status_of(attempt=2), report=report_of(attempt=1)
+    )
+    assert succeeded(found).reason is Succeeded.STARTING
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "reason"),
+    [
+        ({}, "True", Progressing.STEPPING),
+        ({"state": "Evaluating"}, "True", Progressing.EVALUATING),
+        ({"state": "Checkpointing"}, "True", Progressing.CHECKPOINTING),
+        ({"state": "Exporting"}, "True", Progressing.EXPORTING),
+        (NO_STEP, "False", Progressing.NOT_STARTED),
+        ({"report_time": NOW + timedelta(seconds=61)}, "False", Progressing.STALLED),
+        ({"report_time": NOW + timedelta(seconds=59)}, "True", Progressing.STEPPING),
+        # 1024 tokens at 8 per second are 128 s a step: 61 s are nothing.
+        (
+            {"report_time": NOW + timedelta(seconds=61), "tokens_per_second": 8.0},
+            "True",
+            Progressing.STEPPING,
+        ),
+        (
+            {"report_time": NOW + timedelta(seconds=61), "state": "Evaluating"},
+            "True",
+            Progressing.EVALUATING,
+        ),
+        (
+            {"report_time": NOW + timedelta(hours=1), "state": "Evaluating"},
+            "False",
+            Progressing.STALLED,
+        ),
+    ],
+)
+def test_progressing_by_the_report(
+    changes: dict[str, Any], status: str, reason: Progressing
+) -> None:
+    verdict = progressing(situation(pods=GANG, report=report_of(**changes)))
+    assert verdict is not None
+    assert (verdict.status, verdict.reason) == (status, reason)
+
+
+def test_stalled_is_measured_on_the_trainers_clock() -> None:
+    """A trainer whose clock is an hour off is not stalled."""
+    off = NOW - timedelta(hours=1)
+    report = report_of(report_time=off, step_time=off)
+    verdict = progressing(situation(pods=GANG, report=report))
+    assert verdict is not None
+    assert verdict.status == "True"
+
+
+def test_stalled_limit_follows_the_speed() -> None:
+    found = situation(pods=GANG)
+    assert stalled_seconds(found, report_of(tokens_per_second=1024.0)) == 60.0
+    assert stalled_seconds(found, report_of(tokens_per_second=1.024)) == 10_000.0
+    assert stalled_seconds(found, report_of(tokens_per_second=None)) == 60.0
+
+
+@pytest.mark.parametrize(
+    ("has_stepped", "seconds", "reason"),
+    [
+        (True, UNREACHABLE_SECONDS, Progressing.STEPPING),
+        (True, UNREACHABLE_SECONDS + 1, Progressing.UNREACHABLE),
+        (False, UNREACHABLE_SECONDS + 1, Progressing.NOT_STARTED),
+        (False, FIRST_REPORT_SECONDS + 1, Progressing.UNREACHABLE),
+    ],
+)
+def test_silence_is_told_with_its_beginning(
+    has_stepped: bool, seconds: float, reason: Progressing
+) -> None:
+    """P4: no old value without its age."""
+    pulled = ObservedReport(
+        report=report_of() if has_stepped else None, error="no answer within 2 s", failing_since=NOW
+    )
+    said = status_of(progress=Progress(report_time=NOW - timedelta(seconds=5)))
+    now = NOW + timedelta(seconds=seconds)
+    verdict = progressing(situation(pods=GANG, status=said, report=pulled, now=now))
+    assert verdict is not None
+    assert verdict.reason is reason
+    if reason is Progressing.UNREACHABLE:
+        assert verdict.status == "Unknown"
+        for word in ("tiny-1-0-0", "2026-01-31T12:00:00Z", "2026-01-31T11:59:55Z", "no answer"):
+            assert word in verdict.message
+
+
+def test_new_operator_leaves_progressing_until_a_report_comes() -> None:
+    """P10: nothing is said anew by an operator that starts."""
+    assert progressing(situation(pods=GANG, status=status_of(state=Succeeded.TRAINING))) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        ("Waiting", None),
+        ("Preparing", ("False", DataReady.PREPARING)),
+        ("Starting", ("True", DataReady.READY)),
+        ("Training", ("True", DataReady.READY)),
+        ("Failed", None),
+    ],
+)
+def test_data_ready(state: str, expected: tuple[str, DataReady] | None) -> None:
+    verdict = data_ready(situation(pods=GANG, report=report_of(state=state)))
+    assert (verdict and (verdict.status, verdict.reason)) == expected
+
+
+def test_healthy() -> None:
+    assert healthy(situation(pods=GANG)) is None
+    stable = healthy(situation(pods=GANG, report=report_of()))
+    assert stable is not None
+    assert (stable.status, stable.reason) == ("True", Healthy.STABLE)
+    skipping = healthy(situation(pods=GANG, report=report_of(loss=None, loss_is_finite=False)))
+    assert skipping is not None
+    assert (skipping.status, skipping.reason) == ("False", Healthy.SKIPPING)
+    assert "stability.skippedStepsMax" in skipping.message
+
+
+def saved(step: int) -> CheckpointReport:
+    return CheckpointReport(step=step, path="c", time=NOW, size_bytes=1, sha256="")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ("False", Checkpointed.NONE_YET)),
+        ({"checkpoint": saved(10)}, ("True", Checkpointed.FRESH)),
+        ({"checkpoint": saved(10), "step": 410}, ("True", Checkpointed.FRESH)),
+        ({"checkpoint": saved(10), "step": 411}, ("False", Checkpointed.STALE)),
+        (
+            {"checkpoint": saved(10), "checkpoint_error": "no space left on device"},
+            ("False", Checkpointed.FAILING),
+        ),
+    ],
+)
+def test_checkpointed(changes: dict[str, Any], expected: tuple[str, Checkpointed]) -> None:
+    verdict = checkpointed(situation(pods=GANG, report=report_of(**changes)))
+    assert verdict is not None
+    assert (verdict.status, verdict.reason) == expected
+
+
+def test_all_conditions_from_the_first_visit_with_their_times() -> None:
+    """P4: lastTransitionTime moves only with status; the generation always."""
+    first = with_conditions(LMTrainingJobStatus(), [], generation=1, now=NOW)
+    assert [c.type for c in first.conditions] == list(ConditionType)
+    assert len(FIRST_VISIT) == len(ConditionType)
+    later = NOW + timedelta(seconds=5)
+    second = with_conditions(
+        first,
+        [Verdict("Unknown", Succeeded.STARTING, "new words"), Verdict("True", DataReady.READY)],
+        generation=2,
+        now=later,
+    )
+    summary = second.condition(ConditionType.SUCCEEDED)
+    data = second.condition(ConditionType.DATA_READY)
+    assert summary is not None
+    assert data is not None
+    assert (summary.last_transition_time, summary.message) == (NOW, "new words")
+    assert data.last_transition_time == later
+    assert {c.observed_generation for c in second.conditions} == {2}

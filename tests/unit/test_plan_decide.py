@@ -1,0 +1,394 @@
+"""The life of a job, decision by decision."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from lmtraining_api.exits import FailureClass
+from lmtraining_api.records import Intent
+from lmtraining_api.status import (
+    ConditionType,
+    Progress,
+    Restarts,
+    Scheduled,
+    Succeeded,
+)
+from lmtraining_operator.plan import (
+    ContainerExit,
+    Create,
+    DeletePod,
+    ObservedClaim,
+    ObservedPod,
+    ObservedReport,
+    Plan,
+    PublishEvent,
+    Refusal,
+    SetIntent,
+)
+from lmtraining_operator.plan.decide import FINISH_LINGER_SECONDS, RESYNC_SECONDS, STARTING_SECONDS
+from lmtraining_operator.plan.gang import BROKEN_GANG_GRACE_SECONDS
+from tests.unit.operator_situations import (
+    NOW,
+    decide,
+    failure_status,
+    job_object,
+    report_of,
+    running_gang,
+    status_of,
+)
+
+pytestmark = pytest.mark.unit
+
+SUSPENDED_JOB = job_object(suspend=True)
+
+
+def made(plan: Plan) -> list[str]:
+    return [action.key for action in plan.actions if isinstance(action, Create)]
+
+
+def deleted(plan: Plan) -> list[tuple[str, int]]:
+    return [(a.name, a.grace_seconds) for a in plan.actions if isinstance(a, DeletePod)]
+
+
+def events(plan: Plan) -> list[str]:
+    return [action.reason for action in plan.actions if isinstance(action, PublishEvent)]
+
+
+def reason(plan: Plan, kind: ConditionType = ConditionType.SUCCEEDED) -> str:
+    condition = plan.status.condition(kind)
+    assert condition is not None
+    return condition.reason
+
+
+def message(plan: Plan, kind: ConditionType = ConditionType.SUCCEEDED) -> str:
+    condition = plan.status.condition(kind)
+    assert condition is not None
+    return condition.message
+
+
+def ended(pod: ObservedPod, code: int, reason: str = "Error") -> ObservedPod:
+    phase = "Succeeded" if code == 0 else "Failed"
+    exit_ = ContainerExit(code=code, reason=reason, finished_at=NOW)
+    return replace(pod, phase=phase, exit=exit_)
+
+
+def test_first_visit_starts_attempt_one() -> None:
+    """P1: the plan's status, which is written before its actions, has the attempt of its pods."""
+    plan = decide()
+    assert plan.status.attempt == 1
+    assert made(plan) == [
+        "ConfigMap/tiny-1",
+        "PersistentVolumeClaim/tiny-checkpoints",
+        "NetworkPolicy/tiny",
+        "Pod/tiny-1-0-0",
+        "Pod/tiny-1-1-0",
+    ]
+    assert reason(plan) == "Pending"
+    assert len(plan.status.conditions) == len(ConditionType)
+    assert plan.status.start_time == NOW
+    assert plan.status.artifacts.claim == "tiny-checkpoints"
+    assert plan.status.artifacts.run_directory == "runs/tiny-01234567"
+    assert events(plan) == ["AttemptStarted"]
+
+
+def test_same_view_gives_the_same_plan() -> None:
+    """P12: what has been said is not said again, and a still world needs no action."""
+    gang = running_gang(2)
+    status = decide(status_of(), pods=gang).status
+    intents = intents_of(gang)
+    armed = tuple(replace(pod, intent=text) for pod, text in zip(gang, intents, strict=True))
+    plan = decide(status, pods=armed, now=NOW + timedelta(minutes=1))
+    assert plan.status == status
+    assert plan.actions == ()
+
+
+def intents_of(gang: tuple[ObservedPod, ...]) -> list[str]:
+    plan = decide(status_of(), pods=gang)
+    return [action.intent for action in plan.actions if isinstance(action, SetIntent)]
+
+
+def test_what_is_there_is_not_made_again() -> None:
+    (lead, _) = running_gang(2)
+    claim = ObservedClaim(name="tiny-checkpoints", made_for_job="tiny")
+    status = status_of(complete=False)
+    plan = decide(status, pods=(lead,), config_map="tiny-1", claim=claim, network_policy=True)
+    assert made(plan) == ["Pod/tiny-1-1-0"]
+
+
+def test_starting_gun_only_when_all_run() -> None:
+    """P1: the peer table is complete, or it is not given."""
+    lead, peer = running_gang(2)
+    starting = replace(peer, phase="Pending")
+    assert decide(status_of(complete=False), pods=(lead, starting)).actions == ()
+    plan = decide(status_of(complete=False), pods=(lead, peer))
+    assert reason(plan, ConditionType.SCHEDULED) == "Scheduled", "said before the gun is fired"
+    intents = [Intent.model_validate_json(text) for text in intents_of((lead, peer))]
+    assert len(intents) == 2
+    assert [(p.replica, p.pod_uid, p.address) for p in intents[0].peers] == [
+        (0, "pod-1-0", "127.1.0.1"),
+        (1, "pod-1-1", "127.1.0.2"),
+    ]
+
+
+def test_stray_pod_is_removed_before_anything_is_made() -> None:
+    """P1: a pod of another attempt is never beside this one."""
+    (stray,) = running_gang(1, attempt=1)
+    plan = decide(status_of(attempt=2, complete=False), pods=(stray,))
+    assert made(plan) == []
+    assert deleted(plan) == [("tiny-1-0-0", BROKEN_GANG_GRACE_SECONDS)]
+
+
+def test_failure_is_said_and_the_broken_gang_released() -> None:
+    """P1: no pod of the next attempt while one of this is left."""
+    lead, peer = running_gang(2)
+    plan = decide(status_of(state=Succeeded.TRAINING), pods=(lead, ended(peer, 89)))
+    assert plan.status.attempt == 1
+    assert plan.status.last_failure is not None
+    assert plan.status.last_failure.failure_class is FailureClass.CRASH
+    assert reason(plan) == "Recovering"
+    assert deleted(plan) == [
+        ("tiny-1-0-0", BROKEN_GANG_GRACE_SECONDS),
+        ("tiny-1-1-0", BROKEN_GANG_GRACE_SECONDS),
+    ]
+    assert made(plan) == []
+    assert "AttemptFailed" in events(plan)
+
+
+def test_peers_of_a_drained_pod_may_save() -> None:
+    lead, peer = running_gang(2)
+    plan = decide(status_of(), pods=(lead, replace(peer, is_deleting=True)))
+    assert deleted(plan) == [("tiny-1-0-0", 20)], "recovery.graceSeconds"
+
+
+def test_next_attempt_waits_for_pods_then_for_the_backoff() -> None:
+    """P1, and what is waited for is said."""
+    failure = failure_status()
+    failed = status_of(last_failure=failure, next_attempt_time=NOW + timedelta(seconds=8))
+    leaving = replace(running_gang(1)[0], is_deleting=True)
+    plan = decide(failed, pods=(leaving,))
+    assert (plan.status.attempt, plan.actions) == (1, ())
+    assert "tiny-1-0-0 on node node-1" in message(plan)
+
+    plan = decide(failed)
+    assert (plan.status.attempt, plan.actions) == (1, ())
+    assert plan.look_again_seconds == 8
+
+    plan = decide(failed, now=NOW + timedelta(seconds=8))
+    assert plan.status.attempt == 2
+    assert plan.status.restarts == Restarts(total=1, counted=1, by_reason={FailureClass.CRASH: 1})
+    assert plan.status.next_attempt_time is None
+    assert reason(plan) == "Recovering"
+    assert "Pod/tiny-2-0-0" in made(plan)
+
+
+def test_pod_on_an_unreachable_node_is_waited_for_and_said() -> None:
+    """P1: never forced; P4: with what a person can do."""
+    failed = status_of(last_failure=failure_status(FailureClass.DISRUPTION))
+    stuck = replace(running_gang(1)[0], is_deleting=True)
+    plan = decide(failed, pods=(stuck,), now=NOW + timedelta(minutes=5))
+    assert plan.actions == ()
+    assert "node.kubernetes.io/out-of-service" in message(plan)
+
+
+def test_lost_pod_of_one_is_answered_in_one_pass() -> None:
+    """Speed: the failure, the next attempt and its pods come of one look."""
+    job = job_object(workers__replicas=1)
+    plan = decide(status_of(state=Succeeded.TRAINING), job=job)
+    assert plan.status.attempt == 2
+    assert plan.status.last_failure is not None
+    assert plan.status.last_failure.failure_class is FailureClass.POD_LOST
+    assert plan.status.restarts.counted == 0
+    assert "Pod/tiny-2-0-0" in made(plan)
+
+
+def test_step_does_not_go_back_while_an_attempt_starts() -> None:
+    """P3: until the new attempt has stepped, the figures of the old one stay."""
+    status = status_of(attempt=2, progress=Progress(step=130), last_failure=failure_status())
+    gang = running_gang(2, attempt=2)
+    loading = report_of(attempt=2, state="Loading", step=0, first_step_time=None, step_time=None)
+    plan = decide(status, pods=gang, report=ObservedReport(report=loading))
+    assert plan.status.progress.step == 130
+    first = NOW + timedelta(seconds=9)
+    stepped = report_of(attempt=2, step=101, resumed_from_step=100, first_step_time=first)
+    plan = decide(status, pods=gang, report=ObservedReport(report=stepped))
+    assert plan.status.progress.step == 101
+    assert plan.status.last_recovery is not None
+    assert plan.status.last_recovery.resumed_from_step == 100
+    assert plan.status.last_recovery.seconds == "9.0"
+
+
+@pytest.mark.parametrize(
+    ("failure_class", "code", "expected"),
+    [(FailureClass.DIVERGED, 83, "Diverged"), (FailureClass.CONFIGURATION, 81, "Failed")],
+)
+def test_end_without_another_attempt(failure_class: FailureClass, code: int, expected: str) -> None:
+    lead, peer = running_gang(2)
+    plan = decide(status_of(), pods=(lead, ended(peer, code)))
+    assert reason(plan) == expected
+    assert plan.status.is_terminal
+    assert plan.status.completion_time == NOW
+    assert deleted(plan) == [("tiny-1-0-0", BROKEN_GANG_GRACE_SECONDS)], "the ended one has a log"
+    assert plan.status.last_failure is not None
+    assert plan.status.last_failure.failure_class is failure_class
+
+
+def test_finished_when_the_lead_says_so() -> None:
+    lead, peer = running_gang(2)
+    plan = decide(status_of(state=Succeeded.TRAINING), pods=(ended(lead, 0), peer))
+    assert reason(plan) == "Completed"
+    assert plan.status.progress.step == plan.status.progress.total_steps == 20
+    assert not plan.is_done, "the other pod may end by itself"
+    assert deleted(plan) == []
+    plan = decide(status_of(state=Succeeded.TRAINING), pods=(lead, ended(peer, 0)))
+    assert reason(plan) != "Completed", "only the lead knows that the export is written"
+
+
+def test_finish_goes_before_a_failure_seen_with_it() -> None:
+    """P2: a finished run is finished, also when another pod fell over at the end."""
+    lead, peer = running_gang(2)
+    assert reason(decide(status_of(), pods=(ended(lead, 0), ended(peer, 89)))) == "Completed"
+    failed = status_of(last_failure=failure_status())
+    assert reason(decide(failed, pods=(ended(lead, 0),))) == "Completed"
+
+
+@pytest.mark.parametrize("state", [Succeeded.COMPLETED, Succeeded.FAILED, Succeeded.DIVERGED])
+@pytest.mark.parametrize("gone", [True, False])
+def test_end_stays(state: Succeeded, gone: bool) -> None:
+    """P2: whatever happens to the children; nothing is made."""
+    status = status_of(state=state, completion_time=NOW)
+    pods = () if gone else running_gang(2)
+    plan = decide(status, pods=pods, now=NOW + timedelta(seconds=FINISH_LINGER_SECONDS))
+    assert plan.status is status
+    assert made(plan) == []
+    assert plan.is_done is gone
+    assert len(deleted(plan)) == len(pods), "what still runs is stopped"
+
+
+def test_suspend_gives_the_whole_grace_and_is_no_failure() -> None:
+    gang = running_gang(2)
+    plan = decide(status_of(state=Succeeded.TRAINING), job=SUSPENDED_JOB, pods=gang)
+    assert deleted(plan) == [("tiny-1-0-0", 20), ("tiny-1-1-0", 20)]
+    assert reason(plan, ConditionType.SCHEDULED) == "Suspended"
+    assert reason(plan) == "Training", "Suspended only when the pods are gone"
+    leaving = tuple(replace(pod, is_deleting=True) for pod in gang)
+    plan = decide(plan.status, job=SUSPENDED_JOB, pods=(ended(leaving[0], 80), leaving[1]))
+    assert plan.status.last_failure is None
+    plan = decide(plan.status, job=SUSPENDED_JOB)
+    assert reason(plan) == "Suspended"
+    assert made(plan) == []
+
+    plan = decide(plan.status)
+    assert plan.status.attempt == 2
+    assert plan.status.restarts.total == 0
+
+
+def test_suspend_taken_back_while_pods_stop() -> None:
+    """P12, P1: the old gang still goes, and the next attempt waits for it."""
+    gang = running_gang(2)
+    status = decide(status_of(), job=SUSPENDED_JOB, pods=gang).status
+    leaving = (replace(gang[0], is_deleting=True), gang[1])
+    plan = decide(status, pods=leaving)
+    assert plan.status.attempt == 1
+    assert deleted(plan) == [("tiny-1-1-0", 20)]
+    assert plan.status.last_failure is None
+    assert decide(plan.status).status.attempt == 2
+
+
+def test_job_that_is_born_suspended_waits() -> None:
+    plan = decide(job=SUSPENDED_JOB)
+    assert (plan.status.attempt, reason(plan), made(plan)) == (0, "Suspended", [])
+    assert decide(plan.status).status.attempt == 1
+
+
+def test_job_that_is_being_deleted_makes_nothing() -> None:
+    """P5."""
+    job = job_object()
+    job["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"
+    assert decide(job=job).actions == ()
+    assert decide(status_of(complete=False), job=job).actions == ()
+
+
+def test_bad_spec_is_refused_and_taken_up_when_it_is_mended() -> None:
+    """P12, also after a bad wish is taken back."""
+    plan = decide(job=job_object(training__budget__steps=0))
+    assert reason(plan, ConditionType.ACCEPTED) == "Invalid"
+    assert made(plan) == []
+    assert "training.budget.steps" in message(plan)
+    plan = decide(plan.status)
+    assert reason(plan, ConditionType.ACCEPTED) == "Valid"
+    assert plan.status.attempt == 1
+
+
+def test_spec_that_an_older_operator_cannot_read_stops_no_pod() -> None:
+    """P10: a downgrade in the middle of a run."""
+    plan = decide(
+        status_of(state=Succeeded.TRAINING), job=job_object(queue="x"), pods=running_gang(2)
+    )
+    assert reason(plan, ConditionType.ACCEPTED) == "Unsupported"
+    assert (reason(plan), plan.status.attempt) == ("Training", 1)
+    assert deleted(plan) == []
+
+
+def test_existing_claim_is_waited_for() -> None:
+    job = job_object(checkpoint__storage={"existingClaim": "later"})
+    plan = decide(job=job)
+    assert plan.status.attempt == 0
+    assert reason(plan, ConditionType.SCHEDULED) == "VolumeNotReady"
+    assert "later" in message(plan)
+    claim = ObservedClaim(name="later", access_modes=("ReadWriteMany",))
+    plan = decide(plan.status, job=job, claim=claim)
+    assert plan.status.attempt == 1
+    assert "PersistentVolumeClaim/tiny-checkpoints" not in made(plan)
+
+
+@pytest.mark.parametrize(("seconds", "again"), [(1.0, False), (2.0, True)])
+def test_refused_pod_is_tried_again_after_a_while(seconds: float, again: bool) -> None:
+    refused = Refusal(
+        kind="Pod", name="tiny-1-0-0", code=403, message="exceeded quota", count=1, time=NOW
+    )
+    plan = decide(
+        status_of(complete=False),
+        refusals={"Pod/tiny-1-0-0": refused},
+        now=NOW + timedelta(seconds=seconds),
+    )
+    assert ("Pod/tiny-1-0-0" in made(plan)) is again
+    assert reason(plan, ConditionType.SCHEDULED) == Scheduled.QUOTA_EXCEEDED
+    assert plan.look_again_seconds <= 2.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "seconds"),
+    [
+        ({"node": ""}, RESYNC_SECONDS),  # the scheduler's word wakes us
+        ({"created_at": NOW}, STARTING_SECONDS),
+        ({"created_at": NOW - timedelta(minutes=2)}, 12.0),
+        ({"created_at": NOW - timedelta(hours=2)}, RESYNC_SECONDS),
+    ],
+)
+def test_pods_that_start_are_looked_at_often_and_then_less(
+    changes: dict[str, Any], seconds: float
+) -> None:
+    """A thousand jobs in a queue are not a thousand jobs every three seconds."""
+    lead, peer = running_gang(2)
+    pods = (lead, replace(peer, phase="Pending", **changes))
+    assert decide(status_of(complete=False), pods=pods).look_again_seconds == seconds
+
+
+def test_long_backoff_is_looked_at_on_the_way() -> None:
+    """A job that is never looked at would make the operator unhealthy."""
+    waits = status_of(last_failure=failure_status(), next_attempt_time=NOW + timedelta(hours=5))
+    assert decide(waits).look_again_seconds == RESYNC_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("observed", "address"),
+    [
+        ({"pods": running_gang(2)}, "127.1.0.1"),
+        ({"pods": (replace(running_gang(1)[0], phase="Pending"),)}, ""),
+        ({"pods": ()}, ""),
+    ],
+)
+def test_whose_report_is_asked_for(observed: dict[str, Any], address: str) -> None:
+    assert decide(status_of(complete=False), **observed).report_from == address

@@ -1,0 +1,196 @@
+"""What does the end of a pod mean? And which of several ends was the first?"""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from lmtraining_api.exits import CODE_OF_CLASS, ExitCode, FailureClass
+from lmtraining_api.records import ExitRecord
+from lmtraining_operator.plan import ContainerExit, Disruption, ObservedPod
+from lmtraining_operator.plan.failures import (
+    ROOT_CAUSE_WAIT_SECONDS,
+    all_failures,
+    class_of_exit,
+    exit_record_of,
+    failure_of,
+    first_failure,
+)
+from tests.unit.operator_situations import NOW, UID, running_gang, situation
+
+pytestmark = pytest.mark.unit
+
+POD = ObservedPod(
+    name="tiny-1-0-0", uid="p0", attempt=1, replica=0, phase="Running", address="127.1.0.1"
+)
+EVICTED = Disruption(reason="EvictionByEvictionAPI", since=NOW)
+
+
+def ended(code: int, message: str = "", reason: str = "Error") -> ContainerExit:
+    return ContainerExit(code=code, reason=reason, termination_message=message, finished_at=NOW)
+
+
+def record(failure_class: FailureClass, **values: object) -> str:
+    base = {
+        "job_uid": UID,
+        "attempt": 1,
+        "round": 1,
+        "replica": 0,
+        "exit_code": CODE_OF_CLASS[failure_class],
+        "failure_class": failure_class,
+        "reason": str(failure_class),
+        "message": "told by the trainer",
+        "time": NOW,
+    }
+    return ExitRecord.model_validate(base | values).model_dump_json(by_alias=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, None),
+        ({"phase": "Pending"}, None),
+        ({"phase": "Succeeded", "exit": ended(0)}, None),
+        # A disruption comes first: the kubelet reports 137 then, too.
+        ({"phase": "Failed", "exit": ended(137), "disruption": EVICTED}, FailureClass.DISRUPTION),
+        ({"is_deleting": True, "disruption": EVICTED}, FailureClass.DISRUPTION),
+        # A preemption that was announced and did not come is no failure.
+        ({"disruption": EVICTED}, None),
+        ({"phase": "Failed", "reason": "Evicted"}, FailureClass.DISRUPTION),
+        ({"phase": "Failed", "reason": "NodeShutdown"}, FailureClass.DISRUPTION),
+        ({"phase": "Failed", "reason": "UnexpectedAdmissionError"}, FailureClass.DISRUPTION),
+        (
+            {
+                "phase": "Failed",
+                "reason": "Evicted",
+                "message": 'Usage of EmptyDir volume "shared-memory" exceeds the limit "512Mi".',
+            },
+            FailureClass.OUT_OF_MEMORY,
+        ),
+        ({"is_deleting": True}, FailureClass.POD_LOST),
+        ({"phase": "Failed"}, FailureClass.POD_LOST),
+        ({"phase": "Failed", "exit": ended(137, reason="OOMKilled")}, FailureClass.OUT_OF_MEMORY),
+        ({"phase": "Failed", "exit": ended(137)}, FailureClass.CRASH),
+        ({"phase": "Failed", "exit": ended(1)}, FailureClass.CRASH),
+        ({"phase": "Failed", "exit": ended(7)}, FailureClass.UNKNOWN),
+        ({"phase": "Failed", "exit": ended(80)}, FailureClass.DISRUPTION),
+        ({"phase": "Failed", "exit": ended(85)}, FailureClass.HANG),
+        (
+            {"phase": "Failed", "exit": ended(89, record(FailureClass.CRASH))},
+            FailureClass.CRASH,
+        ),
+    ],
+)
+def test_failure_of_a_pod(changes: dict[str, object], expected: FailureClass | None) -> None:
+    failure = failure_of(replace(POD, **changes), job_uid=UID, now=NOW)  # type: ignore[arg-type]
+    assert (failure.failure_class if failure else None) is expected
+
+
+@pytest.mark.parametrize("code", [code for code in ExitCode if code])
+def test_every_exit_code_has_a_class_without_a_record(code: ExitCode) -> None:
+    assert class_of_exit(ended(code)) is not FailureClass.POD_LOST
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Traceback (most recent call last): secret text",
+        "{}",
+        record(FailureClass.CRASH, job_uid="another job"),
+        record(FailureClass.CRASH, attempt=2),
+        record(FailureClass.HANG),  # its code is not the container's
+        " " * 5000 + record(FailureClass.CRASH),
+    ],
+)
+def test_record_of_something_else_is_not_taken(text: str) -> None:
+    """P11: what is not our record reaches no status."""
+    exit_89 = ended(89, text)
+    assert exit_record_of(replace(POD, exit=exit_89), exit_89, UID) is None
+    failure = failure_of(replace(POD, phase="Failed", exit=exit_89), job_uid=UID, now=NOW)
+    assert failure is not None
+    assert failure.failure_class is FailureClass.CRASH
+    assert "secret" not in failure.message
+
+
+def test_record_is_kept_as_evidence() -> None:
+    text = record(FailureClass.CRASH, rank=3, step=120, frames=["loop.py:10 step"])
+    pod = replace(POD, phase="Failed", node="node-7", exit=ended(89, text))
+    failure = failure_of(pod, job_uid=UID, now=NOW)
+    assert failure is not None
+    said = failure.as_status(attempt=1)
+    assert (said.rank, said.step, said.frames) == (3, 120, ["loop.py:10 step"])
+    assert (said.node, said.exit_code, said.attempt) == ("node-7", 89, 1)
+    assert said.message == "Pod tiny-1-0-0 on node node-7: told by the trainer"
+
+
+def test_numbers_of_a_lying_record_are_bounded() -> None:
+    text = record(FailureClass.CRASH, rank=-5, step=2**70)
+    failure = failure_of(replace(POD, phase="Failed", exit=ended(89, text)), job_uid=UID, now=NOW)
+    assert failure is not None
+    said = failure.as_status(attempt=1)
+    assert said.rank == 0
+    assert said.step is not None
+
+
+def test_first_failure_is_the_cause_and_not_what_followed() -> None:
+    """The pod that lost its peer is seen first; the peer's own record is the older one."""
+    later = NOW + timedelta(seconds=1)
+    lead, peer = running_gang(2)
+    lead = replace(lead, phase="Failed", exit=ended(88, record(FailureClass.PEER_LOST, time=later)))
+    peer = replace(
+        peer, phase="Failed", exit=ended(86, record(FailureClass.HARDWARE, replica=1, time=later))
+    )
+    failure = first_failure(situation(pods=(lead, peer)))
+    assert failure is not None
+    assert failure.failure_class is FailureClass.HARDWARE
+
+
+def test_earliest_of_two_causes_is_reported() -> None:
+    earlier = NOW - timedelta(seconds=2)
+    lead, peer = running_gang(2)
+    lead = replace(lead, phase="Failed", exit=ended(89, record(FailureClass.CRASH)))
+    hang = record(FailureClass.HANG, replica=1, time=earlier)
+    peer = replace(peer, phase="Failed", exit=ended(85, hang))
+    failure = first_failure(situation(pods=(lead, peer)))
+    assert failure is not None
+    assert failure.pod == peer.name
+
+
+@pytest.mark.parametrize(
+    ("seconds", "peer_lives", "is_told"),
+    [
+        (0.0, True, False),
+        (ROOT_CAUSE_WAIT_SECONDS, True, True),
+        (0.0, False, True),
+    ],
+)
+def test_consequence_is_held_back_while_the_cause_may_show(
+    seconds: float, peer_lives: bool, is_told: bool
+) -> None:
+    lead, peer = running_gang(2)
+    lead = replace(lead, phase="Failed", exit=ended(88, record(FailureClass.PEER_LOST)))
+    if not peer_lives:
+        peer = replace(peer, phase="Failed", exit=ended(88))
+    now = NOW + timedelta(seconds=seconds)
+    found = situation(pods=(lead, peer), now=now)
+    assert (first_failure(found) is not None) is is_told
+    assert all_failures(found)
+
+
+def test_absent_pod_is_lost_only_if_the_gang_was_complete() -> None:
+    """A pod that was never made is made; one that ran and is not there has failed."""
+    (lead, _) = running_gang(2)
+    assert first_failure(situation(pods=(lead,), complete=False)) is None
+    failure = first_failure(situation(pods=(lead,), complete=True))
+    assert failure is not None
+    assert failure.failure_class is FailureClass.POD_LOST
+    assert failure.pod == "tiny-1-1-0"
+    assert not failure.is_graceful
+
+
+def test_pod_that_is_told_to_stop_has_time_to_save() -> None:
+    lead, peer = running_gang(2)
+    failure = first_failure(situation(pods=(lead, replace(peer, is_deleting=True))))
+    assert failure is not None
+    assert failure.is_graceful

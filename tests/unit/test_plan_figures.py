@@ -1,0 +1,223 @@
+"""Small pure pieces: figures, writes, events, manifests."""
+
+import json
+from datetime import timedelta
+
+import pytest
+
+from lmtraining_api import names as api
+from lmtraining_api.job import LMTrainingJob
+from lmtraining_api.records import JobFile
+from lmtraining_api.status import (
+    ConditionType,
+    Metrics,
+    Progress,
+    Progressing,
+    Scheduled,
+    Succeeded,
+)
+from lmtraining_operator.plan import figures, manifests
+from lmtraining_operator.plan.events import transitions
+from lmtraining_operator.plan.verdicts import Verdict, with_conditions
+from lmtraining_operator.plan.writes import PROGRESS_SECONDS, write_time
+from tests.unit.operator_situations import NOW, failure_status, job_object, status_of
+from tests.unit.operator_world import SETTINGS
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""),
+        (3.25, "3.25"),
+        (3.141592653589793, "3.1416"),
+        (0.0006, "6.0e-04"),
+        (0.0, "0"),
+        (12_345_678.0, "1.2e+07"),
+        (float("nan"), "not finite"),
+        (float("inf"), "not finite"),
+    ],
+)
+def test_number(value: float | None, text: str) -> None:
+    assert figures.number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, ""),
+        (float("nan"), ""),
+        (-1, ""),
+        (0, "0s"),
+        (8.4, "8s"),
+        (185, "3m5s"),
+        (4800, "1h20m"),
+        (3600, "1h"),
+        (3605, "1h"),
+        (93_600, "1d2h"),
+        (8_640_000, "100d"),
+    ],
+)
+def test_duration(seconds: float | None, text: str) -> None:
+    assert figures.duration(seconds) == text
+
+
+def test_percent_is_whole_only_at_the_end() -> None:
+    assert [figures.percent(step, 400) for step in (0, 168, 399, 400)] == [
+        "0%", "42%", "99%", "100%",
+    ]  # fmt: skip
+    assert figures.percent(0, 0) == ""
+
+
+def test_text_from_outside_is_one_bounded_line() -> None:
+    assert figures.bounded("a\n  b\tc") == "a b c"
+    assert len(figures.bounded("x" * 5000)) == figures.MESSAGE_LENGTH_MAX
+    assert figures.count(-1) == 0
+    assert figures.count(2**70) == figures.COUNT_MAX
+
+
+def test_equal_status_is_not_written() -> None:
+    status = status_of()
+    assert write_time(status, status, last_write=None, now=NOW) is None
+
+
+def test_progress_is_written_at_most_every_few_seconds() -> None:
+    old = status_of()
+    new = old.model_copy(update={"progress": Progress(step=7), "metrics": Metrics(loss="3")})
+    due = write_time(old, new, last_write=NOW, now=NOW + timedelta(seconds=2))
+    assert due == NOW + timedelta(seconds=PROGRESS_SECONDS)
+    later = NOW + timedelta(seconds=9)
+    assert write_time(old, new, last_write=NOW, now=later) == later
+    assert write_time(old, new, last_write=None, now=NOW) == NOW
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attempt": 2},
+        {"round": 2},
+        {"last_failure": failure_status()},
+        {"conditions": status_of(state=Succeeded.TRAINING).conditions},
+    ],
+)
+def test_what_changes_in_meaning_is_written_at_once(changes: dict[str, object]) -> None:
+    old = status_of()
+    new = old.model_copy(update=changes)
+    assert write_time(old, new, last_write=NOW, now=NOW) == NOW
+
+
+def test_new_wording_alone_can_wait() -> None:
+    old = status_of()
+    new = with_conditions(
+        old, [Verdict("Unknown", Succeeded.STARTING, "40 of 41 MB")], generation=1, now=NOW
+    )
+    assert write_time(old, new, last_write=NOW, now=NOW) != NOW
+
+
+def test_events_are_of_transitions_only() -> None:
+    old = status_of(state=Succeeded.STARTING, complete=False)
+    trains = status_of(state=Succeeded.TRAINING)
+    assert [e.reason for e in transitions(old, trains)] == ["TrainingStarted"]
+    assert transitions(trains, trains) == []
+    failed = trains.model_copy(update={"last_failure": failure_status()})
+    (event,) = transitions(trains, failed)
+    assert (event.type, event.reason, event.attempt) == ("Warning", "AttemptFailed", 1)
+    stalled = with_conditions(
+        trains, [Verdict("False", Progressing.STALLED, "no step")], generation=1, now=NOW
+    )
+    assert [e.reason for e in transitions(trains, stalled)] == ["Stalled"]
+    waits = with_conditions(
+        old, [Verdict("False", Scheduled.QUOTA_EXCEEDED, "full")], generation=1, now=NOW
+    )
+    assert [(e.type, e.reason) for e in transitions(old, waits)] == [("Warning", "QuotaExceeded")]
+    assert waits.condition(ConditionType.SCHEDULED) is not None
+
+
+SECRETS = [
+    {"uri": "s3://a/1", "credentials": {"secretRef": {"name": "key"}}},
+    {"uri": "s3://a/2", "credentials": {"secretRef": {"name": "key"}}},
+]
+
+
+def parsed(**changes: object) -> LMTrainingJob:
+    return LMTrainingJob.model_validate(job_object(**changes))
+
+
+def pod(**changes: object) -> dict[str, object]:
+    made = manifests.pod(parsed(**changes), attempt=3, replica=1, intent="{}", settings=SETTINGS)
+    spec: dict[str, object] = made["spec"]
+    return spec
+
+
+def test_pod_runs_under_the_restricted_level() -> None:
+    spec = pod()
+    (container,) = spec["containers"]  # type: ignore[misc]
+    security = container["securityContext"]
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["enableServiceLinks"] is False
+    assert spec["securityContext"]["runAsUser"] == 65532  # type: ignore[index]
+    assert security["readOnlyRootFilesystem"] is True
+    assert security["allowPrivilegeEscalation"] is False
+    assert security["capabilities"] == {"drop": ["ALL"]}
+    assert container["resources"]["requests"] == container["resources"]["limits"]
+    assert "hostNetwork" not in spec
+    assert "command" not in container, "the image's entry point is the supervisor"
+    assert container["args"] == ["supervise"]
+
+
+def test_pod_is_mounted_where_the_trainer_looks() -> None:
+    spec = pod(data__train=SECRETS, workers__sharedMemory="1Gi")
+    (container,) = spec["containers"]  # type: ignore[misc]
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}  # type: ignore[attr-defined]
+    assert set(mounts.values()) == set(volumes)
+    assert volumes[mounts["/etc/lmtraining/job"]]["configMap"] == {"name": "tiny-3"}
+    assert volumes[mounts[api.STORAGE_DIRECTORY]]["persistentVolumeClaim"] == {
+        "claimName": "tiny-checkpoints"
+    }
+    secret = volumes[mounts[f"{api.CREDENTIALS_DIRECTORY}/key"]]["secret"]
+    assert secret == {"secretName": "key", "defaultMode": 0o440}
+    assert volumes[mounts["/dev/shm"]]["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Gi"}
+    (item,) = volumes[mounts["/etc/lmtraining/intent"]]["downwardAPI"]["items"]
+    assert item["path"] == "intent.json"
+    assert api.ANNOTATION_INTENT in item["fieldRef"]["fieldPath"]
+
+
+def test_pod_asks_for_its_devices() -> None:
+    spec = pod(
+        workers__accelerator={"resource": "amd.com/gpu", "count": 2},
+        workers__image="registry.example/own:2",
+        workers__serviceAccountName="reader",
+        training__batchTokens=64 * 4,
+    )
+    (container,) = spec["containers"]  # type: ignore[misc]
+    assert container["resources"]["limits"]["amd.com/gpu"] == "2"
+    assert container["image"] == "registry.example/own:2"
+    assert spec["serviceAccountName"] == "reader"
+    assert spec["tolerations"][0]["key"] == "amd.com/gpu"  # type: ignore[index]
+
+
+def test_job_file_is_the_training_part_of_the_spec() -> None:
+    """What the trainer reads is what the user wrote, by the same model."""
+    made = manifests.config_map(parsed(checkpoint__path="ours"), attempt=2)
+    assert made["immutable"] is True
+    content = JobFile.model_validate_json(made["data"]["job.json"])
+    assert content.run_directory == "/storage/runs/ours"
+    assert content.spec.training.budget.steps == 20
+    assert "recovery" not in json.loads(made["data"]["job.json"])["spec"]
+
+
+def test_claim_outlives_the_job_and_the_rest_does_not() -> None:
+    """P5."""
+    job = parsed()
+    assert "ownerReferences" not in manifests.claim(job)["metadata"]
+    children = [
+        manifests.config_map(job, 1),
+        manifests.network_policy(job),
+        manifests.pod(job, attempt=1, replica=0, intent="", settings=SETTINGS),
+    ]
+    for child in children:
+        (owner,) = child["metadata"]["ownerReferences"]
+        assert (owner["uid"], owner["controller"]) == (job.metadata.uid, True)
+        assert "blockOwnerDeletion" not in owner

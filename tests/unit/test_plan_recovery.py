@@ -1,0 +1,100 @@
+"""What follows a failure?"""
+
+from datetime import timedelta
+
+import pytest
+
+from lmtraining_api.exits import FailureClass
+from lmtraining_api.job import Recovery
+from lmtraining_api.status import Restarts, Succeeded
+from lmtraining_operator.plan.backoff import (
+    REFUSAL_SECONDS_MAX,
+    backoff_seconds,
+    refusal_wait_seconds,
+)
+from lmtraining_operator.plan.recovery import end_of_job, next_attempt_time, with_restart
+from tests.unit.operator_situations import NOW, failure_status, status_of
+
+pytestmark = pytest.mark.unit
+
+C = FailureClass
+
+
+@pytest.mark.parametrize(
+    ("failure_class", "counted", "expected"),
+    [
+        (C.CRASH, 0, None),
+        (C.CRASH, 2, None),
+        (C.CRASH, 3, Succeeded.FAILED),
+        (C.OUT_OF_MEMORY, 3, Succeeded.FAILED),
+        (C.PEER_LOST, 3, Succeeded.FAILED),
+        (C.DISRUPTION, 3, None),  # nobody's fault of the job: never spends its budget
+        (C.POD_LOST, 3, None),
+        (C.CONFIGURATION, 0, Succeeded.FAILED),  # would fail the same way
+        (C.DATA, 0, Succeeded.FAILED),
+        (C.DIVERGED, 0, Succeeded.DIVERGED),
+    ],
+)
+def test_end_of_job(failure_class: C, counted: int, expected: Succeeded | None) -> None:
+    """P4: the reason of the end has the evidence and says why no other attempt is made."""
+    failure = failure_status(failure_class)
+    restarts = Restarts(total=counted + 7, counted=counted)
+    end = end_of_job(failure, restarts=restarts, recovery=Recovery(restarts_max=3))
+    assert (end.reason if end else None) is expected
+    if end:
+        assert failure.message in end.message
+    if expected is Succeeded.FAILED and failure_class.may_retry:
+        assert end is not None
+        assert "recovery.restartsMax 3 is spent" in end.message
+
+
+@pytest.mark.parametrize(
+    ("failure_class", "counted", "uncounted", "productive", "seconds"),
+    [
+        (C.CRASH, 0, 0, True, 2),
+        (C.CRASH, 1, 0, True, 4),
+        (C.CRASH, 2, 5, True, 8),
+        (C.CRASH, 9, 0, True, 60),
+        (C.POD_LOST, 0, 0, False, 0),  # the first is answered at once
+        (C.POD_LOST, 3, 4, True, 0),  # and any that interrupts real work
+        (C.DISRUPTION, 0, 1, False, 2),  # but not a node that refuses every pod
+        (C.DISRUPTION, 0, 3, False, 8),
+        (C.DISRUPTION, 0, 40, False, 60),
+    ],
+)
+def test_next_attempt_time(
+    failure_class: C, counted: int, uncounted: int, productive: bool, seconds: int
+) -> None:
+    when = next_attempt_time(
+        failure_status(failure_class),
+        status=status_of(restarts=Restarts(total=counted + uncounted, counted=counted)),
+        recovery=Recovery(backoff_seconds=2, backoff_seconds_max=60),
+        productive=productive,
+        now=NOW,
+    )
+    assert when == NOW + timedelta(seconds=seconds)
+
+
+def test_disruptions_in_a_row_wait_even_without_a_backoff() -> None:
+    when = next_attempt_time(
+        failure_status(C.DISRUPTION),
+        status=status_of(restarts=Restarts(total=1)),
+        recovery=Recovery(backoff_seconds=0, backoff_seconds_max=0),
+        productive=False,
+        now=NOW,
+    )
+    assert when == NOW + timedelta(seconds=1)
+
+
+def test_restarts_are_counted_by_class() -> None:
+    restarts = Restarts()
+    for failure_class in (C.CRASH, C.POD_LOST, C.CRASH):
+        restarts = with_restart(restarts, failure_class)
+    assert restarts == Restarts(total=3, counted=2, by_reason={C.CRASH: 2, C.POD_LOST: 1})
+
+
+def test_backoff_is_bounded_for_any_count() -> None:
+    waits = [backoff_seconds(first=1, limit=60, earlier=n) for n in (0, 1, 5, 6, 10_000)]
+    assert waits == [1, 2, 32, 60, 60]
+    assert refusal_wait_seconds(1) < refusal_wait_seconds(2) < REFUSAL_SECONDS_MAX
+    assert refusal_wait_seconds(10_000) == REFUSAL_SECONDS_MAX

@@ -1,0 +1,188 @@
+"""The operator against a hostile world, from one seed each: pods die, the operator dies between any
+two writes, creations are refused, the API server fails, a person suspends and resumes.
+
+Whatever happens, P1 (never two live gangs), the attempt is in status before its pods, P2 (the end
+stays), P12 (it gets there), and nothing is made twice.
+"""
+
+import copy
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from lmtraining_api import names as api
+from lmtraining_api.exits import FailureClass
+from lmtraining_operator.gateway import ApiError
+from lmtraining_operator.reconcile import JobReconciler
+from tests.unit.operator_world import CrashError, World, job_body
+
+pytestmark = pytest.mark.unit
+
+SEEDS = 60
+HOSTILE_TURNS = 60
+CALM_TURNS_MAX = 400
+RETRYABLE = [FailureClass.CRASH, FailureClass.HANG, FailureClass.OUT_OF_MEMORY]
+
+
+class Simulation:
+    """One life of a job, all of it from one seed."""
+
+    def __init__(self, seed: int, *, stale_reads: bool) -> None:
+        self.random = random.Random(seed)
+        self.world = World()
+        self.stale_reads = stale_reads
+        replicas = self.random.choice([1, 2, 3])
+        self.world.add(job_body(workers__replicas=replicas, training__batchTokens=64 * replicas))
+        self.operator: JobReconciler = self.world.operator()
+        self.vanished: Counter[str] = Counter()
+        self.snapshots = [copy.deepcopy(self.world.objects)]
+        self.suspensions = 0
+
+    async def run(self) -> None:
+        for _ in range(HOSTILE_TURNS):
+            await self.turn(hostile=True)
+        self.world.forbid.clear()
+        if self.world.job["spec"].get("suspend"):
+            self.world.edit(suspend=False)
+        for _ in range(CALM_TURNS_MAX):
+            await self.turn(hostile=False)
+            if self.world.status.is_terminal and not self.world.live_pods:
+                break
+        self.check_end()
+
+    async def turn(self, *, hostile: bool) -> None:
+        self.world.pass_time(self.random.choice([0.1, 1.0, 2.0, 5.0]))
+        if hostile:
+            self.misfortune()
+        self.kubelet()
+        self.world.train(self.random.randint(0, 3))
+        await self.operate(hostile=hostile)
+        self.check()
+        self.snapshots = [*self.snapshots[-5:], copy.deepcopy(self.world.objects)]
+
+    async def operate(self, *, hostile: bool) -> None:
+        """A pass of the operator, which may die on the way, or see what was."""
+        world = self.world
+        if hostile and self.random.random() < 0.4:
+            world.crash_at_write = self.random.randint(1, 6)
+            world.crash_after = self.random.random() < 0.5
+        if hostile and self.stale_reads and self.random.random() < 0.3:
+            world.stale = self.random.choice(self.snapshots)
+        try:
+            await self.operator.pull_report()
+            await self.random.choice([self.operator.look, self.operator.after_report])()
+        except CrashError:
+            self.operator = world.operator()
+        except ApiError as error:
+            assert error.code in (409, 500)
+        finally:
+            world.crash_at_write = world.stale = world.fail_next = None
+
+    def kubelet(self) -> None:
+        for pod in self.world.pods:
+            deleting = "deletionTimestamp" in pod["metadata"]
+            phase = pod["status"]["phase"]
+            if deleting and self.random.random() < 0.5:
+                self.world.remove(pod)
+            elif phase == "Pending" and not deleting and self.random.random() < 0.6:
+                self.world.start_pod(pod)
+
+    def misfortune(self) -> None:
+        choices: list[Any] = [None, self.kill, self.vanish, self.drain, self.refuse]
+        choices += [self.api_fails, self.toggle_suspend, None, None]
+        chosen = self.random.choice(choices)
+        if chosen is not None:
+            chosen()
+
+    def _any_running(self) -> Any:
+        running = [p for p in self.world.live_pods if p["status"]["phase"] == "Running"]
+        return self.random.choice(running) if running else None
+
+    def kill(self) -> None:
+        """A pod fails; its peers notice, sooner or later."""
+        pod = self._any_running()
+        if pod is None:
+            return
+        attempt = pod["metadata"]["labels"][api.LABEL_ATTEMPT]
+        self.world.fail_pod(pod, self.random.choice(RETRYABLE))
+        for peer in self.world.live_pods:
+            same_gang = peer["metadata"]["labels"][api.LABEL_ATTEMPT] == attempt
+            if same_gang and self.world.is_armed(peer) and self.random.random() < 0.5:
+                self.world.fail_pod(peer, FailureClass.PEER_LOST)
+
+    def vanish(self) -> None:
+        """Somebody force-deletes a pod."""
+        pod = self._any_running()
+        if pod is not None:
+            self.vanished[f"Pod/{pod['metadata']['name']}"] += 1
+            self.world.remove(pod)
+
+    def drain(self) -> None:
+        """An eviction: the pod is told to stop, and is gone some time later."""
+        pod = self._any_running()
+        if pod is not None:
+            self.vanished[f"Pod/{pod['metadata']['name']}"] += 1
+            pod["status"]["conditions"] = [
+                {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
+            ]
+            pod["metadata"].setdefault("deletionTimestamp", self.world.now.isoformat())
+
+    def refuse(self) -> None:
+        if self.world.forbid:
+            self.world.forbid.clear()
+        else:
+            kind = self.random.choice(["Pod", "ConfigMap", "Event", "PersistentVolumeClaim"])
+            self.world.forbid[kind] = "exceeded quota: team"
+
+    def api_fails(self) -> None:
+        self.world.fail_next = ApiError(500, "InternalError", "etcd is away")
+
+    def toggle_suspend(self) -> None:
+        self.world.edit(suspend=not self.world.job["spec"].get("suspend", False))
+
+    # --- what must hold ---------------------------------------------------------------------
+
+    def check(self) -> None:
+        world = self.world
+        attempts = {self._attempt(pod) for pod in world.live_pods}
+        armed = {self._attempt(pod) for pod in world.live_pods if world.is_armed(pod)}
+        assert len(armed) <= 1, "P1: two gangs that can both write"
+        if not self.stale_reads:
+            assert len(attempts) <= 1, "P1: pods of two attempts"
+        assert all(attempt <= world.status.attempt for attempt in attempts), "attempt before pods"
+        written = [status.attempt for status in world.status_writes]
+        assert written == sorted(written), "the attempt never goes back"
+        ended = [status for status in world.status_writes if status.is_terminal]
+        assert len(ended) <= 1, "P2: the end is said once and stays"
+        if not self.stale_reads:
+            for name, count in Counter(world.creates).items():
+                # A pod that somebody took before the gang was complete is made again.
+                assert count <= 1 + self.vanished[name], f"{name} was made {count} times"
+
+    def check_end(self) -> None:
+        world = self.world
+        assert world.reason() == "Completed", world.message()
+        assert world.finished, "P4: Completed only when the run is finished"
+        assert not world.live_pods
+        assert world.status.artifacts.export.endswith("/export")
+        status = world.status
+        assert status.restarts.total < status.attempt
+        assert sum(status.restarts.by_reason.values()) == status.restarts.total
+
+    @staticmethod
+    def _attempt(pod: Any) -> int:
+        return int(pod["metadata"]["labels"][api.LABEL_ATTEMPT])
+
+
+@pytest.mark.parametrize("stale_reads", [False, True], ids=["fresh", "stale"])
+@pytest.mark.parametrize("block", range(4))
+async def test_any_life_reaches_the_end(block: int, stale_reads: bool) -> None:
+    """P1, P2, P4, P12, over many seeds; a failure names its own."""
+    for seed in range(block * SEEDS // 4, (block + 1) * SEEDS // 4):
+        simulation = Simulation(seed, stale_reads=stale_reads)
+        try:
+            await simulation.run()
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}") from error

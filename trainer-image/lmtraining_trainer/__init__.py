@@ -1,0 +1,1 @@
+"""The trainer: a supervisor and a loop."""

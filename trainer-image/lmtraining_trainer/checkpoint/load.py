@@ -1,0 +1,185 @@
+"""Choosing and loading a checkpoint.
+
+Promise: nothing is loaded whose hashes were not verified just now, on every rank that reads it; a
+broken checkpoint is passed over in favour of the one before it, moved aside, and the journal says
+why (P8). A checkpoint of another model is an error with both shapes in it, not a fresh start.
+Trap avoided: a broken checkpoint that keeps its name counts as one that was kept, and stands in the
+way of the good one that will be written at the same step.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lmtraining_api import FailureClass
+from lmtraining_trainer import rng
+from lmtraining_trainer.checkpoint import layout
+from lmtraining_trainer.checkpoint.tensors import read_tensors
+from lmtraining_trainer.errors import TrainerError
+from lmtraining_trainer.files import read_json, remove_directory, sha256_of_file
+from lmtraining_trainer.run import Run
+from lmtraining_trainer.state import Counters, TrainState
+
+#: Broken checkpoints kept as evidence.
+REJECTED_KEPT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The checkpoint to go on from."""
+
+    step: int
+    directory: str
+    manifest_sha256: str
+    world_size: int
+    """Ranks of the gang that wrote it."""
+    time: str
+    size_bytes: int
+
+    def json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def choose(run: Run, identity: dict[str, Any], alive: Callable[[], None]) -> Chosen | None:
+    """The newest checkpoint that is intact, or None where there is none; on the lead.
+
+    Raises TrainerError(CONFIGURATION) where it is of another model or tokenizer.
+    """
+    for directory in layout.newest_first(run.checkpoints):
+        manifest = layout.manifest_of(directory)
+        why = "no manifest" if manifest is None else _fault_of(directory, manifest, alive)
+        if manifest is None or why is not None:
+            _reject(run, directory, str(why))
+            continue
+        _refuse_another_model(directory, manifest, identity)
+        sha256 = layout.manifest_sha256(directory)
+        if not layout.is_marked_intact(directory):
+            layout.mark_intact(directory, sha256)
+        return Chosen(
+            step=int(manifest["step"]),
+            directory=str(directory),
+            manifest_sha256=sha256,
+            world_size=int(manifest["world_size"]),
+            time=str(manifest["time"]),
+            size_bytes=sum(int(entry["size"]) for entry in manifest["files"].values()),
+        )
+    return None
+
+
+def restore_state(
+    state: TrainState,
+    chosen: Chosen,
+    *,
+    rank: int,
+    world_size: int,
+    seed: int,
+    verify: bool,
+    alive: Callable[[], None],
+) -> None:
+    """Load `chosen` into `state` and the random generators of this rank.
+
+    `verify` is for the ranks that did not just choose it. Where the world size changed, the
+    generators are seeded anew from (seed, rank, step). Raises TrainerError(STORAGE).
+    """
+    directory = Path(chosen.directory)
+    same_ranks = chosen.world_size == world_size
+    needed = [layout.MODEL, layout.OPTIMIZER, layout.COUNTERS]
+    needed += [layout.rng_name(rank)] if same_ranks else []
+    if verify:
+        _verify(directory, chosen, needed, alive)
+    state.load_tensors(
+        read_tensors(directory / layout.MODEL), read_tensors(directory / layout.OPTIMIZER)
+    )
+    state.counters = Counters.of_json(json.loads((directory / layout.COUNTERS).read_bytes()))
+    if same_ranks:
+        rng.restore((directory / layout.rng_name(rank)).read_bytes())
+    else:
+        rng.seed_all(seed=seed, rank=rank, step=chosen.step)
+
+
+def _verify(directory: Path, chosen: Chosen, names: list[str], alive: Callable[[], None]) -> None:
+    manifest = layout.manifest_of(directory)
+    if manifest is None or layout.manifest_sha256(directory) != chosen.manifest_sha256:
+        why: str | None = "another manifest than rank 0 read"
+    else:
+        why = _fault_of(directory, manifest, alive, names)
+    if why is not None:
+        raise TrainerError(
+            FailureClass.STORAGE,
+            "CheckpointUnreadable",
+            f"{directory} is intact for rank 0 but not here ({why}): check that all pods see the "
+            "same storage",
+        )
+
+
+def _fault_of(
+    directory: Path,
+    manifest: dict[str, Any],
+    alive: Callable[[], None],
+    names: list[str] | None = None,
+) -> str | None:
+    """What is wrong with the files of a checkpoint, or None; sizes first, they cost nothing."""
+    try:
+        entries = {name: manifest["files"][name] for name in names or manifest["files"]}
+        for name, entry in entries.items():
+            size = (directory / name).stat().st_size
+            if size != entry["size"]:
+                return f"{name} has {size} bytes, not {entry['size']}"
+        for name, entry in entries.items():
+            if sha256_of_file(directory / name, alive) != entry["sha256"]:
+                return f"{name} has another SHA-256 than its manifest says"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except OSError as error:
+        return f"a file cannot be read ({error.strerror})"
+    except (KeyError, TypeError):
+        return "its manifest is incomplete"
+    return None
+
+
+def _reject(run: Run, directory: Path, why: str) -> None:
+    """Journal why, then move it aside, so that its name is free and it is never counted."""
+    run.journal.append("Rejected", layout.step_of(directory) or 0, path=directory.name, why=why)
+    older = sorted(
+        run.checkpoints.glob(f"{layout.REJECTED_PREFIX}*"), key=lambda path: path.stat().st_mtime
+    )
+    aside = run.checkpoints / f"{layout.REJECTED_PREFIX}{directory.name}"
+    for path in {*older[: len(older) + 1 - REJECTED_KEPT], aside}:
+        remove_directory(path)
+    directory.rename(aside)
+
+
+def _refuse_another_model(
+    directory: Path, manifest: dict[str, Any], identity: dict[str, Any]
+) -> None:
+    if manifest["fingerprint"] != identity["fingerprint"]:
+        theirs, ours = _differences(manifest["shape"], identity["shape"])
+        raise TrainerError(
+            FailureClass.CONFIGURATION,
+            "AnotherModel",
+            f"{directory} is a checkpoint of a model with {theirs}, but the job asks for {ours}: "
+            "ask for the same model, or choose another checkpoint.path",
+        )
+    if manifest["tokenizer_sha256"] != identity["tokenizer_sha256"]:
+        raise TrainerError(
+            FailureClass.CONFIGURATION,
+            "AnotherTokenizer",
+            f"{directory} was trained with another tokenizer than data.train gives now: use the "
+            "same data, or choose another checkpoint.path",
+        )
+
+
+def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> tuple[str, str]:
+    keys = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
+    return (
+        ", ".join(f"{key} {theirs.get(key)}" for key in keys),
+        ", ".join(f"{key} {ours.get(key)}" for key in keys),
+    )
+
+
+def read_counters(directory: Path) -> Counters | None:
+    """The scalars of a checkpoint, or None where they are not readable."""
+    value = read_json(directory / layout.COUNTERS)
+    return None if value is None else Counters.of_json(value)

@@ -1,0 +1,108 @@
+"""Writing a checkpoint: under another name, synced, renamed, read back, marked.
+
+Promise: `step-…` appears whole or not at all; the mark `intact` is set only after the bytes were
+read back from disk and agree with the hashes taken from memory; a gang that was replaced publishes
+nothing (P1). The snapshot is taken first and the writing needs nothing else, so that it may one day
+be done beside the training.
+Trap avoided: a failed write must not cost what is there, so nothing is deleted before the new one
+is intact.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmtraining_api import CheckpointReport
+from lmtraining_trainer.checkpoint import layout
+from lmtraining_trainer.checkpoint.tensors import write_bytes, write_tensors
+from lmtraining_trainer.files import json_bytes, publish_directory, sha256_of, sha256_of_file
+from lmtraining_trainer.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What a checkpoint is made of. The tensors are the live ones: write before the next step, or
+    clone them first."""
+
+    step: int
+    tensors: dict[str, dict[str, torch.Tensor]]
+    """Tensors by file and name."""
+    documents: dict[str, bytes]
+    """Other files by name."""
+    identity: dict[str, Any]
+    """What the manifest says about the model, the tokenizer and the gang."""
+
+
+class NotIntact(OSError):  # noqa: N818 - an OSError: the storage did not keep what it was given
+    """What was read back is not what was written."""
+
+
+def write_checkpoint(run: Run, snapshot: Snapshot, alive: Callable[[], None]) -> CheckpointReport:
+    """Publish `snapshot`. Raises OSError where storage fails, TrainerError("Fenced")."""
+    final = run.checkpoints / layout.directory_name(snapshot.step)
+    temporary = run.checkpoints / f"{layout.TEMPORARY_PREFIX}{final.name}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        entries = _write_files(temporary, snapshot, alive)
+        manifest = _manifest(run, snapshot, entries)
+        write_bytes(temporary / layout.MANIFEST, manifest)
+        run.fence.check()
+        publish_directory(temporary, final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _read_back(final, entries, alive)
+    layout.mark_intact(final, sha256_of(manifest))
+    report = CheckpointReport(
+        step=snapshot.step,
+        path=str(final.relative_to(run.directory)),
+        time=datetime.now(UTC),
+        size_bytes=sum(entry.size for entry in entries.values()),
+        sha256=sha256_of(manifest),
+    )
+    run.journal.append("Saved", snapshot.step, path=report.path, sha256=report.sha256)
+    return report
+
+
+def _write_files(
+    directory: Path, snapshot: Snapshot, alive: Callable[[], None]
+) -> dict[str, layout.FileEntry]:
+    tensors = {
+        name: write_tensors(directory / name, named, alive)
+        for name, named in snapshot.tensors.items()
+    }
+    documents = {
+        name: write_bytes(directory / name, content) for name, content in snapshot.documents.items()
+    }
+    return tensors | documents
+
+
+def _manifest(run: Run, snapshot: Snapshot, entries: dict[str, layout.FileEntry]) -> bytes:
+    return json_bytes(
+        {
+            "schema_version": 1,
+            "step": snapshot.step,
+            "job_uid": run.job_uid,
+            "attempt": run.fence.attempt,
+            "round": run.fence.round,
+            "time": datetime.now(UTC).isoformat(),
+            **snapshot.identity,
+            "files": {
+                name: {"size": entry.size, "sha256": entry.sha256}
+                for name, entry in entries.items()
+            },
+        }
+    )
+
+
+def _read_back(
+    directory: Path, entries: dict[str, layout.FileEntry], alive: Callable[[], None]
+) -> None:
+    for name, entry in entries.items():
+        if sha256_of_file(directory / name, alive) != entry.sha256:
+            raise NotIntact(0, f"{directory / name} reads back otherwise than it was written")

@@ -1,0 +1,193 @@
+"""`lmtraining`: the trainer's command line.
+
+Promise: `supervise` is what runs in a pod; `run` is the same trainer without a cluster, by the same
+models and to the same exit codes. Help comes at once: torch is imported by the fork server and by
+`sample`, never here.
+"""
+
+import logging
+import os
+import shlex
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from lmtraining_api import CODE_OF_CLASS, ExitCode, ExitRecord, LMTrainingJob, names
+from lmtraining_trainer.errors import TrainerError
+from lmtraining_trainer.report import Snapshot
+from lmtraining_trainer.report_terminal import ProgressView, duration
+from lmtraining_trainer.supervisor import (
+    LocalRun,
+    PodFiles,
+    PodPorts,
+    run_locally,
+    supervise_pod,
+)
+from lmtraining_trainer.supervisor.job_document import BadJobError, read_job
+from lmtraining_trainer.supervisor.life import RANK_FUNCTION
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # it would print the values of local variables
+    help="Train language models: in a pod of lm-training-operator, or on this machine.",
+)
+
+JobPath = Annotated[Path, typer.Argument(help="YAML file with one LMTrainingJob.")]
+RankFunctionPath = Annotated[
+    str, typer.Option(hidden=True, help="module:name of the rank function; for tests.")
+]
+
+
+@app.command()
+def supervise(  # noqa: PLR0917 - typer calls it, by name
+    job_file: Annotated[Path, typer.Option(help="The job file.")] = Path(names.JOB_FILE_PATH),
+    intent_file: Annotated[Path, typer.Option(help="The operator's intent.")] = Path(
+        names.INTENT_FILE_PATH
+    ),
+    termination_log: Annotated[Path, typer.Option(help="Where the exit record goes.")] = Path(
+        names.TERMINATION_LOG_PATH
+    ),
+    report_host: Annotated[str, typer.Option(help="Address of the report.")] = "0.0.0.0",  # noqa: S104 - the operator asks from outside the pod
+    report_port: Annotated[int, typer.Option(help="Port of the report.")] = names.REPORT_PORT,
+    rendezvous_port: Annotated[
+        int, typer.Option(help="Port where the lead's ranks meet.")
+    ] = names.RENDEZVOUS_PORT,
+    rank_function: RankFunctionPath = RANK_FUNCTION,
+) -> None:
+    """Supervise the ranks of one pod; made for PID 1 of a pod of the operator."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    code = supervise_pod(
+        os.environ,
+        files=PodFiles(job=job_file, intent=intent_file, termination_log=termination_log),
+        ports=PodPorts(report_host=report_host, report=report_port, rendezvous=rendezvous_port),
+        rank_function=rank_function,
+    )
+    raise typer.Exit(int(code))
+
+
+@app.command()
+def run(
+    job_path: JobPath,
+    runs: Annotated[
+        Path, typer.Option(help="Directory of the run directories and the data cache.")
+    ] = Path("runs"),
+    progress: Annotated[
+        bool, typer.Option(help="A progress bar; --no-progress prints plain lines.")
+    ] = True,
+    report_port: Annotated[
+        int | None, typer.Option(help="Serve /report and /metrics on this port of 127.0.0.1.")
+    ] = None,
+    rank_function: RankFunctionPath = RANK_FUNCTION,
+) -> None:
+    """Train on this machine; run it again to go on. Ctrl-C saves and stops."""
+    local = LocalRun(job=_job_or_exit(job_path), runs_directory=runs)
+    console = Console()
+    newest: list[Snapshot] = []
+    try:
+        with ProgressView(console, bar=progress and console.is_terminal) as view:
+
+            def observe(snapshot: Snapshot) -> None:
+                newest[:] = [snapshot]
+                view.show(snapshot)
+
+            record = run_locally(
+                local, observe=observe, report_port=report_port, rank_function=rank_function
+            )
+    except TrainerError as error:
+        _say(console, error.message)
+        raise typer.Exit(int(CODE_OF_CLASS[error.failure_class])) from error
+    again = f"lmtraining run {shlex.quote(str(job_path))} --runs {shlex.quote(str(runs))}"
+    for line in ending(record, local, newest[-1] if newest else None, again=again):
+        _say(console, line)
+    raise typer.Exit(int(record.exit_code))
+
+
+@app.command()
+def validate(job_path: JobPath) -> None:
+    """Check a job file by the rules of the API server, without one."""
+    job = _job_or_exit(job_path)
+    ranks = job.spec.workers.world_size
+    _say(
+        Console(),
+        f"{job_path} is valid: {job.metadata.name}, {job.spec.training.budget.steps} steps, "
+        f"{ranks} rank{'s' if ranks > 1 else ''}",
+    )
+
+
+@app.command()
+def sample(
+    export_directory: Annotated[Path, typer.Argument(help="Directory of an exported model.")],
+    prompt: Annotated[str, typer.Option(help="Text to go on from.")] = "",
+    tokens: Annotated[int, typer.Option(min=1, max=4096, help="Tokens to generate.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of tokens.")] = 1,
+) -> None:
+    """Let a finished model write."""
+    if not (export_directory / "config.json").is_file():
+        where = "choose the directory that `lmtraining run` named as Model"
+        _say(Console(stderr=True), f"{export_directory} holds no exported model: {where}")
+        raise typer.Exit(int(ExitCode.CONFIGURATION))
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    generate = import_module("lmtraining_trainer.generate")  # torch: only here
+    text = generate.sample(export_directory, prompt=prompt, tokens=tokens, seed=seed)
+    sys.stdout.write(f"{text}\n")
+
+
+def ending(record: ExitRecord, local: LocalRun, last: Snapshot | None, *, again: str) -> list[str]:
+    """What a person wants to know once a run has ended."""
+    report = last.report if last else None
+    checkpoint = report.checkpoint if report else None
+    saved = f"Checkpoints: {local.directory / 'checkpoints'}"
+    if checkpoint is not None:
+        saved += f" (newest: step {checkpoint.step})"
+    if record.exit_code == ExitCode.FINISHED:
+        export = local.directory / (
+            report.export_path if report and report.export_path else "export"
+        )
+        return [
+            _finished(last),
+            saved,
+            f"Model: {export}",
+            f"Try it: lmtraining sample {shlex.quote(str(export))} --prompt 'The '",
+        ]
+    log = f"Log: {local.log(record.attempt)}"
+    if record.exit_code == ExitCode.PREEMPTED:
+        return [f"Stopped: {record.message}.", saved, f"Go on with: {again}"]
+    frames = [f"  {frame}" for frame in record.frames]
+    return [f"{record.reason}: {record.message}.", *frames, saved, log, f"Try again with: {again}"]
+
+
+def main() -> None:
+    """The script `lmtraining`."""
+    app()
+
+
+def _finished(last: Snapshot | None) -> str:
+    if last is None:
+        return "Finished."
+    report = last.report
+    if report.first_step_time is None:
+        return f"This run was finished before, after {report.step} steps."
+    loss = f", validation loss {report.validation_loss:.4f}" if report.validation_loss else ""
+    baseline = f" (unigram {report.unigram_loss:.4f})" if loss and report.unigram_loss else ""
+    seconds = duration(sum(last.clock.past_seconds.values()))
+    return f"Finished {report.step} steps in {seconds}{loss}{baseline}."
+
+
+def _job_or_exit(path: Path) -> LMTrainingJob:
+    try:
+        return read_job(path)
+    except BadJobError as error:
+        console = Console(stderr=True)
+        for problem in error.problems:
+            _say(console, problem)
+        raise typer.Exit(int(ExitCode.CONFIGURATION)) from error
+
+
+def _say(console: Console, text: str) -> None:
+    """As it is: neither wrapped nor read as markup, so that a path can be copied."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,232 @@
+"""From sources to prepared data, once for all jobs that ask for the same.
+
+Promise: the directory <cache>/<key> appears by one rename, complete; the key covers everything that
+shapes its content. An interrupted preparation leaves nothing under a final name, two at once do no
+harm (the second one to finish throws its work away), and memory does not grow with the text.
+Trap avoided: training a tokenizer is one long call, so it runs in a thread of its own while this
+one goes on saying that it lives.
+"""
+
+import hashlib
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from lmtraining_api import FailureClass
+from lmtraining_api.job import Data
+from lmtraining_trainer.data import prepared
+from lmtraining_trainer.data.packing import PackedWriter, pieces_of, unigram_loss
+from lmtraining_trainer.data.sources import SourceFile, documents, list_files
+from lmtraining_trainer.data.tokenizer import train_tokenizer
+from lmtraining_trainer.errors import TrainerError
+from lmtraining_trainer.files import (
+    json_bytes,
+    publish_directory,
+    remove_directory,
+    sha256_of,
+    sha256_of_file,
+    write_json,
+)
+
+#: Text the tokenizer is trained on at most; beyond it, documents are drawn by their hash.
+TOKENIZER_TEXT_BYTES_MAX = 256 * 1024 * 1024
+HEARTBEAT_SECONDS = 0.5
+#: A preparation that another job left half done is removed when this old.
+LEFTOVER_AGE_SECONDS_MAX = 24 * 3600.0
+TEMPORARY_PREFIX = ".preparing-"
+
+Progress = Callable[[str], None]
+
+
+def prepare(data: Data, *, cache: Path, credentials: Path, owner: str, progress: Progress) -> str:
+    """The key of the prepared data of `data`, which afterwards exists in `cache`.
+
+    `owner` is the job's UID: what it left half done in an earlier attempt is removed. `progress` is
+    called with a sentence at least every second or so and may raise to end it. Raises
+    TrainerError(DATA) for what a person can mend, TrainerError(STORAGE) where `cache` is unusable.
+    """
+    progress("listing the files")
+    train = list_files(data.train, credentials)
+    validation = list_files(data.validation, credentials)
+    key = key_of(data, train, validation)
+    if prepared.open_prepared(cache, key) is not None:
+        return key
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(cache, owner)
+        temporary = cache / f"{TEMPORARY_PREFIX}{owner}-{key}"
+        temporary.mkdir()
+        try:
+            _Preparation(data, train, validation, progress).write(temporary)
+            _publish(temporary, cache / key, key)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise TrainerError(
+            FailureClass.STORAGE,
+            "DataCacheUnusable",
+            f"the data cache {cache} cannot be written ({error.strerror}): free space there, or "
+            "make it writable",
+        ) from error
+    return key
+
+
+def key_of(data: Data, train: Sequence[SourceFile], validation: Sequence[SourceFile]) -> str:
+    """A name for what preparing would give: equal keys, equal tokens."""
+    parts = {
+        "format_version": prepared.FORMAT_VERSION,
+        "tokenizer": data.tokenizer.model_dump(mode="json"),
+        "tokenizer_text_bytes_max": TOKENIZER_TEXT_BYTES_MAX,
+        "validation_fraction": None if validation else data.validation_fraction,
+        "train": [_identity(file) for file in train],
+        "validation": [_identity(file) for file in validation],
+    }
+    return sha256_of(json_bytes(parts))
+
+
+def _identity(file: SourceFile) -> list[Any]:
+    source = file.source
+    field_name = source.text_field if source.format == "jsonl" else None
+    return [file.name, file.size_bytes, file.version, source.format, field_name]
+
+
+def _publish(temporary: Path, final: Path, key: str) -> None:
+    if final.exists() and prepared.open_prepared(final.parent, key) is None:
+        remove_directory(final)  # damaged since: its manifest no longer agrees with it
+    try:
+        publish_directory(temporary, final)
+    except OSError:
+        if prepared.open_prepared(final.parent, key) is None:
+            raise  # otherwise another job was first, with the same tokens
+
+
+def _remove_leftovers(cache: Path, owner: str) -> None:
+    for path in cache.glob(f"{TEMPORARY_PREFIX}*"):
+        try:
+            is_old = time.time() - path.stat().st_mtime > LEFTOVER_AGE_SECONDS_MAX
+        except FileNotFoundError:
+            continue
+        if is_old or path.name.startswith(f"{TEMPORARY_PREFIX}{owner}-"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@dataclass
+class _Preparation:
+    """One preparation: two passes over the text, the first for the tokenizer."""
+
+    data: Data
+    train: Sequence[SourceFile]
+    validation: Sequence[SourceFile]
+    progress: Progress
+    text_bytes: int = 0
+    """Bytes of text in the first pass, the whole for the second."""
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def write(self, directory: Path) -> None:
+        tokenizer = self._trained()
+        (directory / prepared.TOKENIZER).write_text(tokenizer.to_str())
+        train = PackedWriter(directory / prepared.TRAIN, tokenizer, self.data.tokenizer.vocab_size)
+        held = PackedWriter(
+            directory / prepared.VALIDATION, tokenizer, self.data.tokenizer.vocab_size
+        )
+        with train, held:
+            self._tokenise(train, held)
+        self._write_manifest(directory, train, held)
+
+    def _trained(self) -> Tokenizer:
+        """The tokenizer, trained in another thread while this one reports."""
+        outcome: list[Tokenizer | BaseException] = []
+
+        def work() -> None:
+            try:
+                vocab_size = self.data.tokenizer.vocab_size
+                outcome.append(train_tokenizer(self._tokenizer_texts(), vocab_size))
+            except BaseException as error:  # raised again by the one that waits
+                outcome.append(error)
+
+        thread = threading.Thread(target=work, name="train tokenizer", daemon=True)
+        thread.start()
+        try:
+            while thread.is_alive():
+                self.progress(f"training the tokenizer, {_megabytes(self.text_bytes)} MB read")
+                thread.join(HEARTBEAT_SECONDS)
+        finally:
+            self.cancelled.set()
+        if isinstance(outcome[0], BaseException):
+            raise outcome[0]
+        return outcome[0]
+
+    def _tokenizer_texts(self) -> Iterator[str]:
+        size = sum(file.size_bytes for file in self.train)
+        share = 1.0 if size <= TOKENIZER_TEXT_BYTES_MAX else TOKENIZER_TEXT_BYTES_MAX / size
+        for text, fraction in self._all(self.train):
+            self.text_bytes += len(text)
+            held_out = not self.validation and fraction < self.data.validation_fraction
+            if not held_out and _second_fraction(fraction) < share:
+                yield text
+        if not self.text_bytes:
+            raise TrainerError(
+                FailureClass.DATA,
+                "NoText",
+                f"the {len(self.train)} files of data.train hold no text: correct the uri, or put "
+                "text there",
+            )
+
+    def _tokenise(self, train: PackedWriter, held: PackedWriter) -> None:
+        done = 0
+        for text, fraction in self._all(self.train):
+            held_out = not self.validation and fraction < self.data.validation_fraction
+            writer = held if held_out else train
+            for piece, is_last in pieces_of(text):
+                writer.add(piece, ends_document=is_last)
+                done += len(piece)
+                self._say_tokenised(done)
+        for text, _ in self._all(self.validation):
+            for piece, is_last in pieces_of(text):
+                held.add(piece, ends_document=is_last)
+                self._say_tokenised(done)
+
+    def _say_tokenised(self, done: int) -> None:
+        self.progress(f"tokenised {_megabytes(done)} of {_megabytes(self.text_bytes)} MB")
+
+    def _all(self, files: Sequence[SourceFile]) -> Iterator[tuple[str, float]]:
+        """Every document with a number in [0, 1) that depends on its content alone."""
+        for file in files:
+            for text in documents(file):
+                digest = hashlib.sha256(text.encode(), usedforsecurity=False).digest()
+                yield text, int.from_bytes(digest[:6]) / 2**48
+
+    def _write_manifest(self, directory: Path, train: PackedWriter, held: PackedWriter) -> None:
+        names = (prepared.TOKENIZER, prepared.TRAIN, prepared.VALIDATION)
+        files = {
+            name: {
+                "size": (directory / name).stat().st_size,
+                "sha256": sha256_of_file(directory / name),
+            }
+            for name in names
+        }
+        manifest = {
+            "format_version": prepared.FORMAT_VERSION,
+            "vocab_size": self.data.tokenizer.vocab_size,
+            "train_tokens": int(train.counts.sum()),
+            "validation_tokens": int(held.counts.sum()),
+            "unigram_loss": unigram_loss(train.counts, held.counts),
+            "files": files,
+        }
+        write_json(directory / prepared.MANIFEST, manifest)
+
+
+def _second_fraction(fraction: float) -> float:
+    """Another number in [0, 1) from the same hash, so that the two draws are independent."""
+    return float(np.modf(fraction * 2**20)[0])
+
+
+def _megabytes(count: int) -> int:
+    return round(count / 1e6)

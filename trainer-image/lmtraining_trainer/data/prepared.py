@@ -1,0 +1,101 @@
+"""Prepared data: packed tokens on disk, ready to be read by any rank.
+
+Promise: a directory with the final name is complete, and what it holds is what its manifest says.
+Trap avoided: reading megabytes at every start to learn that nothing changed: sizes are always
+compared, the tokenizer's hash too, and the hash of the tokens is there for who doubts.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmtraining_api import FailureClass
+from lmtraining_api.job import TrainingSpec
+from lmtraining_trainer.errors import TrainerError
+from lmtraining_trainer.files import read_json, sha256_of_file
+
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+TRAIN = "train.bin"
+VALIDATION = "validation.bin"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedData:
+    """Packed tokens of one tokenizer, memory-mapped."""
+
+    key: str
+    train: NDArray[np.uint16] | NDArray[np.uint32]
+    """Training tokens, [train_tokens]; documents end with the end-of-text token."""
+    validation: NDArray[np.uint16] | NDArray[np.uint32]
+    """Held-out tokens, [validation_tokens]."""
+    tokenizer_json: str
+    tokenizer_sha256: str
+    unigram_loss: float
+    """Validation loss of a unigram model of the training tokens, nats per token."""
+
+
+def token_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
+    """The smallest type that holds every token."""
+    return np.uint16 if vocab_size <= 2**16 else np.uint32
+
+
+def open_prepared(cache: Path, key: str) -> PreparedData | None:
+    """The prepared data under `key`, or None where it is absent or not what its manifest says."""
+    directory = cache / key
+    manifest = read_json(directory / MANIFEST)
+    if manifest is None or manifest.get("format_version") != FORMAT_VERSION:
+        return None
+    try:
+        files = manifest["files"]
+        if any((directory / name).stat().st_size != file["size"] for name, file in files.items()):
+            return None
+        tokenizer_sha256 = sha256_of_file(directory / TOKENIZER)
+        if tokenizer_sha256 != files[TOKENIZER]["sha256"]:
+            return None
+        dtype = token_dtype(manifest["vocab_size"])
+        return PreparedData(
+            key=key,
+            train=_mapped(directory / TRAIN, dtype),
+            validation=_mapped(directory / VALIDATION, dtype),
+            tokenizer_json=(directory / TOKENIZER).read_text(),
+            tokenizer_sha256=tokenizer_sha256,
+            unigram_loss=float(manifest["unigram_loss"]),
+        )
+    except (OSError, KeyError):
+        return None
+
+
+def check_enough(data: PreparedData, spec: TrainingSpec) -> None:
+    """Raises TrainerError(DATA) where there is no batch to train on or nothing to validate on."""
+    length, train_tokens = spec.data.sequence_length, len(data.train)
+    sequences = max(0, train_tokens - 1) // length
+    if sequences < spec.batch_sequences:
+        raise TrainerError(
+            FailureClass.DATA,
+            "TooLittleText",
+            f"the training text has {train_tokens} tokens, {sequences} sequences of "
+            f"data.sequenceLength {length}, but one batch takes {spec.batch_sequences} "
+            f"(training.batchTokens {spec.training.batch_tokens}): lower batchTokens or add text",
+        )
+    if len(data.validation) < 2:
+        fix = (
+            "put more text there"
+            if spec.data.validation
+            else f"data.validationFraction {spec.data.validation_fraction} of the documents held "
+            "out none: raise it, split the text into more documents, or set data.validation"
+        )
+        raise TrainerError(
+            FailureClass.DATA,
+            "NoValidationText",
+            f"the validation text has {len(data.validation)} tokens; {fix}",
+        )
+
+
+def _mapped(path: Path, dtype: type[np.uint16] | type[np.uint32]) -> NDArray[np.uint16]:
+    if path.stat().st_size == 0:  # an empty file cannot be mapped
+        return np.empty(0, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r")

@@ -1,0 +1,71 @@
+"""Validation: the same sequences every time, shared by the ranks.
+
+Promise: the validation loss of two steps, or of two runs on the same data, differ by the model
+alone.
+Trap avoided: validation on one rank while the others wait in a collective.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lmtraining_api import TrainingSpec
+from lmtraining_trainer.data import PreparedData
+from lmtraining_trainer.data.batches import windows
+from lmtraining_trainer.gang import Gang
+from lmtraining_trainer.loss import ModelLoss
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationPlan:
+    """Which validation sequences are read: spread evenly over the text, the same every time."""
+
+    data: PreparedData
+    starts: NDArray[np.int64]
+    """Where the sequences begin, in tokens."""
+    length: int
+    """Tokens per sequence: sequenceLength, or what there is where the text is shorter."""
+
+    @classmethod
+    def of(cls, spec: TrainingSpec, data: PreparedData) -> "ValidationPlan":
+        """The plan of `spec`; the validation text has at least 2 tokens."""
+        last = len(data.validation) - 1
+        length = min(spec.data.sequence_length, last)
+        there = last // length
+        count = min(there, spec.training.evaluation.sequences)
+        starts = np.arange(count, dtype=np.int64) * there // count * length
+        return cls(data=data, starts=starts, length=length)
+
+
+def validate(
+    model: ModelLoss,
+    plan: ValidationPlan,
+    *,
+    micro_batch_sequences: int,
+    gang: Gang,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[None]],
+    alive: Callable[[], None],
+) -> float | None:
+    """Mean loss over the plan's sequences, nats per token, or None where it is not finite.
+
+    `model` is not wrapped; dropout is off meanwhile and no generator is used.
+    """
+    own = plan.starts[gang.rank :: gang.world_size]
+    total = 0.0
+    model.train(False)
+    with torch.no_grad():
+        for first in range(0, len(own), micro_batch_sequences):
+            part = own[first : first + micro_batch_sequences]
+            batch = windows(plan.data.validation, part, plan.length, device)
+            with autocast():
+                total += float(model(batch.inputs, batch.targets)) * len(part)
+            alive()
+    model.train()
+    loss = gang.sum([total])[0] / len(plan.starts)
+    return loss if math.isfinite(loss) else None

@@ -1,0 +1,230 @@
+"""Every Prometheus metric of the trainer: its name, labels, unit and help, and nothing else.
+
+Promise: boards, alerts and docs are checked against `METRICS`. A value that is not known is not
+exported, rather than exported as 0 or NaN, so that no graph shows a loss of zero; what rank 0 alone
+knows is exported by its pod alone, so that a sum over pods is right.
+Trap avoided: metrics that are set from many places, and go stale in one of them. Each scrape is
+computed from one snapshot of the report.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, get_args
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+
+from lmtraining_api import State, TrainerReport
+
+#: Labels of every metric. Prometheus adds pod and namespace of its own.
+COMMON_LABELS = ("job_name", "job_namespace")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricDefinition:
+    """One metric. A counter's name ends in _total; a unit, where there is one, is in the name."""
+
+    name: str
+    kind: Literal["gauge", "counter"]
+    unit: str
+    help: str
+    labels: tuple[str, ...] = ()
+    field: str | None = None
+    """The field of `TrainerReport` that it shows, where it is as simple as that."""
+    lead_only: bool = False
+    """Exported only where rank 0 is."""
+
+
+def _of_run(
+    name: str, kind: Literal["gauge", "counter"], unit: str, field: str | None, text: str
+) -> MetricDefinition:
+    return MetricDefinition(
+        name=f"lmtraining_{name}", kind=kind, unit=unit, field=field, help=text, lead_only=True
+    )
+
+
+METRICS: tuple[MetricDefinition, ...] = (
+    _of_run("step", "gauge", "steps", "step", "Optimizer steps done, over all attempts."),
+    _of_run("step_budget", "gauge", "steps", "total_steps", "Optimizer steps of the budget."),
+    _of_run(
+        "step_timestamp_seconds", "gauge", "seconds", "step_time", "When the newest step ended."
+    ),
+    _of_run("eta_seconds", "gauge", "seconds", "eta_seconds", "Time left at the present speed."),
+    _of_run(
+        "tokens_total",
+        "counter",
+        "tokens",
+        "tokens",
+        "Training tokens seen, over all attempts, without replays.",
+    ),
+    _of_run(
+        "tokens_per_second",
+        "gauge",
+        "tokens per second",
+        "tokens_per_second",
+        "Training tokens per second of all ranks, over the last steps.",
+    ),
+    _of_run(
+        "loss",
+        "gauge",
+        "nats per token",
+        "loss",
+        "Training loss of the newest step; absent while it is not finite.",
+    ),
+    _of_run(
+        "loss_is_finite", "gauge", "boolean", "loss_is_finite", "1 while the newest loss is finite."
+    ),
+    _of_run("validation_loss", "gauge", "nats per token", "validation_loss", "Validation loss."),
+    _of_run(
+        "validation_step", "gauge", "steps", "validation_step", "Step of the newest validation."
+    ),
+    _of_run(
+        "unigram_loss",
+        "gauge",
+        "nats per token",
+        "unigram_loss",
+        "Validation loss of a unigram model: the baseline to beat.",
+    ),
+    _of_run(
+        "gradient_norm",
+        "gauge",
+        "none",
+        "gradient_norm",
+        "Global gradient norm before clipping, newest step.",
+    ),
+    _of_run("learning_rate", "gauge", "none", "learning_rate", "Learning rate of the newest step."),
+    _of_run("parameters", "gauge", "parameters", "parameters", "Trainable parameters."),
+    _of_run(
+        "skipped_steps_total",
+        "counter",
+        "steps",
+        "skipped_steps",
+        "Steps with a non-finite loss or gradient, over all attempts.",
+    ),
+    _of_run(
+        "replayed_steps",
+        "gauge",
+        "steps",
+        "replayed_steps",
+        "Steps that an earlier attempt had done and this one did again.",
+    ),
+    _of_run(
+        "checkpoint_load_seconds",
+        "gauge",
+        "seconds",
+        "load_seconds",
+        "Time to find, verify and load the checkpoint of this attempt.",
+    ),
+    _of_run("checkpoint_step", "gauge", "steps", None, "Step of the newest intact checkpoint."),
+    _of_run(
+        "checkpoint_timestamp_seconds",
+        "gauge",
+        "seconds",
+        None,
+        "When the newest intact checkpoint was published.",
+    ),
+    _of_run(
+        "checkpoint_size_bytes", "gauge", "bytes", None, "Size of the newest intact checkpoint."
+    ),
+    _of_run("checkpoint_failing", "gauge", "boolean", None, "1 while the newest save has failed."),
+    MetricDefinition(
+        name="lmtraining_attempt",
+        kind="gauge",
+        unit="attempts",
+        field="attempt",
+        help="Number of the gang of pods.",
+    ),
+    MetricDefinition(
+        name="lmtraining_round",
+        kind="gauge",
+        unit="rounds",
+        field="round",
+        help="Number of the start of the ranks within the attempt.",
+    ),
+    MetricDefinition(
+        name="lmtraining_state",
+        kind="gauge",
+        unit="boolean",
+        labels=("state",),
+        help="1 for the state that this pod is in, 0 for the others.",
+    ),
+    MetricDefinition(
+        name="lmtraining_state_seconds_total",
+        kind="counter",
+        unit="seconds",
+        labels=("state",),
+        help="Time by state since the supervisor of this pod started; adds up to its wall time.",
+    ),
+    MetricDefinition(
+        name="lmtraining_rank_heartbeat_age_seconds",
+        kind="gauge",
+        unit="seconds",
+        labels=("rank",),
+        help="Time since a rank of this pod last said anything.",
+    ),
+)
+
+Sample = tuple[tuple[str, ...], float]
+
+
+def samples(definition: MetricDefinition, report: TrainerReport) -> list[Sample]:
+    """What `report` says of one metric: label values beyond the common ones, and the value."""
+    match definition.name:
+        case "lmtraining_state":
+            return [((state,), float(state == report.state)) for state in get_args(State)]
+        case "lmtraining_state_seconds_total":
+            return [((state,), seconds) for state, seconds in report.time_seconds.items()]
+        case "lmtraining_rank_heartbeat_age_seconds":
+            return [((str(rank.rank),), rank.heartbeat_age_seconds) for rank in report.ranks]
+        case "lmtraining_checkpoint_failing":
+            return [((), float(bool(report.checkpoint_error)))]
+        case name if name.startswith("lmtraining_checkpoint_") and definition.field is None:
+            return _of_checkpoint(name, report)
+    return _of_value(getattr(report, definition.field or ""))
+
+
+def _of_checkpoint(name: str, report: TrainerReport) -> list[Sample]:
+    if report.checkpoint is None:
+        return []
+    values: dict[str, int | datetime] = {
+        "lmtraining_checkpoint_step": report.checkpoint.step,
+        "lmtraining_checkpoint_timestamp_seconds": report.checkpoint.time,
+        "lmtraining_checkpoint_size_bytes": report.checkpoint.size_bytes,
+    }
+    return _of_value(values[name])
+
+
+def _of_value(value: float | datetime | None) -> list[Sample]:
+    if value is None:
+        return []
+    return [((), value.timestamp() if isinstance(value, datetime) else float(value))]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)  # a registry hashes its collectors
+class _Scrape(Collector):
+    report: TrainerReport
+    leads: bool
+    common: tuple[str, str]
+
+    def collect(self) -> Iterator[Metric]:
+        for definition in METRICS:
+            if self.leads or not definition.lead_only:
+                yield self._family(definition, samples(definition, self.report))
+
+    def _family(self, definition: MetricDefinition, found: Iterable[Sample]) -> Metric:
+        build = CounterMetricFamily if definition.kind == "counter" else GaugeMetricFamily
+        labels = (*COMMON_LABELS, *definition.labels)
+        family = build(definition.name, definition.help, labels=labels)
+        for values, value in found:
+            family.add_metric([*self.common, *values], value)
+        return family
+
+
+def exposition(report: TrainerReport, *, leads: bool, job_name: str, namespace: str) -> bytes:
+    """One scrape, in Prometheus' text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Scrape(report=report, leads=leads, common=(job_name, namespace)))
+    return generate_latest(registry)

@@ -1,0 +1,140 @@
+"""One rank of a training job, from its place in the gang to the finished model.
+
+Promise: `run_rank` returns when the run is finished, and at once when it was finished before (P2);
+raises `Preempted` after a save, `TrainerError` for what a person can mend, and anything else only
+for a bug. It is the same in a pod and on a laptop.
+Trap avoided: memory that ran out is told apart from a bug, since its remedy is known.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmtraining_api import FailureClass, JobFile, names
+from lmtraining_trainer.device import device_of
+from lmtraining_trainer.errors import Preempted, TrainerError
+from lmtraining_trainer.export import write_export
+from lmtraining_trainer.gang import Gang
+from lmtraining_trainer.loop import Trainer, train
+from lmtraining_trainer.model import parameter_count
+from lmtraining_trainer.rank_link import RankLink, RankPlace
+from lmtraining_trainer.run import Run, claim_run
+from lmtraining_trainer.startup import build_trainer, prepare_data
+from lmtraining_trainer.threads import cpu_limit, share_cores
+from lmtraining_trainer.voice import Voice
+
+
+def run_rank(
+    job_file: JobFile,
+    place: RankPlace,
+    link: RankLink,
+    *,
+    credentials_directory: Path = Path(names.CREDENTIALS_DIRECTORY),
+) -> None:
+    """Train as one rank until the run is finished; see the module."""
+    # The tokenizers library counts the node's cores, not the container's.
+    os.environ["RAYON_NUM_THREADS"] = str(cpu_limit())
+    voice = Voice(link)
+    voice.say("Starting", message="")
+    with Gang.meet(job_file.job_uid, place, voice) as gang, _memory_errors(job_file):
+        try:
+            _run(job_file, place, gang, voice, credentials_directory)
+        except Preempted:
+            gang.leave()
+            raise
+        gang.leave()
+
+
+def _run(job: JobFile, place: RankPlace, gang: Gang, voice: Voice, credentials: Path) -> None:
+    run, finished = _claim(job, place, gang)
+    if finished is not None:
+        voice.say("Finished", **finished)
+        return
+    device = device_of(place.local_rank)
+    data = prepare_data(job, run, gang, voice, credentials)
+    voice.say("Starting", message="")
+    gang.start_collectives(device)
+    share_cores(gang)
+    trainer = build_trainer(job, gang=gang, voice=voice, run=run, data=data, device=device)
+    train(trainer)
+    _finish(trainer)
+
+
+def _claim(job: JobFile, place: RankPlace, gang: Gang) -> tuple[Run | None, dict[str, Any] | None]:
+    """The run directory, on the lead; and the final report where the run had finished before."""
+    claimed: list[Run] = []
+
+    def on_lead() -> dict[str, Any] | None:
+        run = claim_run(job, place)
+        claimed.append(run)
+        return run.finished(job.spec)
+
+    finished = gang.lead_does("claim the run directory", on_lead)
+    return (claimed[0] if claimed else None), finished
+
+
+def _finish(trainer: Trainer) -> None:
+    """Export the model and mark the run finished. Raises TrainerError(STORAGE)."""
+    trainer.voice.say("Exporting")
+    report = trainer.gang.lead_does("export", lambda: _export(trainer))
+    trainer.voice.say("Finished", **report)
+
+
+def _export(trainer: Trainer) -> dict[str, Any]:
+    run, counters, data = trainer.run, trainer.state.counters, trainer.plan.data
+    if run is None:
+        return {}
+    try:
+        path = write_export(
+            run,
+            trainer.state.model,
+            tokenizer_json=data.tokenizer_json,
+            sequence_length=trainer.spec.data.sequence_length,
+        )
+        report = {
+            "step": counters.step,
+            "total_steps": trainer.spec.training.budget.steps,
+            "tokens": counters.tokens,
+            "loss": counters.loss,
+            "validation_loss": counters.validation_loss,
+            "validation_step": counters.validation_step,
+            "unigram_loss": data.unigram_loss,
+            "precision": trainer.precision,
+            "parameters": parameter_count(trainer.state.model),
+            "skipped_steps": trainer.skips.of_this_job,
+            "export_path": path.name,
+            "eta_seconds": 0.0,
+        }
+        run.finish(trainer.spec, report)
+        run.journal.append("Finished", counters.step, export=path.name)
+    except OSError as error:
+        raise TrainerError(
+            FailureClass.STORAGE,
+            "ExportFailed",
+            f"the export in {run.directory} could not be written ({error.strerror}): free space "
+            "there, or make it writable",
+            step=counters.step,
+        ) from error
+    return report
+
+
+@contextmanager
+def _memory_errors(job: JobFile) -> Iterator[None]:
+    """Memory that ran out, as an error with its remedy."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not is_memory and "DefaultCPUAllocator: can't allocate memory" not in str(error):
+            raise
+        raise TrainerError(
+            FailureClass.OUT_OF_MEMORY,
+            "OutOfMemory",
+            f"micro-batches of {job.spec.micro_batch_sequences} sequences of "
+            f"{job.spec.data.sequence_length} tokens do not fit in the device's memory: raise "
+            "training.gradientAccumulation, or workers.resources.memory on a CPU",
+        ) from error

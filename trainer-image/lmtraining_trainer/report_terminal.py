@@ -1,0 +1,119 @@
+"""A local run as a person sees it: a bar on a terminal, plain lines elsewhere.
+
+Promise: the same figures as in the report, and nothing that is not in it. A log file gets a line
+when the state changes and every `PLAIN_LINE_SECONDS`, not a bar.
+"""
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from lmtraining_api import TrainerReport
+from lmtraining_trainer.report import Snapshot
+
+PLAIN_LINE_SECONDS = 10.0
+REFRESH_SECONDS = 0.1
+
+
+class ProgressView:
+    """Shows snapshots between `with` and its end."""
+
+    def __init__(
+        self, console: Console, *, bar: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._console = console
+        self._clock = clock
+        self._bar = _bar(console) if bar else None
+        self._task: TaskID | None = None
+        self._shown_at = float("-inf")
+        self._shown = ""
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._task = self._bar.add_task("Starting", total=None, figures="")
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.refresh()
+            self._bar.stop()
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Show the newest state, unless another was shown a moment ago."""
+        report, now = snapshot.report, self._clock()
+        changed = report.state != self._shown
+        if self._bar is not None:
+            if changed or now - self._shown_at >= REFRESH_SECONDS:
+                self._move_bar(report)
+                self._shown_at = now
+        elif changed or now - self._shown_at >= PLAIN_LINE_SECONDS:
+            self._console.print(line_of(report), markup=False, highlight=False, soft_wrap=True)
+            self._shown_at = now
+        self._shown = report.state
+
+    def _move_bar(self, report: TrainerReport) -> None:
+        if self._bar is None or self._task is None:
+            return
+        self._bar.update(
+            self._task,
+            description=report.state,
+            completed=report.step,
+            total=report.total_steps or None,
+            figures=figures_of(report),
+        )
+        self._bar.refresh()
+
+
+def line_of(report: TrainerReport) -> str:
+    """One line for a log."""
+    steps = f"step {report.step}/{report.total_steps}  " if report.step else ""
+    return f"{report.state:<13} {steps}{figures_of(report)}".rstrip()
+
+
+def figures_of(report: TrainerReport) -> str:
+    """The figures that are known; before the first step, what is being done."""
+    figures = [
+        f"loss {report.loss:.4f}" if report.loss is not None else "",
+        "loss is not finite" if not report.loss_is_finite else "",
+        f"validation {report.validation_loss:.4f}" if report.validation_loss is not None else "",
+        _speed(report.tokens_per_second),
+        f"{report.skipped_steps} skipped" if report.skipped_steps else "",
+        f"eta {duration(report.eta_seconds)}" if report.eta_seconds is not None else "",
+        report.message if report.state != "Failed" else "",  # said at the end, with what to do
+    ]
+    return "  ".join(figure for figure in figures if figure)
+
+
+def duration(seconds: float) -> str:
+    """Whole seconds as h:mm:ss."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+def _speed(tokens_per_second: float | None) -> str:
+    if tokens_per_second is None:
+        return ""
+    if tokens_per_second < 10_000:
+        return f"{tokens_per_second:.0f} tok/s"
+    return f"{tokens_per_second / 1000:.1f}k tok/s"
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description:<13}", markup=False),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed}/{task.total}", markup=False),
+        TextColumn("{task.fields[figures]}", markup=False),
+        console=console,
+        auto_refresh=False,  # a thread less beside the loop; every turn of it refreshes
+    )

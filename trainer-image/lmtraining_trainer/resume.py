@@ -1,0 +1,105 @@
+"""Going on where an earlier attempt stopped: a checkpoint and the journal, and nothing else.
+
+Promise: all ranks load the one checkpoint that the lead chose, or none; the report says which, how
+long it took, and how many steps are done again.
+Trap avoided: ranks that look for the newest checkpoint each for themselves may find different ones.
+"""
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lmtraining_api import CheckpointReport
+from lmtraining_trainer.checkpoint import Chosen, choose, restore_state, tidy
+from lmtraining_trainer.run import Run
+from lmtraining_trainer.saving import Saver
+from lmtraining_trainer.state import Skips, TrainState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed:
+    """Where this attempt goes on."""
+
+    step: int
+    """The step of the loaded checkpoint; 0 at the very beginning."""
+    highest_step: int
+    """The furthest that an earlier attempt came, as far as is known."""
+    skips: Skips
+    """What the journal says was skipped."""
+
+    def replayed(self, step: int) -> int:
+        """How many of the steps up to `step` an earlier attempt had done and this one did again."""
+        return max(0, min(step, self.highest_step) - self.step)
+
+
+def resume(state: TrainState, saver: Saver, seed: int) -> Resumed:
+    """Load the newest intact checkpoint into `state`, where there is one, and replay the journal.
+
+    Raises TrainerError(CONFIGURATION) where it is of another model.
+    """
+    gang, voice, run = saver.gang, saver.voice, saver.run
+    started = time.perf_counter()
+    voice.say("Loading")
+    found = gang.lead_does("choose a checkpoint", lambda: _found(run, saver) if run else {})
+    if found["chosen"] is not None:
+        chosen = Chosen(**found["chosen"])
+        restore_state(
+            state,
+            chosen,
+            rank=gang.rank,
+            world_size=gang.world_size,
+            seed=seed,
+            verify=not gang.is_lead,
+            alive=voice.alive,
+        )
+        saver.saved_step = gang.step = chosen.step
+        voice.say("Loading", **_report_fields(chosen, state, time.perf_counter() - started))
+    return Resumed(
+        step=state.counters.step,
+        highest_step=found["highest_step"],
+        skips=Skips(positions=frozenset(found["skipped_positions"]), of_this_job=found["skipped"]),
+    )
+
+
+def _found(run: Run, saver: Saver) -> dict[str, Any]:
+    """On the lead: the checkpoint, and what the journal and the progress mark know."""
+    chosen = choose(run, saver.identity, saver.voice.alive)
+    if chosen is not None:
+        world_size = saver.gang.world_size
+        run.journal.append(
+            "Loaded",
+            chosen.step,
+            path=Path(chosen.directory).name,
+            world_size_then=chosen.world_size,
+            world_size=world_size,
+            generators="restored" if chosen.world_size == world_size else "derived",
+        )
+    tidy(run, saver.keep_last)
+    skips = Skips.of_journal(run.journal.entries)
+    return {
+        "chosen": None if chosen is None else chosen.json(),
+        "highest_step": max(run.mark.highest, *(entry.step for entry in run.journal.entries)),
+        "skipped_positions": sorted(skips.positions),
+        "skipped": skips.of_this_job,
+    }
+
+
+def _report_fields(chosen: Chosen, state: TrainState, seconds: float) -> dict[str, Any]:
+    return {
+        "resumed_from_step": chosen.step,
+        "load_seconds": seconds,
+        "step": state.counters.step,
+        "tokens": state.counters.tokens,
+        "loss": state.counters.loss,
+        "validation_loss": state.counters.validation_loss,
+        "validation_step": state.counters.validation_step,
+        "checkpoint": CheckpointReport(
+            step=chosen.step,
+            path="/".join(Path(chosen.directory).parts[-2:]),
+            time=datetime.fromisoformat(chosen.time).astimezone(UTC),
+            size_bytes=chosen.size_bytes,
+            sha256=chosen.manifest_sha256,
+        ),
+    }

@@ -1,0 +1,120 @@
+"""Whose run directory it is, and whether there is anything left to do in it.
+
+Promise: a run directory belongs to one job at a time; another job gets it only by saying so
+(`existingRun: Resume`); a finished run stays finished for the same spec (P2).
+Trap avoided: two jobs with the same `checkpoint.path` would mix their checkpoints without a word.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lmtraining_api import FailureClass, JobFile
+from lmtraining_api.job import TrainingSpec
+from lmtraining_trainer.errors import TrainerError
+from lmtraining_trainer.files import json_bytes, read_json, sha256_of, write_json
+from lmtraining_trainer.rank_link import RankPlace
+from lmtraining_trainer.run.fence import Fence
+from lmtraining_trainer.run.journal import Journal
+from lmtraining_trainer.run.progress_mark import ProgressMark
+
+RUN = "run.json"
+FINISHED = "finished.json"
+EXPORT = "export"
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass
+class Run:
+    """A run directory that this gang owns; only the lead holds one."""
+
+    directory: Path
+    job_uid: str
+    fence: Fence
+    journal: Journal
+    mark: ProgressMark
+    record: dict[str, Any]
+    """Content of run.json."""
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.directory / CHECKPOINTS
+
+    def finished(self, spec: TrainingSpec) -> dict[str, Any] | None:
+        """The final report of a run that finished with this spec, else None."""
+        marker = read_json(self.directory / FINISHED)
+        if marker is None or marker.get("spec_sha256") != spec_sha256(spec):
+            return None
+        report = marker.get("report")
+        return report if isinstance(report, dict) else None
+
+    def finish(self, spec: TrainingSpec, report: dict[str, Any]) -> None:
+        """Write the finished marker. Raises TrainerError("Fenced") or OSError."""
+        self.fence.check()
+        marker = {"job_uid": self.job_uid, "spec_sha256": spec_sha256(spec), "report": report}
+        write_json(self.directory / FINISHED, marker)
+
+    def remember(self, **values: object) -> None:
+        """Add to run.json. Raises TrainerError("Fenced") or OSError."""
+        self.fence.check()
+        self.record = {**self.record, **values}
+        write_json(self.directory / RUN, self.record)
+
+
+def claim_run(job: JobFile, place: RankPlace) -> Run:
+    """The run directory, ours from now on.
+
+    Raises TrainerError(CONFIGURATION) where it is another job's, TrainerError(STORAGE) where it
+    cannot be written, TrainerError("Fenced") where a newer gang was first.
+    """
+    directory = Path(job.run_directory)
+    try:
+        (directory / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        record = read_json(directory / RUN)
+        taken_over = record is not None and record.get("job_uid") != job.job_uid
+        if taken_over:
+            _refuse_unless_wished(job, record or {})
+        fence = Fence(
+            directory=directory, job_uid=job.job_uid, attempt=place.attempt, round=place.round
+        )
+        fence.raise_it()
+        run = Run(
+            directory=directory,
+            job_uid=job.job_uid,
+            fence=fence,
+            journal=Journal(fence),
+            mark=ProgressMark(directory),
+            record=record or {},
+        )
+        if record is None or taken_over:
+            run.remember(
+                job_uid=job.job_uid, job_name=job.job_name, created=datetime.now(UTC).isoformat()
+            )
+        run.journal.append("Started", 0, job_uid=job.job_uid, taken_over=taken_over)
+    except OSError as error:
+        raise TrainerError(
+            FailureClass.STORAGE,
+            "RunDirectoryUnusable",
+            f"the run directory {directory} cannot be written ({error.strerror}): free space "
+            "there, or make it writable for the pod's user",
+        ) from error
+    return run
+
+
+def spec_sha256(spec: TrainingSpec) -> str:
+    """A name for what is trained and how; where it runs and is kept does not count."""
+    content = spec.model_dump(mode="json", exclude={"workers", "checkpoint"})
+    return sha256_of(json_bytes(content))
+
+
+def _refuse_unless_wished(job: JobFile, record: dict[str, Any]) -> None:
+    if job.spec.checkpoint.existing_run == "Resume":
+        return
+    other = f"{record.get('job_name')} ({record.get('job_uid')})"
+    raise TrainerError(
+        FailureClass.CONFIGURATION,
+        "RunExists",
+        f"{job.run_directory} holds the run of another job, {other}: choose another "
+        "checkpoint.path, or set checkpoint.existingRun to Resume to go on from it",
+    )

@@ -1,0 +1,86 @@
+"""The journal: what must survive a rewind, one synced line per event.
+
+Promise: an entry is on disk before the act it describes, entries are never changed, and the torn
+last line that a crash leaves is dropped (its act cannot have happened).
+Trap avoided: appending after a torn line would join two entries into one that nobody can read.
+"""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from lmtraining_api import FailureClass, JournalEntry
+from lmtraining_trainer.errors import TrainerError
+from lmtraining_trainer.files import sync, sync_directory
+from lmtraining_trainer.run.fence import Fence
+
+JOURNAL = "journal.jsonl"
+
+Detail = dict[str, str | int | float | bool | None]
+
+
+class Journal:
+    """The journal of one run, opened by the lead of the gang that holds the fence."""
+
+    def __init__(self, fence: Fence) -> None:
+        """Read what there is and drop a torn end. Raises OSError, TrainerError(STORAGE)."""
+        self._fence = fence
+        self._path = fence.directory / JOURNAL
+        self.entries: list[JournalEntry] = _read(self._path)
+
+    def append(self, kind: str, step: int, **detail: str | int | float | bool | None) -> None:
+        """Write and sync one entry. Raises TrainerError("Fenced") or OSError."""
+        self._fence.check()
+        entry = JournalEntry.model_validate(
+            {
+                "sequence": len(self.entries),
+                "time": datetime.now(UTC),
+                "attempt": self._fence.attempt,
+                "round": self._fence.round,
+                "kind": kind,
+                "step": step,
+                "detail": detail,
+            }
+        )
+        is_new = not self._path.exists()
+        with self._path.open("ab") as file:
+            length = os.fstat(file.fileno()).st_size
+            try:
+                file.write(entry.model_dump_json(by_alias=True).encode() + b"\n")
+                file.flush()
+                sync(file.fileno())
+            except OSError:
+                os.truncate(self._path, length)  # a full disk tears lines too
+                raise
+        if is_new:
+            sync_directory(self._path.parent)
+        self.entries.append(entry)
+
+    def details(self, kind: str) -> list[Detail]:
+        """The details of all entries of a kind, oldest first."""
+        return [entry.detail for entry in self.entries if entry.kind == kind]
+
+
+def _read(path: Path) -> list[JournalEntry]:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    whole, newline, torn = content.rpartition(b"\n")
+    if torn:
+        os.truncate(path, len(whole) + len(newline))
+    return [_entry(path, number, line) for number, line in enumerate(whole.splitlines(), 1)]
+
+
+def _entry(path: Path, number: int, line: bytes) -> JournalEntry:
+    try:
+        return JournalEntry.model_validate_json(line)
+    except ValidationError as error:
+        raise TrainerError(
+            FailureClass.STORAGE,
+            "JournalDamaged",
+            f"{path} line {number} is damaged: restore the file, or start a new run with another "
+            "checkpoint.path",
+        ) from error

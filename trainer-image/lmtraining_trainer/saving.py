@@ -1,0 +1,99 @@
+"""Saving, as the loop sees it.
+
+Promise: storage that is full or gone costs checkpoints, not the training: the error is reported and
+the next save tries again. Only a stop needs its checkpoint, and fails without.
+Trap avoided: the ranks that do not write wait for the one that does on the store, alive, instead of
+in a collective that a slow disk would break.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from lmtraining_api import FailureClass, State
+from lmtraining_trainer import rng
+from lmtraining_trainer.checkpoint import Snapshot, layout, tidy, write_checkpoint
+from lmtraining_trainer.errors import TrainerError
+from lmtraining_trainer.files import json_bytes
+from lmtraining_trainer.gang import Gang
+from lmtraining_trainer.run import Run
+from lmtraining_trainer.state import TrainState
+from lmtraining_trainer.voice import Voice
+
+
+@dataclass
+class Saver:
+    """Saves the state of all ranks; the lead writes."""
+
+    gang: Gang
+    voice: Voice
+    run: Run | None
+    """The run directory, on the lead."""
+    identity: dict[str, Any]
+    """Model, tokenizer and world size, for the manifest."""
+    keep_last: int
+    saved_step: int | None = None
+    """The step of the newest checkpoint."""
+
+    def save(self, why: State, trained: TrainState) -> None:
+        """Save after a finished step, unless it is saved already.
+
+        Raises TrainerError("Fenced") and, where `why` is Stopping, TrainerError(STORAGE).
+        """
+        step = trained.counters.step
+        if self.saved_step == step:
+            return
+        self.voice.say(why)
+        generators = self.gang.gather(rng.capture())
+        error = self.gang.lead_does(
+            f"save step {step}", lambda: self._write(self._snapshot(trained, generators))
+        )
+        if error and why == "Stopping":
+            raise TrainerError(
+                FailureClass.STORAGE, "CheckpointFailed", f"stopped, but {error}", step=step
+            )
+        if not error:
+            self.saved_step = step
+
+    def note_skip(self, step: int, position: int, *, loss: float | None) -> None:
+        """Journal a skipped batch before the run goes on. A full disk is no reason to stop: the
+        batch would be found bad again."""
+        if self.run is None:
+            return
+        try:
+            self.run.journal.append("Skipped", step, position=position, loss=loss)
+        except OSError as error:
+            self.voice.say("Training", checkpoint_error=_sentence("the journal", step, error))
+
+    def _snapshot(self, trained: TrainState, generators: list[bytes]) -> Snapshot:
+        documents = {layout.rng_name(rank): state for rank, state in enumerate(generators)}
+        documents[layout.COUNTERS] = json_bytes(trained.counters.json())
+        return Snapshot(
+            step=trained.counters.step,
+            tensors={
+                layout.MODEL: trained.model_tensors(),
+                layout.OPTIMIZER: trained.optimizer_tensors(),
+            },
+            documents=documents,
+            identity=self.identity,
+        )
+
+    def _write(self, snapshot: Snapshot) -> str:
+        """On the lead: write and tidy up. The error as a sentence, empty when there was none."""
+        if self.run is None:
+            return ""
+        try:
+            report = write_checkpoint(self.run, snapshot, self.voice.alive)
+            tidy(self.run, self.keep_last)
+        except OSError as error:
+            sentence = _sentence("checkpoint", snapshot.step, error)
+            self.voice.say("Training", checkpoint_error=sentence)
+            return sentence
+        self.voice.say("Training", checkpoint=report, checkpoint_error="")
+        return ""
+
+
+def _sentence(what: str, step: int, error: OSError) -> str:
+    return (
+        f"{what} of step {step} could not be written ({error.strerror or type(error).__name__}): "
+        "free space in the storage of checkpoint.storage, or make it writable"
+    )

@@ -1,0 +1,210 @@
+"""From a job file to a trainer that is ready for its first step.
+
+Promise: the order of things is the same on every rank and for a first start and a resume: data,
+model, precision, wrapping, one throw-away pass, optimizer, checkpoint. The state is loaded last,
+into a process that otherwise is where an uninterrupted one would be (P7).
+Trap avoided: DistributedDataParallel lays out its buckets anew after the first backward pass, which
+changes the order of its sums; without the throw-away pass a resumed run of three or more ranks
+differs in the last bit.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lmtraining_api import FailureClass, JobFile, TrainingSpec
+from lmtraining_trainer import precision, rng
+from lmtraining_trainer.data import BatchPlan, PreparedData, open_prepared, prepare
+from lmtraining_trainer.data.prepared import check_enough
+from lmtraining_trainer.errors import TrainerError
+from lmtraining_trainer.evaluation import ValidationPlan
+from lmtraining_trainer.files import json_bytes, sha256_of
+from lmtraining_trainer.gang import Gang
+from lmtraining_trainer.loop import Trainer
+from lmtraining_trainer.loss import ModelLoss
+from lmtraining_trainer.model import build_model, fingerprint, parameter_count, shape_of
+from lmtraining_trainer.optimizer import build_optimizer
+from lmtraining_trainer.precision import Format, Resolved
+from lmtraining_trainer.resume import resume
+from lmtraining_trainer.run import Run
+from lmtraining_trainer.saving import Saver
+from lmtraining_trainer.state import TrainState
+from lmtraining_trainer.voice import Voice
+
+
+def prepare_data(
+    job: JobFile, run: Run | None, gang: Gang, voice: Voice, credentials: Path
+) -> PreparedData:
+    """The prepared data of the job, made by the lead where there is none.
+
+    A run keeps the data it began with: its key is in run.json, so a restart neither lists the
+    sources nor notices that they changed. Raises TrainerError.
+    """
+    cache = Path(job.data_cache_directory)
+
+    def key_on_lead() -> str:
+        data_sha256 = sha256_of(
+            json_bytes(job.spec.data.model_dump(mode="json", exclude={"sequence_length"}))
+        )
+        known = run.record if run is not None else {}
+        if known.get("data_sha256") == data_sha256 and open_prepared(cache, known["data_key"]):
+            return str(known["data_key"])
+        key = prepare(
+            job.spec.data,
+            cache=cache,
+            credentials=credentials,
+            owner=job.job_uid,
+            progress=lambda message: voice.progress("Preparing", message),
+        )
+        if run is not None:
+            run.remember(data_sha256=data_sha256, data_key=key)
+        return key
+
+    voice.say("Preparing")
+    key = gang.lead_does("prepare the data", key_on_lead)
+    data = open_prepared(cache, key)
+    if data is None:
+        raise TrainerError(
+            FailureClass.STORAGE,
+            "DataUnreadable",
+            f"the prepared data {cache / key} is not readable here though rank 0 has it: check "
+            "that all pods see the same storage",
+        )
+    check_enough(data, job.spec)
+    return data
+
+
+def build_trainer(
+    job: JobFile,
+    *,
+    gang: Gang,
+    voice: Voice,
+    run: Run | None,
+    data: PreparedData,
+    device: torch.device,
+) -> Trainer:
+    """Ready for the first step, a checkpoint loaded where there is one. Raises TrainerError."""
+    spec = job.spec
+    plan = BatchPlan.of(spec, data, rank=gang.rank, world_size=gang.world_size, device=device)
+    model = build_model(spec)
+    model.to(device)  # type: ignore[arg-type]
+    rng.seed_all(seed=spec.training.seed, rank=gang.rank, step=0)
+    with_loss = ModelLoss(model)
+    resolved = _resolve_precision(
+        spec.precision.compute, with_loss, plan, run=run, gang=gang, voice=voice
+    )
+    wrapped = _wrapped(with_loss, gang, device)
+    _throw_away_pass(wrapped, plan, resolved, device)
+    state = TrainState(model=model, optimizer=build_optimizer(model, spec.training.optimizer))
+    saver = Saver(
+        gang=gang,
+        voice=voice,
+        run=run,
+        identity=identity_of(spec, data, gang.world_size),
+        keep_last=spec.checkpoint.keep_last,
+    )
+    resumed = resume(state, saver, spec.training.seed)
+    trainer = Trainer(
+        spec=spec,
+        gang=gang,
+        voice=voice,
+        run=run,
+        device=device,
+        precision=resolved,
+        wrapped=wrapped,
+        with_loss=with_loss,
+        state=state,
+        plan=plan,
+        validation=ValidationPlan.of(spec, data),
+        resumed=resumed,
+        skips=resumed.skips,
+        saver=saver,
+    )
+    voice.say("Training", **_start_fields(trainer))
+    return trainer
+
+
+def identity_of(spec: TrainingSpec, data: PreparedData, world_size: int) -> dict[str, Any]:
+    """What a checkpoint says about the model, the tokenizer and the gang."""
+    shape = shape_of(spec)
+    return {
+        "shape": shape,
+        "fingerprint": fingerprint(shape),
+        "tokenizer_sha256": data.tokenizer_sha256,
+        "world_size": world_size,
+    }
+
+
+def _resolve_precision(
+    wished: str,
+    model: nn.Module,
+    plan: BatchPlan,
+    *,
+    run: Run | None,
+    gang: Gang,
+    voice: Voice,
+) -> Format:
+    if wished in ("fp32", "bf16"):
+        return "fp32" if wished == "fp32" else "bf16"
+    known = gang.lead_does("read the journal", lambda: _journalled_precision(run))
+    if known is not None:
+        return "bf16" if known == "bf16" else "fp32"
+    voice.say("Starting", message="measuring bf16 against fp32")
+    resolved = precision.measure(model, plan.batch(0)[0], gang, voice.alive)
+    gang.lead_does("journal the precision", lambda: _journal_precision(run, resolved))
+    return resolved.precision
+
+
+def _journalled_precision(run: Run | None) -> str | None:
+    entries = run.journal.details("Resolved") if run is not None else []
+    return str(entries[-1]["precision"]) if entries else None
+
+
+def _journal_precision(run: Run | None, resolved: Resolved) -> None:
+    if run is not None:
+        run.journal.append(
+            "Resolved",
+            0,
+            precision=resolved.precision,
+            device=resolved.device,
+            fp32_seconds=resolved.fp32_seconds,
+            bf16_seconds=resolved.bf16_seconds,
+        )
+
+
+def _wrapped(model: nn.Module, gang: Gang, device: torch.device) -> nn.Module:
+    if gang.world_size == 1:
+        return model
+    with gang.peer_errors():
+        return DistributedDataParallel(
+            model,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            forward_sync_buffers=False,  # there are none that training changes
+            gradient_as_bucket_view=True,
+        )
+
+
+def _throw_away_pass(
+    model: nn.Module, plan: BatchPlan, resolved: Format, device: torch.device
+) -> None:
+    """One forward and backward whose result is dropped; see the trap above."""
+    micro_batch = plan.batch(0)[0]
+    with rng.preserved():
+        with precision.autocast(device, resolved):
+            loss = model(micro_batch.inputs, micro_batch.targets)
+        loss.backward()
+    model.zero_grad(set_to_none=True)
+
+
+def _start_fields(trainer: Trainer) -> dict[str, Any]:
+    return {
+        "message": "",
+        "total_steps": trainer.spec.training.budget.steps,
+        "precision": trainer.precision,
+        "parameters": parameter_count(trainer.state.model),
+        "unigram_loss": trainer.plan.data.unigram_loss,
+        "skipped_steps": trainer.skips.of_this_job,
+    }

@@ -1,0 +1,79 @@
+"""A process that has torch imported, and does nothing but fork ranks.
+
+Promise: once `ready`, a rank costs a fork (tens of milliseconds) and not an import (seconds). The
+import happens while the supervisor waits for its peers, and never in the supervisor itself.
+Trap avoided: a fork of a process with threads or CUDA. The libraries are imported there and never
+used; starting a process through `multiprocessing` blocks until the import is done, so a thread asks
+for the first one, and the supervisor goes on answering and hearing signals meanwhile.
+"""
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import ForkServerContext
+
+from lmtraining_trainer.supervisor.wake import STOP_SIGNALS
+
+#: What a rank imports. The trainer's own modules come with the module of the rank function.
+LIBRARIES = (
+    "torch",
+    "torch._dynamo",
+    "torch.distributed",
+    "torch.nn.parallel",
+    "transformers",
+    "transformers.models.gpt2.modeling_gpt2",
+    "transformers.models.llama.modeling_llama",
+    "tokenizers",
+    "safetensors.torch",
+    "fsspec",
+)
+#: The console script is every rank's main module, and imports the command line.
+OURS = ("lmtraining_trainer.supervisor.rank_process", "lmtraining_trainer.cli")
+
+
+logger = logging.getLogger(__name__)
+
+
+class ForkServer:
+    """The fork server, of which there is one per process."""
+
+    def __init__(
+        self, *, rank_module: str, libraries: Sequence[str], environment: Mapping[str, str]
+    ) -> None:
+        self.context: ForkServerContext = multiprocessing.get_context("forkserver")
+        self.ready = False
+        self.error: Exception | None = None
+        os.environ.update(environment)
+        self.context.set_forkserver_preload([*libraries, *OURS, rank_module])
+
+    def start(self, on_ready: Callable[[], None]) -> None:
+        """Start importing; `on_ready` is called from a thread when that is done, or failed."""
+        resource_tracker.ensure_running()  # its start would unblock them
+        # Ranks inherit this mask, and open it once they have a handler.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        threading.Thread(target=self._probe, args=(on_ready,), name="preload", daemon=True).start()
+
+    def _probe(self, on_ready: Callable[[], None]) -> None:
+        began = time.monotonic()
+        try:
+            probe = self.context.Process(target=nothing)
+            probe.start()
+            probe.join()
+            self.ready = True
+            logger.info("libraries imported in %.1f s", time.monotonic() - began)
+        except Exception as error:  # raised again by the supervisor's main thread
+            self.error = error
+        on_ready()
+
+
+def nothing() -> None:
+    """What the probe does: it ends, and so shows that a fork can be had."""

@@ -1,0 +1,270 @@
+"""The life of a supervisor: wait for the gang, start the ranks, watch them, say how it ended.
+
+Promise: every way out kills the ranks, reaps them and yields a record; its code is 0 only when
+every rank has said that it finished, so that no preemption looks like success. The first cause is
+reported, not what followed from it.
+Trap avoided: doing work in a signal handler. A signal wakes the one loop there is, which acts.
+"""
+
+import logging
+import os
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from lmtraining_api import ExitRecord, JobFile, State, TrainerReport, names
+from lmtraining_trainer.rank_link import RankPlace
+from lmtraining_trainer.report import Snapshot, StateClock, heard
+from lmtraining_trainer.supervisor.environment import cpu_limit, rank_environment, with_defaults
+from lmtraining_trainer.supervisor.exit_record import last_exit, record_of
+from lmtraining_trainer.supervisor.failure import (
+    RankEnd,
+    decisive,
+    end_of_supervisor,
+    stopped_before_start,
+)
+from lmtraining_trainer.supervisor.fork_server import LIBRARIES, ForkServer
+from lmtraining_trainer.supervisor.identity import Identity
+from lmtraining_trainer.supervisor.intent import Gang, gang_of
+from lmtraining_trainer.supervisor.rank_process import RankTask
+from lmtraining_trainer.supervisor.ranks import FAILED_GANG_SECONDS_MAX, Ranks
+from lmtraining_trainer.supervisor.wake import Wake
+
+RANK_FUNCTION = "lmtraining_trainer.rank:run_rank"
+FIRST_ROUND = 1
+INTENT_POLL_SECONDS = 0.1
+WATCH_SECONDS_MAX = 1.0
+#: recovery.graceSeconds at its largest; in a pod the kubelet ends the wait long before.
+STOP_SECONDS_MAX = 86_400.0
+ORPHANS_PER_TURN_MAX = 64
+#: A gang that saves and evaluates several times a second must not fill the log.
+LOG_LINE_SECONDS_MIN = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """What a supervisor is to do, and with what."""
+
+    identity: Identity
+    job: JobFile
+    read_intent: Callable[[], str]
+    rank_function: str = RANK_FUNCTION
+    """Another one is a test's, and brings its own libraries."""
+    rendezvous_port: int = names.RENDEZVOUS_PORT
+    rank_log: Path | None = None
+    """Where the ranks' output goes; None: where the supervisor's goes."""
+    second_interrupt_kills: bool = False
+    """For a terminal: Ctrl-C saves, another one does not wait for that."""
+
+    def task(self, local_rank: int, gang: Gang) -> RankTask:
+        """What the local rank is started with."""
+        workers = self.job.spec.workers
+        place = RankPlace(
+            rank=self.identity.replica * workers.ranks_each + local_rank,
+            world_size=workers.world_size,
+            local_rank=local_rank,
+            replica=self.identity.replica,
+            attempt=self.identity.attempt,
+            round=FIRST_ROUND,
+            lead_address=gang.lead_address,
+            rendezvous_port=self.rendezvous_port,
+            pod_name=self.identity.pod_name,
+        )
+        return RankTask(job=self.job, place=place, function=self.rank_function, log=self.rank_log)
+
+
+class Supervisor:
+    """One life. `report` may be called from any thread, all else from the main one."""
+
+    def __init__(
+        self, assignment: Assignment, *, observe: Callable[[Snapshot], None] = lambda _: None
+    ) -> None:
+        self.snapshot = _first_snapshot(assignment, now=time.monotonic())
+        self._assignment = assignment
+        self._observe = observe
+        self._ranks = Ranks()
+        self._wake = Wake()
+        self._stops_passed_on = 0
+        self._patience_ends = float("inf")
+        self._logged = (self.snapshot.report.state, float("-inf"))
+
+    def report(self) -> TrainerReport:
+        """The report as of now."""
+        return self.snapshot.rendered(time.monotonic(), datetime.now(UTC))
+
+    def run(self) -> ExitRecord:
+        """Live; the record says how it ended."""
+        with self._wake:
+            try:
+                end = self._live()
+            except Exception as error:  # whatever it is, the pod leaves a record
+                traceback.print_exc()
+                end = end_of_supervisor(error, now=time.monotonic())
+            finally:
+                self._ranks.close()
+            self._show(*_last_state(end))
+        return record_of(
+            end,
+            identity=self._assignment.identity,
+            job=self._assignment.job,
+            round_number=FIRST_ROUND,
+            time=datetime.now(UTC),
+        )
+
+    def _live(self) -> RankEnd | None:
+        """From waiting to the decisive end; None: finished."""
+        fork_server = self._start_fork_server()
+        self._read_last_exit()
+        gang = self._await_gang()
+        if gang is None or not self._await_fork_server(fork_server):
+            return stopped_before_start(now=time.monotonic())
+        self._show("Starting", "starting the ranks")
+        ranks_each = self._assignment.job.spec.workers.ranks_each
+        tasks = [self._assignment.task(local, gang) for local in range(ranks_each)]
+        self._ranks.start(tasks, fork_server)
+        started = dict.fromkeys(self._ranks.numbers, time.monotonic())
+        self.snapshot = replace(self.snapshot, heard=started)  # the age of a rank that never speaks
+        self._watch()
+        return decisive(self._ranks.ends)
+
+    def _start_fork_server(self) -> ForkServer:
+        ranks = self._assignment.job.spec.workers.ranks_each
+        function = self._assignment.rank_function
+        wanted = rank_environment(cpus=cpu_limit(), ranks=ranks)
+        server = ForkServer(
+            libraries=LIBRARIES if function == RANK_FUNCTION else (),
+            rank_module=function.partition(":")[0],
+            environment=with_defaults(os.environ, wanted),
+        )
+        server.start(on_ready=self._wake.ring)
+        return server
+
+    def _read_last_exit(self) -> None:
+        job, identity = self._assignment.job, self._assignment.identity
+        if self.snapshot.leads:
+            found = last_exit(
+                Path(job.run_directory), job_uid=job.job_uid, attempt=identity.attempt
+            )
+            self.snapshot = replace(self.snapshot, last_exit=found)
+
+    def _await_gang(self) -> Gang | None:
+        """The gang, or None when told to stop first; no limit here, since the operator has one."""
+        while not self._wake.stops:
+            verdict = gang_of(
+                self._assignment.read_intent(),
+                identity=self._assignment.identity,
+                job=self._assignment.job,
+            )
+            if isinstance(verdict, Gang):
+                return verdict
+            if verdict.message != self.snapshot.report.message:
+                self._show("Waiting", verdict.message)
+            self._turn(INTENT_POLL_SECONDS)
+        return None
+
+    def _await_fork_server(self, server: ForkServer) -> bool:
+        """True once ranks can be forked, False when told to stop first."""
+        if not server.ready:
+            self._show("Starting", "importing torch")
+        while not self._wake.stops:
+            if server.error is not None:
+                raise server.error
+            if server.ready:
+                return True
+            self._turn(INTENT_POLL_SECONDS)
+        return False
+
+    def _watch(self) -> None:
+        """Until every rank has ended, by itself or because patience did."""
+        while not self._ranks.all_gone:
+            self._pass_on_stops()
+            self._end_a_broken_gang()
+            left = self._patience_ends - time.monotonic()
+            if left <= 0:
+                break
+            self._turn(min(left, WATCH_SECONDS_MAX))
+        self._ranks.close()
+
+    def _pass_on_stops(self) -> None:
+        wake = self._wake
+        if wake.stops == self._stops_passed_on:
+            return
+        self._stops_passed_on = wake.stops
+        self._show("Stopping", "told to stop: saving a checkpoint")
+        self._ranks.stop()
+        impatient = self._assignment.second_interrupt_kills and wake.interrupts > 1
+        self._hurry(0.0 if impatient else STOP_SECONDS_MAX)
+
+    def _end_a_broken_gang(self) -> None:
+        """The others cannot go on without the rank that failed; their words may name the cause."""
+        failed = any(end.outcome == "Failed" for end in self._ranks.ends)
+        if failed and self._patience_ends > time.monotonic() + FAILED_GANG_SECONDS_MAX:
+            self._ranks.stop()
+            self._hurry(FAILED_GANG_SECONDS_MAX)
+
+    def _hurry(self, seconds: float) -> None:
+        self._patience_ends = min(self._patience_ends, time.monotonic() + seconds)
+
+    def _turn(self, seconds: float) -> None:
+        """Wait for something to happen, and take note of it."""
+        updates = self._ranks.poll(seconds, wake=[self._wake.fileno()])
+        self._wake.drain()
+        for update in updates:
+            self.snapshot = heard(
+                self.snapshot, update, voice=self._ranks.numbers[0], now=time.monotonic()
+            )
+        if os.getpid() == 1:
+            _reap_orphans()
+        self._log_change_of_state()
+        self._observe(self.snapshot)
+
+    def _show(self, state: State, message: str) -> None:
+        self.snapshot = self.snapshot.turned(state, time.monotonic(), message)
+        self._logged = (state, time.monotonic())
+        logger.info("%s: %s", state, message)
+        self._observe(self.snapshot)
+
+    def _log_change_of_state(self) -> None:
+        state, logged_at = self._logged
+        report, now = self.snapshot.report, time.monotonic()
+        if report.state != state and now - logged_at >= LOG_LINE_SECONDS_MIN:
+            self._logged = (report.state, now)
+            logger.info("%s, step %d", report.state, report.step)
+
+
+def _first_snapshot(assignment: Assignment, *, now: float) -> Snapshot:
+    report = TrainerReport(
+        job_uid=assignment.job.job_uid,
+        attempt=assignment.identity.attempt,
+        round=FIRST_ROUND,
+        state="Waiting",
+        report_time=datetime.now(UTC),
+        total_steps=assignment.job.spec.training.budget.steps,
+    )
+    return Snapshot(
+        report=report,
+        clock=StateClock(state="Waiting", since=now),
+        leads=assignment.identity.replica == 0,
+    )
+
+
+def _last_state(end: RankEnd | None) -> tuple[State, str]:
+    if end is None:
+        return "Finished", "every rank has finished"
+    return ("Stopping" if end.outcome == "Preempted" else "Failed"), end.message
+
+
+def _reap_orphans() -> None:
+    """PID 1 inherits processes whose parent died. The fork server reaps the ranks themselves."""
+    for _ in range(ORPHANS_PER_TURN_MAX):
+        try:
+            process_id, _status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if process_id == 0:
+            return

@@ -1,0 +1,177 @@
+"""`lmtraining run`: the same supervisor and ranks on this machine, without a cluster.
+
+Promise: all ranks of the job run here, in a run directory of their own; run again, they go on from
+the newest checkpoint, as another attempt of the same job. Two runs in one directory are refused
+(P1).
+Trap avoided: a job identity that changes with the working directory or the clock. It is a name made
+from the absolute run directory, so the rules about existing runs work as in a cluster.
+"""
+
+import fcntl
+import json
+import socket
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from lmtraining_api import (
+    ExitRecord,
+    FailureClass,
+    Intent,
+    JobFile,
+    LMTrainingJob,
+    Peer,
+    TrainingSpec,
+)
+from lmtraining_trainer.errors import TrainerError
+from lmtraining_trainer.files import read_json
+from lmtraining_trainer.report import Snapshot
+from lmtraining_trainer.run.fence import FENCE
+from lmtraining_trainer.supervisor.exit_record import write_to_run_directory
+from lmtraining_trainer.supervisor.identity import Identity
+from lmtraining_trainer.supervisor.life import RANK_FUNCTION, Assignment, Supervisor
+from lmtraining_trainer.supervisor.serving import served
+
+LOOPBACK = "127.0.0.1"
+LOCAL_POD = "local"
+LOCK_FILE = "local.json"
+LOGS_DIRECTORY = "logs"
+DATA_CACHE = "data-cache"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalRun:
+    """A job and the directory it runs in."""
+
+    job: LMTrainingJob
+    runs_directory: Path
+
+    @property
+    def directory(self) -> Path:
+        """The run directory, absolute."""
+        return (self.runs_directory / self.job.metadata.name).absolute()
+
+    @property
+    def job_file(self) -> JobFile:
+        """What the ranks are given."""
+        return JobFile(
+            job_name=self.job.metadata.name,
+            namespace=self.job.metadata.namespace,
+            job_uid=str(uuid.uuid5(uuid.NAMESPACE_URL, self.directory.as_uri())),
+            run_directory=str(self.directory),
+            data_cache_directory=str(self.runs_directory.absolute() / DATA_CACHE),
+            spec=on_one_machine(self.job.spec),
+        )
+
+    def log(self, attempt: int) -> Path:
+        """Where the ranks' output goes."""
+        return self.directory / LOGS_DIRECTORY / f"attempt-{attempt}.log"
+
+
+def on_one_machine(spec: TrainingSpec) -> TrainingSpec:
+    """The same training with all ranks in one replica."""
+    workers = spec.workers
+    ranks = workers.world_size
+    if workers.accelerator is None:
+        changed = workers.model_copy(update={"replicas": 1, "ranks_per_replica": ranks})
+    else:
+        devices = workers.accelerator.model_copy(update={"count": ranks})
+        changed = workers.model_copy(
+            update={"replicas": 1, "accelerator": devices, "ranks_per_replica": None}
+        )
+    fields = {name: getattr(spec, name) for name in TrainingSpec.model_fields}
+    return TrainingSpec.model_construct(**{**fields, "workers": changed})
+
+
+def run_locally(
+    run: LocalRun,
+    *,
+    observe: Callable[[Snapshot], None],
+    report_port: int | None = None,
+    rank_function: str = RANK_FUNCTION,
+) -> ExitRecord:
+    """Run to the end; the record says which. Raises TrainerError where it cannot begin."""
+    with _next_attempt(run.directory) as attempt:
+        job = run.job_file
+        supervisor = Supervisor(
+            Assignment(
+                identity=Identity(
+                    pod_uid=LOCAL_POD, pod_name=LOCAL_POD, attempt=attempt, replica=0
+                ),
+                job=job,
+                read_intent=lambda: _intent(job, attempt),
+                rank_function=rank_function,
+                rendezvous_port=_free_port(),
+                rank_log=run.log(attempt),
+                second_interrupt_kills=True,
+            ),
+            observe=observe,
+        )
+        port = report_port
+        with nullcontext() if port is None else served(supervisor, job, host=LOOPBACK, port=port):
+            record = supervisor.run()
+        write_to_run_directory(record, run.directory)
+        return record
+
+
+def _intent(job: JobFile, attempt: int) -> str:
+    """The starting gun, by and for ourselves."""
+    peer = Peer(replica=0, pod_uid=LOCAL_POD, address=LOOPBACK)
+    intent = Intent(job_uid=job.job_uid, attempt=attempt, generation=1, peers=[peer])
+    return intent.model_dump_json(by_alias=True)
+
+
+@contextmanager
+def _next_attempt(directory: Path) -> Iterator[int]:
+    """The number of this attempt; the directory is locked for as long as it runs."""
+    path = directory / LOCK_FILE
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise TrainerError(
+            FailureClass.STORAGE,
+            "RunDirectoryUnusable",
+            f"the run directory {directory} cannot be written ({error.strerror}): choose another "
+            "with --runs",
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TrainerError(
+                FailureClass.CONFIGURATION,
+                "RunInUse",
+                f"another `lmtraining run` is at work in {directory}: wait for it, or choose "
+                "another directory with --runs",
+            ) from error
+        yield _counted(file, fenced=(read_json(directory / FENCE) or {}).get("attempt", 0))
+
+
+def _counted(file: IO[str], *, fenced: int) -> int:
+    """One more than the attempt noted in the file, noted there before anything is started.
+
+    A crash may have cut the file short; `fenced`, the newest attempt that wrote into the run, is
+    refused to nobody but its successors.
+    """
+    file.seek(0)
+    try:
+        noted = int(json.loads(file.read())["attempt"])
+    except (ValueError, KeyError, TypeError):
+        noted = 0
+    attempt = max(noted, fenced) + 1
+    file.seek(0)
+    file.truncate()
+    json.dump({"attempt": attempt}, file)
+    file.flush()
+    return attempt
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind((LOOPBACK, 0))
+        port: int = listener.getsockname()[1]
+        return port

@@ -1,0 +1,55 @@
+"""What a rank says, and the sign of life in it.
+
+Promise: while a rank works or waits it says something at least every few seconds, and the lead's
+signs of life also reach the ranks that wait for it.
+Trap avoided: a long wait without a word looks like a hang to the supervisor.
+"""
+
+import time
+from collections.abc import Callable
+
+from lmtraining_api import State
+from lmtraining_trainer.errors import Preempted
+from lmtraining_trainer.files import nothing
+from lmtraining_trainer.rank_link import RankLink
+
+#: Signs of life are passed on no oftener than this.
+ALIVE_SECONDS = 0.25
+
+
+class Voice:
+    """One rank's line to its supervisor, and to the ranks that wait for it."""
+
+    def __init__(self, link: RankLink) -> None:
+        self._link = link
+        self._state: State = "Starting"
+        self._alive_at = time.monotonic()
+        self.pulse: Callable[[], None] = nothing
+        """Called with each sign of life; the gang passes it on."""
+        self.others_stop: Callable[[], bool] = lambda: False
+        """Whether another rank was asked to stop; the gang knows."""
+
+    def say(self, state: State, **fields: object) -> None:
+        """Report a state and fields of `TrainerReport`."""
+        self._state = state
+        self._alive_at = time.monotonic()
+        self._link.say(state, **fields)
+        self.pulse()
+
+    def alive(self) -> None:
+        """A sign of life in the midst of something long; cheap enough for an inner loop."""
+        if time.monotonic() - self._alive_at >= ALIVE_SECONDS:
+            self.say(self._state)
+
+    def stop_requested(self) -> bool:
+        """Whether this rank was asked to stop."""
+        return self._link.stop_requested()
+
+    def progress(self, state: State, message: str) -> None:
+        """`alive` with words, for long work before the first step. Raises Preempted where any rank
+        was asked to stop: there is nothing to save yet that is not saved."""
+        if time.monotonic() - self._alive_at < ALIVE_SECONDS and self._state == state:
+            return
+        self.say(state, message=message)
+        if self.stop_requested() or self.others_stop():
+            raise Preempted(0)
