@@ -42,6 +42,10 @@ class Layout:
         return self.cache / "bin"
 
     @property
+    def go_caches(self) -> Path:
+        return self.cache / "go"
+
+    @property
     def toolchains(self) -> Path:
         return self.cache / "toolchain"
 

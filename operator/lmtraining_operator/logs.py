@@ -14,6 +14,8 @@ LogFormat = Literal["json", "text"]
 
 FIELDS = ("namespace", "job", "attempt", "reason", "frames")
 MESSAGE_LENGTH_MAX = 2048
+QUIET = ("asyncio", "aiohttp.access", "kopf.objects", "kopf.activities.probe")
+"""Loggers that say something for every event and every probe."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -52,5 +54,5 @@ def configure(log_format: LogFormat) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)

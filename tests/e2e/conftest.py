@@ -4,8 +4,8 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
-from devcluster.cluster import ensure_up
 
+from devcluster.cluster import ensure_up
 from devcluster.kubectl import Kubectl
 from devcluster.product import Product, ensure_namespace, install
 

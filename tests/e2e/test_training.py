@@ -2,6 +2,7 @@
 
 import pytest
 
+from devcluster.faults import kill_supervisor
 from devcluster.kubectl import Kubectl
 from devcluster.product import NAMESPACE, RELEASE, Product
 from lmtraining_api import ConditionType
@@ -21,19 +22,31 @@ def start(kubectl: Kubectl, name: str, **changes: object) -> Watcher:
     return Watcher(kubectl, name)
 
 
-def test_killed_pod_costs_time_and_nothing_else(product: Product, kubectl: Kubectl) -> None:
-    """P3, P7: the weights after a kill equal those of an uninterrupted run, bit for bit."""
+def pod_of(watcher: Watcher, *, attempt: int, replica: int) -> str:
+    prefix = f"{watcher.name}-{attempt}-{replica}-"
+    return next(n for p in watcher.pods() if (n := p["metadata"]["name"]).startswith(prefix))
+
+
+def test_kills_cost_time_and_nothing_else(product: Product, kubectl: Kubectl) -> None:
+    """P3, P7: the weights after a deleted pod and a SIGKILL equal those of an uninterrupted run,
+    bit for bit."""
     calm = start(kubectl, "calm")
     rough = start(kubectl, "rough")
     rough.wait("a checkpoint", lambda s: s.checkpoint is not None and s.progress.step >= 60)
-    victim = next(p for p in rough.pods() if p["metadata"]["name"].startswith("rough-1-1-"))
-    kubectl.run("delete", "pod", victim["metadata"]["name"], "--force", "--grace-period=0")
+    deleted = pod_of(rough, attempt=1, replica=1)
+    kubectl.run("delete", "pod", deleted, "--force", "--grace-period=0")
+    second = rough.wait(
+        "a step of attempt 2, past a checkpoint",
+        lambda s: s.attempt == 2 and s.last_recovery is not None and s.progress.step >= 210,
+    )
+    assert second.restarts.counted == 0, "a deleted pod is not the job's fault"
+    kill_supervisor(pod_of(rough, attempt=2, replica=0))
 
     ended = rough.wait_for_end()
     assert rough.reason() == "Completed", rough.message()
-    assert ended.attempt == 2
-    assert ended.restarts.total == 1
-    assert ended.restarts.counted == 0, "a deleted pod is not the job's fault"
+    assert ended.attempt == 3
+    assert ended.restarts.total == 2
+    assert ended.restarts.counted == 1
     assert ended.last_recovery is not None
     assert ended.last_recovery.resumed_from_step is not None
     assert calm.wait_for_end().restarts.total == 0

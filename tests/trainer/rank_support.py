@@ -4,6 +4,7 @@ Trap avoided: each rank is forked from a server that has torch imported, so a ga
 not an import.
 """
 
+import json
 import multiprocessing
 import os
 import signal
@@ -27,29 +28,7 @@ from lmtraining_trainer.step import Measured
 
 GANG_SECONDS_MAX = 120.0
 
-WORDS = [
-    "the",
-    "a",
-    "of",
-    "in",
-    "on",
-    "by",
-    "to",
-    "we",
-    "they",
-    "see",
-    "hear",
-    "find",
-    "lose",
-    "red",
-    "blue",
-    "small",
-    "large",
-    "cat",
-    "dog",
-    "sun",
-    "sea",
-]
+WORDS = ("the", "of", "by", "we", "they", "see", "hear", "find", "lose", "red", "blue", "cat")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +95,7 @@ def write_text(path: Path, documents: int = 60) -> str:
     lines = []
     for _ in range(documents):
         chosen = torch.randint(len(WORDS), (60,), generator=generator)
-        lines.append('{"text": "%s"}' % " ".join(WORDS[int(index)] for index in chosen))
+        lines.append(json.dumps({"text": " ".join(WORDS[int(index)] for index in chosen)}))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
     return path.as_uri()

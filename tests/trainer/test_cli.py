@@ -76,7 +76,7 @@ def test_help_comes_at_once_and_without_torch(terminal: Terminal) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     returned, output = terminal.type("--help")
     assert returned == 0
-    for command in ("supervise", "run", "validate", "sample"):
+    for command in ("supervise", "run", "validate", "sample", "checkpoints"):
         assert command in output
 
 
@@ -96,6 +96,10 @@ def test_a_run_trains_resumes_to_nothing_and_samples(terminal: Terminal) -> None
     )
     assert code == 0, output
     assert output.startswith("the ")
+
+    returned, output = terminal.type("checkpoints", "runs/tiny")
+    assert returned == 0
+    assert re.search(r"\d+ +[\d.]+ MB +yes +[0-9a-f]{64}", output)
 
 
 def test_ctrl_c_saves_and_the_next_run_goes_on_from_there(terminal: Terminal) -> None:
@@ -240,3 +244,9 @@ def _typed_at_a_terminal(terminal: Terminal, *words: str) -> str:
         os.close(ours)
         assert process.wait() == 0
     return shown.decode()
+
+
+def test_checkpoints_of_a_directory_without_any(terminal: Terminal) -> None:
+    returned, output = terminal.type("checkpoints", "runs/none")
+    assert returned == ExitCode.CONFIGURATION
+    assert "runs/none holds no checkpoints" in output

@@ -98,9 +98,10 @@ async def test_own_status_write_wakes_nobody(bench: Bench) -> None:
     bench.tasks.job_changed(KEY, ("uid", 1))
     await until(lambda: bench.one.looks == 1)
     bench.tasks.job_changed(KEY, ("uid", 1))
+    assert not bench.tasks._jobs[KEY].woken.is_set()
     bench.tasks.job_changed(KEY, ("uid", 2))
+    assert bench.tasks._jobs[KEY].woken.is_set()
     await until(lambda: bench.one.looks == 2)
-    assert bench.one.looks == 2
 
 
 async def test_job_that_nothing_wakes_is_looked_at_again(bench: Bench) -> None:

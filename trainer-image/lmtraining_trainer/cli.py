@@ -137,6 +137,20 @@ def sample(
     sys.stdout.write(f"{text}\n")
 
 
+@app.command()
+def checkpoints(
+    run_directory: Annotated[Path, typer.Argument(help="Run directory, or a copy of one.")],
+) -> None:
+    """List the checkpoints of a run, newest first."""
+    inventory = import_module("lmtraining_trainer.checkpoint.inventory")  # torch: only here
+    rows = inventory.rows(run_directory / "checkpoints")
+    if not rows:
+        _say(Console(stderr=True), f"{run_directory} holds no checkpoints")
+        raise typer.Exit(int(ExitCode.CONFIGURATION))
+    for row in rows:
+        sys.stdout.write(f"{row}\n")
+
+
 def ending(record: ExitRecord, local: LocalRun, last: Snapshot | None, *, again: str) -> list[str]:
     """What a person wants to know once a run has ended."""
     report = last.report if last else None

@@ -8,10 +8,11 @@ take long (data, checkpoints, export) the others await on the rendezvous store i
 """
 
 import json
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -55,6 +56,7 @@ class Gang:
         self.is_lead = place.is_lead
         self.step = 0
         """Steps done, for the message when a peer is lost."""
+        self._is_local = place.lead_address.startswith("127.")
         self._store = store
         self._voice = voice
         self._results = 0
@@ -78,6 +80,8 @@ class Gang:
     def start_collectives(self, device: torch.device) -> None:
         """Connect every rank with every other. Control messages always travel over gloo."""
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        if self._is_local:  # the host's name may lead to an interface that is down
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         with _peer_errors(self.rank, self.step):
             dist.init_process_group(
                 backend,
@@ -126,7 +130,7 @@ class Gang:
             part[: int(size)].numpy().tobytes() for part, size in zip(parts, sizes, strict=True)
         ]
 
-    def peer_errors(self) -> "_PeerErrors":
+    def peer_errors(self) -> AbstractContextManager[None]:
         """A context in which a lost peer is a TrainerError(PEER_LOST)."""
         return _peer_errors(self.rank, self.step)
 
@@ -252,9 +256,6 @@ def _lost(rank: int, step: int, what: str) -> TrainerError:
         f"rank {rank} lost a peer after step {step}: {what}; that rank's own record says why",
         step=step,
     )
-
-
-_PeerErrors = Any
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 from lmtraining_api import CheckpointReport
 from lmtraining_trainer.checkpoint import Chosen, choose, restore_state, tidy
 from lmtraining_trainer.run import Run
+from lmtraining_trainer.run.directory import storage_errors
 from lmtraining_trainer.saving import Saver
 from lmtraining_trainer.state import Skips, TrainState
 
@@ -65,18 +66,11 @@ def resume(state: TrainState, saver: Saver, seed: int) -> Resumed:
 
 def _found(run: Run, saver: Saver) -> dict[str, Any]:
     """On the lead: the checkpoint, and what the journal and the progress mark know."""
-    chosen = choose(run, saver.identity, saver.voice.alive)
-    if chosen is not None:
-        world_size = saver.gang.world_size
-        run.journal.append(
-            "Loaded",
-            chosen.step,
-            path=Path(chosen.directory).name,
-            world_size_then=chosen.world_size,
-            world_size=world_size,
-            generators="restored" if chosen.world_size == world_size else "derived",
-        )
-    tidy(run, saver.keep_last)
+    with storage_errors(run.directory):
+        chosen = choose(run, saver.identity, saver.voice.alive)
+        if chosen is not None:
+            _journal_loaded(run, chosen, saver.gang.world_size)
+        tidy(run, saver.keep_last)
     skips = Skips.of_journal(run.journal.entries)
     return {
         "chosen": None if chosen is None else chosen.json(),
@@ -84,6 +78,17 @@ def _found(run: Run, saver: Saver) -> dict[str, Any]:
         "skipped_positions": sorted(skips.positions),
         "skipped": skips.of_this_job,
     }
+
+
+def _journal_loaded(run: Run, chosen: Chosen, world_size: int) -> None:
+    run.journal.append(
+        "Loaded",
+        chosen.step,
+        path=Path(chosen.directory).name,
+        world_size_then=chosen.world_size,
+        world_size=world_size,
+        generators="restored" if chosen.world_size == world_size else "derived",
+    )
 
 
 def _report_fields(chosen: Chosen, state: TrainState, seconds: float) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from lmtraining_trainer.optimizer import build_optimizer
 from lmtraining_trainer.precision import Format, Resolved
 from lmtraining_trainer.resume import resume
 from lmtraining_trainer.run import Run
+from lmtraining_trainer.run.directory import storage_errors
 from lmtraining_trainer.saving import Saver
 from lmtraining_trainer.state import TrainState
 from lmtraining_trainer.voice import Voice
@@ -60,7 +61,12 @@ def prepare_data(
             progress=lambda message: voice.progress("Preparing", message),
         )
         if run is not None:
-            run.remember(data_sha256=data_sha256, data_key=key)
+            with storage_errors(run.directory):
+                run.remember(
+                    data_sha256=data_sha256,
+                    data_key=key,
+                    fingerprint=fingerprint(shape_of(job.spec)),
+                )
         return key
 
     voice.say("Preparing")
@@ -164,7 +170,9 @@ def _journalled_precision(run: Run | None) -> str | None:
 
 
 def _journal_precision(run: Run | None, resolved: Resolved) -> None:
-    if run is not None:
+    if run is None:
+        return
+    with storage_errors(run.directory):
         run.journal.append(
             "Resolved",
             0,

@@ -41,12 +41,12 @@ def cgroup_quota(root: Path, proc: Path) -> float | None:
 
     In a container the root of the mount is its own cgroup; outside, the path in `proc` leads there.
     """
-    try:
-        lines = [line.split(":", 2) for line in proc.read_text().splitlines()]
-    except OSError:
-        lines = []
-    paths = ["", *(path.lstrip("/") for _, names, path in lines if names in ("", "cpu,cpuacct"))]
-    quotas = [quota for path in paths if (quota := _quota_at(root, path)) is not None]
+    own = [""]
+    for line in _lines(proc):
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "cpu", "cpu,cpuacct"):  # "" is version 2
+            own.append(path.lstrip("/"))
+    quotas = [quota for path in own if (quota := _quota_at(root, path)) is not None]
     return min(quotas, default=None)
 
 
@@ -62,7 +62,11 @@ def _quota_at(root: Path, path: str) -> float | None:
 
 
 def _words(path: Path) -> list[str]:
+    return " ".join(_lines(path)).split()
+
+
+def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text().split()
+        return [line for line in path.read_text().splitlines() if line]
     except OSError:
         return []

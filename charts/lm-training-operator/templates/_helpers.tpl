@@ -55,7 +55,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
   verbs: [get, list, watch]
 - apiGroups: [lmtraining.dev]
   resources: [lmtrainingjobs/status]
-  verbs: [get, patch]
+  verbs: [patch]
 # The gang. patch: the intent is an annotation of the pod.
 - apiGroups: [""]
   resources: [pods]
@@ -63,20 +63,17 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 # The job file.
 - apiGroups: [""]
   resources: [configmaps]
-  verbs: [get, create, patch, delete]
-# The checkpoint volume, made by server-side apply. Never deleted: checkpoints outlive their job.
+  verbs: [get, create]
+# The checkpoint volume. Never deleted: checkpoints outlive their job.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
-  verbs: [get, list, create, patch]
+  verbs: [get, create]
 # One policy per job: its pods talk to each other and to nobody else.
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
-  verbs: [get, create, patch]
+  verbs: [get, create]
 # list: why a pod cannot be placed is said in its events.
 - apiGroups: [""]
   resources: [events]
-  verbs: [list, create, patch]
-- apiGroups: [events.k8s.io]
-  resources: [events]
-  verbs: [list, create, patch]
+  verbs: [list, create]
 {{- end }}

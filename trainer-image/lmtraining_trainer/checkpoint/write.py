@@ -20,7 +20,13 @@ import torch
 from lmtraining_api import CheckpointReport
 from lmtraining_trainer.checkpoint import layout
 from lmtraining_trainer.checkpoint.tensors import write_bytes, write_tensors
-from lmtraining_trainer.files import json_bytes, publish_directory, sha256_of, sha256_of_file
+from lmtraining_trainer.files import (
+    json_bytes,
+    publish_directory,
+    remove_directory,
+    sha256_of,
+    sha256_of_file,
+)
 from lmtraining_trainer.run import Run
 
 
@@ -53,6 +59,8 @@ def write_checkpoint(run: Run, snapshot: Snapshot, alive: Callable[[], None]) ->
         manifest = _manifest(run, snapshot, entries)
         write_bytes(temporary / layout.MANIFEST, manifest)
         run.fence.check()
+        if final.exists() and not layout.is_marked_intact(final):
+            remove_directory(final)  # it did not read back as it was written
         publish_directory(temporary, final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -167,6 +167,8 @@ class _Preparation:
         size = sum(file.size_bytes for file in self.train)
         share = 1.0 if size <= TOKENIZER_TEXT_BYTES_MAX else TOKENIZER_TEXT_BYTES_MAX / size
         for text, fraction in self._all(self.train):
+            if self.cancelled.is_set():
+                raise InterruptedError("the preparation was ended")
             self.text_bytes += len(text)
             held_out = not self.validation and fraction < self.data.validation_fraction
             if not held_out and _second_fraction(fraction) < share:

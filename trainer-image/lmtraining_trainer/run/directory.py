@@ -5,6 +5,8 @@ Promise: a run directory belongs to one job at a time; another job gets it only 
 Trap avoided: two jobs with the same `checkpoint.path` would mix their checkpoints without a word.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -69,7 +71,7 @@ def claim_run(job: JobFile, place: RankPlace) -> Run:
     cannot be written, TrainerError("Fenced") where a newer gang was first.
     """
     directory = Path(job.run_directory)
-    try:
+    with storage_errors(directory):
         (directory / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         record = read_json(directory / RUN)
         taken_over = record is not None and record.get("job_uid") != job.job_uid
@@ -92,14 +94,22 @@ def claim_run(job: JobFile, place: RankPlace) -> Run:
                 job_uid=job.job_uid, job_name=job.job_name, created=datetime.now(UTC).isoformat()
             )
         run.journal.append("Started", 0, job_uid=job.job_uid, taken_over=taken_over)
+    return run
+
+
+@contextmanager
+def storage_errors(directory: Path) -> Iterator[None]:
+    """A context in which an OSError is a TrainerError(STORAGE) that names the run directory."""
+    try:
+        yield
     except OSError as error:
         raise TrainerError(
             FailureClass.STORAGE,
             "RunDirectoryUnusable",
-            f"the run directory {directory} cannot be written ({error.strerror}): free space "
-            "there, or make it writable for the pod's user",
+            f"the run directory {directory} cannot be written "
+            f"({error.strerror or type(error).__name__}): free space there, or make it writable "
+            "for the pod's user",
         ) from error
-    return run
 
 
 def spec_sha256(spec: TrainingSpec) -> str:

@@ -12,7 +12,14 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
-from lmtraining_api import CODE_OF_CLASS, ExitCode, ExitRecord, FailureClass, JobFile
+from lmtraining_api import (
+    CODE_OF_CLASS,
+    ExitCode,
+    ExitRecord,
+    FailureClass,
+    JobFile,
+    TrainerReport,
+)
 from lmtraining_api.names import TERMINATION_LOG_BYTES_MAX
 from lmtraining_api.records import MESSAGE_LENGTH_MAX
 from lmtraining_trainer.files import read_json, write_atomically
@@ -51,6 +58,15 @@ def record_of(
         frames=list(end.frames) if end else [],
         time=time,
     )
+
+
+def with_last_words(record: ExitRecord, report: TrainerReport) -> ExitRecord:
+    """The record with what the lead's last report says: nobody may have pulled it in time."""
+    words = ("tokens", "loss", "validation_loss", "checkpoint", "export_path")
+    last = {name: getattr(report, name) for name in words}
+    if record.step is None:
+        last["step"] = report.step
+    return record.model_copy(update=last)
 
 
 def termination_message(record: ExitRecord, bytes_max: int = TERMINATION_LOG_BYTES_MAX) -> bytes:

@@ -31,7 +31,7 @@ def read_job(path: Path) -> LMTrainingJob:
     if len(jobs) != 1:
         raise BadJobError([_not_one(path, documents, len(jobs))])
     try:
-        return LMTrainingJob.model_validate(jobs[0])
+        return LMTrainingJob.from_document(jobs[0])
     except ValidationError as error:
         raise BadJobError(explain_validation_error(error)) from error
 

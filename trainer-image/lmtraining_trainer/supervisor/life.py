@@ -19,7 +19,7 @@ from lmtraining_api import ExitRecord, JobFile, State, TrainerReport, names
 from lmtraining_trainer.rank_link import RankPlace
 from lmtraining_trainer.report import Snapshot, StateClock, heard
 from lmtraining_trainer.supervisor.environment import cpu_limit, rank_environment, with_defaults
-from lmtraining_trainer.supervisor.exit_record import last_exit, record_of
+from lmtraining_trainer.supervisor.exit_record import last_exit, record_of, with_last_words
 from lmtraining_trainer.supervisor.failure import (
     RankEnd,
     decisive,
@@ -108,13 +108,14 @@ class Supervisor:
             finally:
                 self._ranks.close()
             self._show(*_last_state(end))
-        return record_of(
+        record = record_of(
             end,
             identity=self._assignment.identity,
             job=self._assignment.job,
             round_number=FIRST_ROUND,
             time=datetime.now(UTC),
         )
+        return with_last_words(record, self.snapshot.report) if self.snapshot.leads else record
 
     def _live(self) -> RankEnd | None:
         """From waiting to the decisive end; None: finished."""
@@ -234,7 +235,8 @@ class Supervisor:
         report, now = self.snapshot.report, time.monotonic()
         if report.state != state and now - logged_at >= LOG_LINE_SECONDS_MIN:
             self._logged = (report.state, now)
-            logger.info("%s, step %d", report.state, report.step)
+            step = f", step {report.step}" if self.snapshot.leads else ""
+            logger.info("%s%s", report.state, step)
 
 
 def _first_snapshot(assignment: Assignment, *, now: float) -> Snapshot:

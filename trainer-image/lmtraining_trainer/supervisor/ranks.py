@@ -1,7 +1,8 @@
 """The ranks of one pod, as their supervisor holds them.
 
-Promise: whatever happens, `close` leaves no rank behind; it is called on every way out. How each
-rank ended is known once, from its own last word or, where it had none, from its exit code.
+Promise: `close` leaves no rank behind, and is called on every way out; should the fork server
+itself be killed, its ranks end when this process does. How each rank ended is known once, from its
+own last word or, where it had none, from its exit code.
 Trap avoided: a rank that dies leaves its last words in the pipe, so the pipe is drained before the
 exit code is believed; and the pipe's end proves nothing, since a rank's own children hold it too.
 """
@@ -104,7 +105,6 @@ class Ranks:
             rank.gone = True
             rank.pipe.close()
             rank.end = rank.end or self._end_of(exit_code, rank.number)
-            _make_sure(rank.process)
         return updates
 
     def _end_of(self, exit_code: int, number: int) -> RankEnd:
@@ -133,13 +133,3 @@ class Ranks:
             if not rank.gone and rank.process.pid is not None:
                 with suppress(ProcessLookupError):
                     os.kill(rank.process.pid, number)
-
-
-def _make_sure(process: ForkServerProcess) -> None:
-    """Kill a rank whose exit code came from the death of the fork server: it may yet live."""
-    if process.exitcode == _FORK_SERVER_DIED and process.pid is not None:
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)
-
-
-_FORK_SERVER_DIED = 255

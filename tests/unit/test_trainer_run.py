@@ -1,0 +1,226 @@
+"""The run directory: journal, fence, progress mark, ownership."""
+
+import json
+from pathlib import Path
+
+import pytest
+from lmtraining_api import FailureClass, JobFile, JournalEntry
+from lmtraining_trainer import files
+from lmtraining_trainer.errors import TrainerError
+from lmtraining_trainer.rank_link import RankPlace
+from lmtraining_trainer.run import Fence, Journal, Run, claim_run
+from lmtraining_trainer.run.progress_mark import ProgressMark
+from lmtraining_trainer.state import Skips
+
+pytestmark = pytest.mark.unit
+
+
+def fence(directory: Path, attempt: int = 1, round_: int = 1, uid: str = "a") -> Fence:
+    return Fence(directory=directory, job_uid=uid, attempt=attempt, round=round_)
+
+
+def test_the_torn_last_line_of_a_crash_is_dropped_and_the_next_entry_is_whole(
+    tmp_path: Path,
+) -> None:
+    first = Journal(fence(tmp_path))
+    first.append("Started", 0)
+    first.append("Skipped", 3, position=24, loss=None)
+    path = tmp_path / "journal.jsonl"
+    whole = path.read_bytes()
+    for cut in range(1, 40):
+        path.write_bytes(whole + whole.splitlines(keepends=True)[0][:cut].rstrip(b"\n"))
+        again = Journal(fence(tmp_path))
+        assert [entry.kind for entry in again.entries] == ["Started", "Skipped"]
+        assert path.read_bytes() == whole
+    again.append("Saved", 4)
+    assert [entry.sequence for entry in Journal(fence(tmp_path)).entries] == [0, 1, 2]
+
+
+def test_a_damaged_journal_is_named_with_its_line(tmp_path: Path) -> None:
+    Journal(fence(tmp_path)).append("Started", 0)
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b"{}\n" + path.read_bytes())
+    with pytest.raises(TrainerError) as raised:
+        Journal(fence(tmp_path))
+    assert raised.value.reason == "JournalDamaged"
+    assert f"{path} line 1" in raised.value.message
+
+
+def test_a_journal_entry_that_the_disk_refused_leaves_no_torn_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(fence(tmp_path))
+    journal.append("Started", 0)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lmtraining_trainer.run.journal.sync", full)
+        with pytest.raises(OSError, match="No space"):
+            journal.append("Skipped", 1, position=8)
+    journal.append("Saved", 2)
+    assert [entry.kind for entry in Journal(fence(tmp_path)).entries] == ["Started", "Saved"]
+
+
+@pytest.mark.parametrize(
+    ("newest", "ours", "may_write"),
+    [
+        ((1, 1), (1, 1), True),
+        ((1, 1), (1, 2), True),
+        ((1, 9), (2, 1), True),
+        ((1, 2), (1, 1), False),
+        ((2, 1), (1, 9), False),
+    ],
+)
+def test_p1_only_the_newest_gang_may_write(
+    tmp_path: Path, newest: tuple[int, int], ours: tuple[int, int], may_write: bool
+) -> None:
+    fence(tmp_path, *newest).raise_it()
+    if may_write:
+        fence(tmp_path, *ours).raise_it()
+        Journal(fence(tmp_path, *ours)).append("Started", 0)
+        return
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for act in (
+        fence(tmp_path, *ours).check,
+        fence(tmp_path, *ours).raise_it,
+        lambda: Journal(fence(tmp_path, *ours)).append("Started", 0),
+    ):
+        with pytest.raises(TrainerError) as raised:
+            act()
+        assert raised.value.reason == "Fenced"
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_p1_a_gang_of_a_job_that_lost_its_run_may_not_write(tmp_path: Path) -> None:
+    ours = fence(tmp_path, 5, 5, uid="old")
+    ours.raise_it()
+    fence(tmp_path, 1, 1, uid="new").raise_it()
+    with pytest.raises(TrainerError, match="taken over by another job"):
+        ours.check()
+
+
+def job(directory: Path, *, uid: str, existing_run: str = "Refuse", steps: int = 5) -> JobFile:
+    spec = {
+        "model": {"config": {"layers": 1, "hiddenSize": 8, "heads": 1}},
+        "data": {"train": [{"uri": "file:///x"}], "sequenceLength": 8},
+        "training": {"budget": {"steps": steps}, "batchTokens": 8},
+        "checkpoint": {"path": "shared", "existingRun": existing_run},
+    }
+    return JobFile.model_validate(
+        {
+            "job_name": f"name-of-{uid}",
+            "namespace": "test",
+            "job_uid": uid,
+            "run_directory": str(directory / "run"),
+            "data_cache_directory": str(directory / "cache"),
+            "spec": spec,
+        }
+    )
+
+
+def claim(job_file: JobFile, attempt: int = 1) -> Run:
+    place = RankPlace(
+        rank=0,
+        world_size=1,
+        local_rank=0,
+        replica=0,
+        attempt=attempt,
+        round=1,
+        lead_address="127.0.0.1",
+        rendezvous_port=0,
+    )
+    return claim_run(job_file, place)
+
+
+def test_another_jobs_run_is_refused_with_both_ways_out(tmp_path: Path) -> None:
+    claim(job(tmp_path, uid="one"))
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    with pytest.raises(TrainerError) as raised:
+        claim(job(tmp_path, uid="two"))
+    assert raised.value.failure_class is FailureClass.CONFIGURATION
+    message = raised.value.message
+    for part in (str(tmp_path / "run"), "name-of-one", "(one)", "checkpoint.path", "Resume"):
+        assert part in message
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+
+
+def test_resume_takes_a_run_over_and_the_old_job_loses_it(tmp_path: Path) -> None:
+    old = claim(job(tmp_path, uid="one"), attempt=7)
+    new = claim(job(tmp_path, uid="two", existing_run="Resume"), attempt=1)
+    assert new.record["job_uid"] == "two"
+    assert new.journal.entries[-1].detail["taken_over"] is True
+    with pytest.raises(TrainerError, match="another job"):
+        old.journal.append("Saved", 1)
+    with pytest.raises(TrainerError, match="holds the run of another job"):
+        claim(job(tmp_path, uid="one"), attempt=8)
+
+
+def test_p2_finished_is_of_one_spec(tmp_path: Path) -> None:
+    run = claim(job(tmp_path, uid="one"))
+    run.finish(job(tmp_path, uid="one").spec, {"step": 5})
+    again = claim(job(tmp_path, uid="one"), attempt=2)
+    assert again.finished(job(tmp_path, uid="one").spec) == {"step": 5}
+    assert again.finished(job(tmp_path, uid="one", steps=6).spec) is None
+
+
+def test_a_run_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("in the way")
+    with pytest.raises(TrainerError) as raised:
+        claim(job(tmp_path, uid="one"))
+    assert raised.value.failure_class is FailureClass.STORAGE
+    assert str(tmp_path / "run") in raised.value.message
+
+
+def test_progress_mark_is_never_too_high(tmp_path: Path) -> None:
+    mark = ProgressMark(tmp_path)
+    mark.record(5)
+    mark.record(6)  # within the same second: not written
+    assert ProgressMark(tmp_path).highest == 5
+    (tmp_path / "progress").write_text("garb")
+    assert ProgressMark(tmp_path).highest == 0
+
+
+def entries(*kinds: tuple[str, dict[str, object]]) -> list[JournalEntry]:
+    return [
+        JournalEntry.model_validate(
+            {
+                "sequence": number,
+                "time": "2026-01-01T00:00:00Z",
+                "attempt": 1,
+                "round": 1,
+                "kind": kind,
+                "step": 0,
+                "detail": detail,
+            }
+        )
+        for number, (kind, detail) in enumerate(kinds)
+    ]
+
+
+def test_skips_are_counted_once_and_anew_for_a_job_that_takes_over() -> None:
+    started, skip = ("Started", {"taken_over": False}), ("Skipped", {"position": 8})
+    other, taken = ("Skipped", {"position": 16}), ("Started", {"taken_over": True})
+    once = Skips.of_journal(entries(started, skip, started, skip, other))
+    assert (once.positions, once.of_this_job) == ({8, 16}, 2)
+    inherited = Skips.of_journal(entries(started, skip, taken, other))
+    assert (inherited.positions, inherited.of_this_job) == ({8, 16}, 1)
+    assert inherited.with_position(8) == inherited
+    assert inherited.with_position(24).of_this_job == 2
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state.json"
+    files.write_json(path, {"a": 1})
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "sync", full)
+    with pytest.raises(OSError, match="No space"):
+        files.write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]

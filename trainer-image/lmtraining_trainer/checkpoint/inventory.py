@@ -1,0 +1,28 @@
+"""The checkpoints of a run, for a person.
+
+Promise: says of each directory what its manifest and its mark say, and reads nothing else; `intact`
+means that every byte was once read back and agreed.
+"""
+
+from pathlib import Path
+
+from lmtraining_trainer.checkpoint import layout
+
+HEADER = f"{'STEP':>10}  {'SIZE':>9}  {'INTACT':<6}  SHA-256 OF THE MANIFEST"
+
+
+def rows(checkpoints: Path) -> list[str]:
+    """A header and one line per checkpoint, newest first; empty where there are none."""
+    if not checkpoints.is_dir():
+        return []
+    found = [_row(directory) for directory in layout.newest_first(checkpoints)]
+    return [HEADER, *found] if found else []
+
+
+def _row(directory: Path) -> str:
+    if layout.manifest_of(directory) is None:
+        return f"{layout.step_of(directory):>10}  {'–':>9}  no      (no manifest)"
+    size_bytes = sum(file.stat().st_size for file in directory.iterdir())
+    intact = "yes" if layout.is_marked_intact(directory) else "no"
+    sha256 = layout.manifest_sha256(directory)
+    return f"{layout.step_of(directory):>10}  {size_bytes / 1e6:>6.1f} MB  {intact:<6}  {sha256}"
