@@ -54,7 +54,8 @@ def _play(console: Console) -> None:
     _title(console, 4, "What came of it")
     draw_curve(console, story.curve, float(view.status.metrics.unigram_loss))
     _summary(console, view)
-    console.print(_read_back(kubectl, product, view), highlight=False, markup=False)
+    text = _read_back(kubectl, product, view)
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
     for claim in claims:
         console.print(f"[green]✓[/green] {claim}", highlight=False)
     _what_next(console, cluster.kubeconfig)

@@ -34,6 +34,7 @@ class Story:
     lines: list[str] = field(default_factory=list)
     killed: bool = False
     _said: str = ""
+    _printed: str = ""
     _started: float = field(default_factory=time.monotonic)
 
     def follow(self) -> JobView:
@@ -79,8 +80,10 @@ class Story:
         if said != self._said:
             self._said = said
             self._note(said)
-        if not self.console.is_terminal:
-            self.console.print(one_line(view), highlight=False, markup=False)
+        line = one_line(view)
+        if not self.console.is_terminal and line != self._printed:
+            self._printed = line
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _note(self, line: str) -> None:
         elapsed = time.monotonic() - self._started

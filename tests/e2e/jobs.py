@@ -20,7 +20,7 @@ _JOB: dict[str, Any] = {
     "spec": {
         "model": {"config": {"layers": 2, "hiddenSize": 64, "heads": 2, "dropout": 0.1}},
         "data": {
-            "train": [{"uri": "file:///usr/lib/python3.11/json/*.py"}],
+            "train": [{"uri": "file:///usr/lib/python3.11/asyncio/*.py"}],
             "tokenizer": {"vocabSize": 512},
             "sequenceLength": 64,
             "validationFraction": 0.2,
@@ -83,7 +83,10 @@ class Watcher:
     ) -> LMTrainingJobStatus:
         def look() -> LMTrainingJobStatus | None:
             status = self.status
-            return status if holds(status) else None
+            if holds(status):
+                return status
+            assert not status.is_terminal, f"{self.name} ended: {status.model_dump_json(indent=1)}"
+            return None
 
         return wait_until(
             f"lmtj/{self.name}: {what}",

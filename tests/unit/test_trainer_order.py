@@ -4,15 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lmtraining_trainer.data.order import sample_order
 
 pytestmark = pytest.mark.unit
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    seed=st.integers(0, 2**31 - 1), sequences=st.integers(1, 3000), epoch=st.integers(0, 2**31)
-)
+@given(seed=st.integers(0, 2**31 - 1), sequences=st.integers(1, 3000), epoch=st.integers(0, 2**31))
 def test_every_epoch_reads_each_sequence_once(seed: int, sequences: int, epoch: int) -> None:
     samples = np.arange(epoch * sequences, (epoch + 1) * sequences)
     assert sorted(sample_order(seed, samples, sequences)) == list(range(sequences))

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from lmtraining_api import FailureClass, JobFile, JournalEntry
 from lmtraining_trainer import files
 from lmtraining_trainer.errors import TrainerError

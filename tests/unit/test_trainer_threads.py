@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from lmtraining_trainer.threads import cgroup_quota
 
 pytestmark = pytest.mark.unit

@@ -29,6 +29,8 @@ from lmtraining_trainer.voice import Voice
 #: From the first try to reach the lead until it must have answered: slow image pulls are over by
 #: then, since the peer table is complete.
 MEET_SECONDS_MAX = 600.0
+#: One try to be served by a lead that listens.
+CONNECT_SECONDS_MAX = 5.0
 #: A collective that takes longer has lost a peer.
 COLLECTIVE_SECONDS_MAX = 300.0
 #: The lead says that it lives far oftener than this while others wait for it.
@@ -42,6 +44,7 @@ POLL_SECONDS = 0.05
 #: Results of the lead that stay readable for slow ranks.
 RESULTS_KEPT = 64
 
+_MET = "met"
 _STOP = "stop"
 _PULSE = "pulse"
 _GONE = "gone"
@@ -73,8 +76,10 @@ class Gang:
         with _peer_errors(place.rank, 0):
             store = PrefixStore(gang_name, _store_of(place, voice))
             gang = cls(place, store, voice)
-            # A lead of another gang may still hold the address: only ours knows this key.
-            gang.lead_does("meet", lambda: None)
+            # A lead of another gang may still hold the address: only ours knows these keys. The lead
+            # waits for all, so that whatever it meets later, nobody is still on the way to it.
+            store.add(_MET, 1)
+            gang.lead_does("meet", gang._await_all)
         return gang
 
     def start_collectives(self, device: torch.device) -> None:
@@ -157,6 +162,16 @@ class Gang:
         if dist.is_initialized():
             dist.destroy_process_group()
 
+    def _await_all(self) -> None:
+        """On the lead: until every rank has come."""
+        deadline = time.monotonic() + MEET_SECONDS_MAX
+        while (met := self._store.add(_MET, 0)) < self.world_size:
+            self._voice.progress("Starting", f"{met} of {self.world_size} ranks have come")
+            if time.monotonic() > deadline:
+                missing = self.world_size - met
+                raise _lost(self.rank, 0, f"{missing} of {self.world_size} ranks did not come")
+            time.sleep(POLL_SECONDS)
+
     def _awaited(self, what: str, key: str) -> Any:
         pulse, heard_at = b"", time.monotonic()
         while not self._wait_slice(key):
@@ -204,25 +219,30 @@ def _store_of(place: RankPlace, voice: Voice) -> Store:
         return HashStore()
     if place.is_lead:
         return _served_store(place)
-    _await_listener(place, voice)
+    deadline = time.monotonic() + MEET_SECONDS_MAX
+    while True:
+        _await_listener(place, voice, deadline)
+        try:
+            store = _store(place, CONNECT_SECONDS_MAX)
+        except dist.DistNetworkError:  # what listened a moment ago was the lead of an older gang
+            continue
+        store.set_timeout(timedelta(seconds=COLLECTIVE_SECONDS_MAX))
+        return store
+
+
+def _store(place: RankPlace, seconds: float) -> TCPStore:
     return TCPStore(
         place.lead_address,
         place.rendezvous_port,
-        is_master=False,
-        timeout=timedelta(seconds=COLLECTIVE_SECONDS_MAX),
+        is_master=place.is_lead,
+        timeout=timedelta(seconds=seconds),
         wait_for_workers=False,
     )
 
 
 def _served_store(place: RankPlace) -> Store:
     try:
-        return TCPStore(
-            place.lead_address,
-            place.rendezvous_port,
-            is_master=True,
-            timeout=timedelta(seconds=COLLECTIVE_SECONDS_MAX),
-            wait_for_workers=False,
-        )
+        return _store(place, COLLECTIVE_SECONDS_MAX)
     except dist.DistNetworkError as error:
         raise TrainerError(
             FailureClass.CRASH,
@@ -231,10 +251,9 @@ def _served_store(place: RankPlace) -> Store:
         ) from error
 
 
-def _await_listener(place: RankPlace, voice: Voice) -> None:
+def _await_listener(place: RankPlace, voice: Voice, deadline: float) -> None:
     """Until the lead listens. torch would wait deaf, and print a stack at each try."""
     address = (place.lead_address, place.rendezvous_port)
-    deadline = time.monotonic() + MEET_SECONDS_MAX
     while True:
         try:
             socket.create_connection(address, timeout=SLICE_SECONDS).close()

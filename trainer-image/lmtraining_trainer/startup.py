@@ -28,6 +28,7 @@ from lmtraining_trainer.loss import ModelLoss
 from lmtraining_trainer.model import build_model, fingerprint, parameter_count, shape_of
 from lmtraining_trainer.optimizer import build_optimizer
 from lmtraining_trainer.precision import Format, Resolved
+from lmtraining_trainer.precision import measure as _measured
 from lmtraining_trainer.resume import resume
 from lmtraining_trainer.run import Run
 from lmtraining_trainer.run.directory import storage_errors
@@ -159,7 +160,7 @@ def _resolve_precision(
     if known is not None:
         return "bf16" if known == "bf16" else "fp32"
     voice.say("Starting", message="measuring bf16 against fp32")
-    resolved = precision.measure(model, plan.batch(0)[0], gang, voice.alive)
+    resolved = _measured(model, plan.batch(0)[0], gang, voice.alive)
     gang.lead_does("journal the precision", lambda: _journal_precision(run, resolved))
     return resolved.precision
 

@@ -1,0 +1,299 @@
+"""Checkpoints: whole or absent, verified before they are loaded, kept as promised (P8)."""
+
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from lmtraining_api import FailureClass
+from lmtraining_trainer.checkpoint import layout
+from lmtraining_trainer.checkpoint import write as write_module
+from lmtraining_trainer.checkpoint.tensors import read_tensors, write_tensors
+from lmtraining_trainer.files import nothing, sha256_of_file
+from tests.trainer.rank_support import (
+    Faults,
+    Outcome,
+    assert_equal_tensors,
+    checkpoint_names,
+    exported,
+    job_of,
+    run_alone,
+    tiny_spec,
+    write_text,
+)
+from tests.trainer.test_resume import journal
+
+pytestmark = pytest.mark.trainer
+
+
+def stopped(tmp_path: Path, step: int = 10) -> Path:
+    """A run that was stopped at `step`; its directory of checkpoints."""
+    job = job_of(tiny_spec(write_text(tmp_path / "text.jsonl")), tmp_path)
+    outcome = run_alone(job, faults=Faults(stop_at={0: step - 1}))
+    assert (outcome.end, outcome.step) == ("preempted", step)
+    return tmp_path / "run" / "checkpoints"
+
+
+def go_on(tmp_path: Path, attempt: int = 2, **blocks: dict[str, object]) -> Outcome:
+    spec = tiny_spec((tmp_path / "text.jsonl").as_uri(), **blocks)
+    return run_alone(job_of(spec, tmp_path), attempt=attempt)
+
+
+def test_what_a_checkpoint_holds(tmp_path: Path) -> None:
+    directory = stopped(tmp_path) / "step-00000010"
+    manifest = json.loads((directory / "manifest.json").read_text())
+    names = {"model.safetensors", "optimizer.safetensors", "counters.json", "rng-00000.json"}
+    assert set(manifest["files"]) == names
+    assert {path.name for path in directory.iterdir()} == names | {"manifest.json", "intact.json"}
+    for name, entry in manifest["files"].items():
+        assert (directory / name).stat().st_size == entry["size"]
+        assert sha256_of_file(directory / name) == entry["sha256"]
+    assert (manifest["job_uid"], manifest["attempt"], manifest["round"]) == ("uid-1", 1, 1)
+    assert (manifest["step"], manifest["world_size"]) == (10, 1)
+    counters = json.loads((directory / "counters.json").read_text())
+    assert (counters["step"], counters["position"]) == (10, 80)
+
+
+def test_nothing_in_a_run_directory_is_a_pickle(tmp_path: Path) -> None:
+    stopped(tmp_path)
+    for path in (tmp_path / "run").rglob("*"):
+        if path.is_file():
+            assert path.read_bytes()[:2] not in (b"\x80\x02", b"\x80\x04", b"\x80\x05", b"PK")
+
+
+def truncate(directory: Path) -> None:
+    path = directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip_a_bit(directory: Path) -> None:
+    path = directory / "optimizer.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-7] ^= 1
+    path.write_bytes(content)
+
+
+def remove_generators(directory: Path) -> None:
+    (directory / "rng-00000.json").unlink()
+
+
+def tear_manifest(directory: Path) -> None:
+    path = directory / "manifest.json"
+    path.write_bytes(path.read_bytes()[:50])
+
+
+def remove_manifest(directory: Path) -> None:
+    (directory / "manifest.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (truncate, "model.safetensors has"),
+        (flip_a_bit, "optimizer.safetensors has another SHA-256"),
+        (remove_generators, "rng-00000.json is missing"),
+        (tear_manifest, "no manifest"),
+        (remove_manifest, "no manifest"),
+    ],
+)
+def test_p8_a_broken_checkpoint_is_passed_over_and_the_journal_says_why(
+    tmp_path: Path, damage: Callable[[Path], None], why: str
+) -> None:
+    checkpoints = stopped(tmp_path)
+    damage(checkpoints / "step-00000010")
+    outcome = go_on(tmp_path)
+    assert outcome.end == "finished", outcome
+    assert outcome.link.report["resumed_from_step"] == 8
+    (rejected,) = [entry for entry in journal(tmp_path) if entry["kind"] == "Rejected"]
+    assert rejected["step"] == 10
+    assert why in rejected["detail"]["why"]
+    assert "rejected-step-00000010" in checkpoint_names(job_of(tiny_spec("file:///x"), tmp_path))
+    # The mended run is the run: the broken one cost steps, not bits.
+    straight = job_of(tiny_spec((tmp_path / "text.jsonl").as_uri()), tmp_path / "straight")
+    run_alone(straight)
+    assert_equal_tensors(exported(straight), exported(job_of(tiny_spec("file:///x"), tmp_path)))
+
+
+def test_p8_where_all_are_broken_the_run_begins_anew(tmp_path: Path) -> None:
+    checkpoints = stopped(tmp_path)
+    for directory in checkpoints.iterdir():
+        flip_a_bit(directory)
+    outcome = go_on(tmp_path)
+    assert outcome.end == "finished"
+    assert "resumed_from_step" not in outcome.link.report
+    assert [entry["step"] for entry in journal(tmp_path) if entry["kind"] == "Rejected"] == [
+        10, 8, 4,
+    ]  # fmt: skip
+    kept = [name for name in layout_names(tmp_path) if name.startswith("rejected-")]
+    assert len(kept) == 1  # evidence is bounded too
+
+
+def test_a_crash_before_the_mark_is_mended_by_verifying(tmp_path: Path) -> None:
+    checkpoints = stopped(tmp_path)
+    (checkpoints / "step-00000010" / "intact.json").unlink()
+    assert go_on(tmp_path).link.report["resumed_from_step"] == 10
+
+
+def test_a_half_written_checkpoint_of_an_earlier_attempt_is_removed(tmp_path: Path) -> None:
+    checkpoints = stopped(tmp_path)
+    shutil.copytree(checkpoints / "step-00000010", checkpoints / ".writing-step-00000011")
+    assert go_on(tmp_path).link.report["resumed_from_step"] == 10
+    assert all(not name.startswith(".") for name in layout_names(tmp_path))
+
+
+def test_p8_keep_last_counts_intact_ones_only(tmp_path: Path) -> None:
+    spec = tiny_spec(
+        write_text(tmp_path / "text.jsonl"), checkpoint={"everySteps": 1, "keepLast": 2}
+    )
+    assert run_alone(job_of(spec, tmp_path), faults=Faults(stop_at={0: 6})).step == 7
+    assert layout_names(tmp_path) == ["step-00000006", "step-00000007"]
+    # A crash loop during saving leaves unmarked directories: they push nothing out.
+    checkpoints = tmp_path / "run" / "checkpoints"
+    for step in (8, 9, 10):
+        directory = checkpoints / layout.directory_name(step)
+        directory.mkdir()
+        (directory / "model.safetensors").write_bytes(b"half")
+    outcome = run_alone(job_of(spec, tmp_path), attempt=2, faults=Faults(stop_at={0: 7}))
+    assert (outcome.link.report["resumed_from_step"], outcome.step) == (7, 9)
+    assert layout_names(tmp_path) == [
+        "rejected-step-00000008", "step-00000008", "step-00000009",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("blocks", "parts"),
+    [
+        (
+            {"model": {"config": {"layers": 3, "hiddenSize": 32, "heads": 2}}},
+            ["layers 2", "layers 3", "checkpoint.path"],
+        ),
+        (
+            {"data": {"sequenceLength": 32}},
+            ["sequenceLength 16", "sequenceLength 32", "checkpoint.path"],
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused_with_both_shapes(
+    tmp_path: Path, blocks: dict[str, dict[str, object]], parts: list[str]
+) -> None:
+    checkpoints = stopped(tmp_path)
+    outcome = go_on(tmp_path, **blocks)
+    assert (outcome.failure_class, outcome.reason) == (FailureClass.CONFIGURATION, "AnotherModel")
+    assert all(part in outcome.message for part in [*parts, str(checkpoints)]), outcome.message
+    assert "step-00000010" in layout_names(tmp_path)
+
+
+def test_a_checkpoint_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    stopped(tmp_path)
+    shutil.rmtree(tmp_path / "cache")
+    write_text(tmp_path / "text.jsonl", documents=45)
+    outcome = go_on(tmp_path)
+    assert (outcome.failure_class, outcome.reason) == (
+        FailureClass.CONFIGURATION, "AnotherTokenizer",
+    )  # fmt: skip
+
+
+def test_a_run_keeps_its_data_though_the_sources_changed_or_went(tmp_path: Path) -> None:
+    stopped(tmp_path)
+    (tmp_path / "text.jsonl").unlink()
+    assert go_on(tmp_path).end == "finished"
+
+
+def test_full_storage_costs_checkpoints_and_not_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = write_module.write_tensors, []
+
+    def full_at_first(*arguments: object) -> layout.FileEntry:
+        calls.append(arguments)
+        if len(calls) == 3:  # the first file of the second checkpoint, at step 8
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(write_module, "write_tensors", full_at_first)
+    job = job_of(tiny_spec(write_text(tmp_path / "text.jsonl")), tmp_path)
+    outcome = run_alone(job)
+    assert outcome.end == "finished"
+    errors = [update.fields["checkpoint_error"] for update in outcome.link.updates
+              if "checkpoint_error" in update.fields]  # fmt: skip
+    assert errors[0] == ""
+    assert "step 8 could not be written (No space left on device)" in errors[1]
+    assert errors[2] == ""
+    assert layout_names(tmp_path) == ["step-00000004", "step-00000012"]
+
+
+def test_a_stop_that_cannot_save_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> layout.FileEntry:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(write_module, "write_tensors", full)
+    job = job_of(tiny_spec(write_text(tmp_path / "text.jsonl")), tmp_path)
+    outcome = run_alone(job, faults=Faults(stop_at={0: 2}))
+    assert (outcome.failure_class, outcome.reason) == (FailureClass.STORAGE, "CheckpointFailed")
+    assert layout_names(tmp_path) == []
+
+
+def test_a_disk_that_lies_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read back differs from what was written: not marked, not reported, not loaded."""
+    real = write_module.publish_directory
+
+    def lying(temporary: Path, final: Path) -> None:
+        real(temporary, final)
+        if final.name == "step-00000008":
+            flip_a_bit(final)
+
+    monkeypatch.setattr(write_module, "publish_directory", lying)
+    job = job_of(tiny_spec(write_text(tmp_path / "text.jsonl")), tmp_path)
+    outcome = run_alone(job, faults=Faults(stop_at={0: 8}))
+    assert outcome.step == 9
+    assert any("step 8" in update.fields.get("checkpoint_error", "")
+               for update in outcome.link.updates)  # fmt: skip
+    assert not layout.is_marked_intact(tmp_path / "run" / "checkpoints" / "step-00000008")
+
+
+def test_p1_a_replaced_gang_publishes_nothing(tmp_path: Path) -> None:
+    """A newer attempt raised the fence while this one was training."""
+    job = job_of(tiny_spec(write_text(tmp_path / "text.jsonl")), tmp_path)
+    run_alone(job, faults=Faults(stop_at={0: 5}), attempt=1)
+    before = layout_names(tmp_path)
+    from lmtraining_trainer import rank
+
+    real = rank.train
+
+    def replaced(trainer: object) -> None:
+        (tmp_path / "run" / "fence.json").write_text(
+            json.dumps({"job_uid": "uid-1", "attempt": 3, "round": 1})
+        )
+        real(trainer)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rank, "train", replaced)
+        outcome = run_alone(job, attempt=2)
+    assert (outcome.failure_class, outcome.reason) == (FailureClass.PEER_LOST, "Fenced")
+    assert layout_names(tmp_path) == before
+    assert not (tmp_path / "run" / "export").exists()
+
+
+def test_tensors_come_back_bit_for_bit(tmp_path: Path) -> None:
+    tensors = {
+        "a/weight": torch.randn(3, 5),
+        "scalar": torch.tensor(7.0),
+        "half": torch.randn(4).bfloat16(),
+        "sliced": torch.arange(12).reshape(3, 4)[:, 1:3],
+        "empty": torch.zeros(0, 3),
+    }
+    entry = write_tensors(tmp_path / "t.safetensors", tensors, nothing)
+    assert entry.sha256 == sha256_of_file(tmp_path / "t.safetensors")
+    assert_equal_tensors(read_tensors(tmp_path / "t.safetensors"), tensors)
+    write_tensors(tmp_path / "none.safetensors", {}, nothing)
+    assert read_tensors(tmp_path / "none.safetensors") == {}
+
+
+def layout_names(tmp_path: Path) -> list[str]:
+    return checkpoint_names(job_of(tiny_spec("file:///x"), tmp_path))

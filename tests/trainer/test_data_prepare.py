@@ -1,0 +1,224 @@
+"""Prepared data: what it holds, and that it is whole or absent."""
+
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lmtraining_api import FailureClass, TrainingSpec
+from lmtraining_api.job import Data
+from lmtraining_trainer.data import open_prepared, packing, prepare
+from lmtraining_trainer.data.packing import pieces_of, unigram_loss
+from lmtraining_trainer.data.prepared import PreparedData, check_enough
+from lmtraining_trainer.data.tokenizer import END_OF_TEXT_ID, load_tokenizer
+from lmtraining_trainer.errors import Preempted, TrainerError
+from tests.trainer.rank_support import tiny_spec, write_text
+
+pytestmark = pytest.mark.trainer
+
+DOCUMENTS = [
+    "plain words and more words, again and again",
+    "<|endoftext|> spelt out is text",
+    "ünïcödé, emoji \N{GRINNING FACE}, tabs\t and\r\n line ends\n\n\n   ",
+    "x" * 100 + "\n" + "long " * 20_000,
+]
+
+
+def data(uri: str, **fields: object) -> Data:
+    base = {"train": [{"uri": uri, "format": "jsonl"}], "tokenizer": {"vocabSize": 270}}
+    return Data.model_validate({**base, "sequenceLength": 16, **fields})
+
+
+def write(path: Path, texts: list[str]) -> str:
+    path.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    return path.as_uri()
+
+
+def prepared(tmp_path: Path, wanted: Data, messages: list[str] | None = None) -> PreparedData:
+    said = messages if messages is not None else []
+    key = prepare(
+        wanted,
+        cache=tmp_path / "cache",
+        credentials=tmp_path,
+        owner="uid",
+        progress=said.append,
+    )
+    found = open_prepared(tmp_path / "cache", key)
+    assert found is not None
+    return found
+
+
+def split(tokens: np.ndarray, tokenizer_json: str) -> list[str]:
+    tokenizer = load_tokenizer(tokenizer_json)
+    ends = np.flatnonzero(tokens == END_OF_TEXT_ID)
+    assert ends[-1] == len(tokens) - 1
+    parts = np.split(tokens, ends + 1)[:-1]
+    return [tokenizer.decode(part[:-1].tolist(), skip_special_tokens=False) for part in parts]
+
+
+def test_every_document_comes_back_unchanged(tmp_path: Path) -> None:
+    """Also the one that spells out the end-of-text token, and one longer than a chunk's piece."""
+    held = write(tmp_path / "v.jsonl", ["held out words"])
+    uri = write(tmp_path / "t.jsonl", DOCUMENTS)
+    found = prepared(tmp_path, data(uri, validation=[{"uri": held, "format": "jsonl"}]))
+    assert found.train.dtype == np.uint16
+    assert split(found.train, found.tokenizer_json) == DOCUMENTS
+    assert split(found.validation, found.tokenizer_json) == ["held out words"]
+
+
+def test_the_tokens_do_not_depend_on_the_chunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = write_text(tmp_path / "t.jsonl")
+    whole = prepared(tmp_path / "a", data(uri))
+    monkeypatch.setattr(packing, "CHUNK_CHARACTERS", 100)
+    chunked = prepared(tmp_path / "b", data(uri))
+    assert whole.key == chunked.key
+    assert np.array_equal(whole.train, chunked.train)
+
+
+def test_held_out_documents_are_chosen_by_content(tmp_path: Path) -> None:
+    texts = [f"document number {index} says {index * 7919}" for index in range(400)]
+    one = prepared(tmp_path, data(write(tmp_path / "a.jsonl", texts), validationFraction=0.2))
+    held = set(split(one.validation, one.tokenizer_json))
+    assert 40 < len(held) < 120
+    backwards = write(tmp_path / "b.jsonl", texts[::-1] + texts)
+    two = prepared(tmp_path, data(backwards, validationFraction=0.2))
+    assert set(split(two.validation, two.tokenizer_json)) == held
+    assert held.isdisjoint(split(two.train, two.tokenizer_json))
+
+
+def test_a_change_of_anything_that_matters_is_another_key(tmp_path: Path) -> None:
+    uri, held = write_text(tmp_path / "t.jsonl"), write(tmp_path / "v.jsonl", ["held out"])
+    keys = {
+        prepared(tmp_path, wanted).key
+        for wanted in (
+            data(uri),
+            data(uri, tokenizer={"vocabSize": 271}),
+            data(uri, validationFraction=0.3),
+            data(uri, validation=[{"uri": held, "format": "jsonl"}]),
+        )
+    }
+    same = prepared(tmp_path, data(uri, sequenceLength=8)).key  # not cut into sequences yet
+    write_text(tmp_path / "t.jsonl", documents=61)
+    assert len(keys | {prepared(tmp_path, data(uri)).key}) == 5
+    assert same in keys
+
+
+def test_preparing_twice_reads_nothing_and_damage_is_noticed(tmp_path: Path) -> None:
+    uri = write_text(tmp_path / "t.jsonl")
+    first = prepared(tmp_path, data(uri))
+    messages: list[str] = []
+    prepared(tmp_path, data(uri), messages)
+    assert messages == ["listing the files"]
+    path = tmp_path / "cache" / first.key / "train.bin"
+    path.write_bytes(path.read_bytes()[:-2])
+    assert open_prepared(tmp_path / "cache", first.key) is None
+    assert np.array_equal(prepared(tmp_path, data(uri)).validation, first.validation)
+
+
+def test_an_interrupted_preparation_leaves_nothing_under_a_final_name(tmp_path: Path) -> None:
+    uri = write_text(tmp_path / "t.jsonl")
+
+    def interrupt(message: str) -> None:
+        if message.startswith("tokenised"):
+            raise Preempted(0)
+
+    with pytest.raises(Preempted):
+        prepare(
+            data(uri), cache=tmp_path / "cache", credentials=tmp_path, owner="u", progress=interrupt
+        )
+    assert list((tmp_path / "cache").iterdir()) == []
+    # A killed one leaves its temporary directory; the job's next attempt removes it.
+    (tmp_path / "cache" / ".preparing-uid-abc").mkdir()
+    (tmp_path / "cache" / ".preparing-other-abc").mkdir()
+    key = prepared(tmp_path, data(uri)).key
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {key, ".preparing-other-abc"}
+
+
+def test_two_preparers_at_once_are_harmless(tmp_path: Path) -> None:
+    uri = write_text(tmp_path / "t.jsonl")
+    both = threading.Barrier(2, timeout=60)
+    keys: list[str] = []
+
+    def work(owner: str) -> None:
+        waited: list[bool] = []
+
+        def progress(message: str) -> None:
+            if message.startswith("tokenised") and not waited:
+                waited.append(True)
+                both.wait()  # both have begun to write before either publishes
+
+        keys.append(
+            prepare(
+                data(uri),
+                cache=tmp_path / "cache",
+                credentials=tmp_path,
+                owner=owner,
+                progress=progress,
+            )
+        )
+
+    threads = [threading.Thread(target=work, args=(owner,)) for owner in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert len(keys) == 2
+    assert len(set(keys)) == 1
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [keys[0]]
+    assert open_prepared(tmp_path / "cache", keys[0]) is not None
+
+
+@pytest.mark.parametrize(
+    ("texts", "fields", "reason", "parts"),
+    [
+        (["few words"], {"tokenizer": {"vocabSize": 5000}}, "VocabularyTooLarge", ["5000", "is 2"]),
+        ([""], {}, "NoText", ["data.train"]),
+    ],
+)
+def test_text_that_is_not_enough_is_refused_with_numbers(
+    tmp_path: Path, texts: list[str], fields: dict[str, object], reason: str, parts: list[str]
+) -> None:
+    uri = write(tmp_path / "t.jsonl", texts)
+    held = write(tmp_path / "v.jsonl", ["held out"])
+    with pytest.raises(TrainerError) as raised:
+        prepared(tmp_path, data(uri, validation=[{"uri": held, "format": "jsonl"}], **fields))
+    assert (raised.value.failure_class, raised.value.reason) == (FailureClass.DATA, reason)
+    assert all(part in raised.value.message for part in parts), raised.value.message
+
+
+def test_too_few_tokens_for_a_batch_or_a_validation(tmp_path: Path) -> None:
+    uri = write_text(tmp_path / "t.jsonl")
+    spec: TrainingSpec = tiny_spec(uri, training={"batchTokens": 16 * 4096})
+    found = prepared(tmp_path, spec.data)
+    with pytest.raises(TrainerError, match=rf"has {len(found.train)} tokens.* 4096 .*65536"):
+        check_enough(found, spec)
+    none_held = tiny_spec(uri, data={"validationFraction": 0.0001})
+    with pytest.raises(TrainerError, match=r"0 tokens; data.validationFraction 0.0001"):
+        check_enough(prepared(tmp_path, none_held.data), none_held)
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    uri = write_text(tmp_path / "t.jsonl")
+    (tmp_path / "cache").write_text("in the way")
+    with pytest.raises(TrainerError) as raised:
+        prepared(tmp_path, data(uri))
+    assert raised.value.failure_class is FailureClass.STORAGE
+    assert str(tmp_path / "cache") in raised.value.message
+
+
+def test_unigram_loss_is_that_of_smoothed_counts() -> None:
+    train, validation = np.array([8, 0, 0]), np.array([1, 1, 0])
+    expected = -(np.log(9 / 11) + np.log(1 / 11)) / 2
+    assert unigram_loss(train, validation) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("text", ["", "a", "line\n" * 50_000, "no line end " * 20_000])
+def test_pieces_join_to_the_text(text: str) -> None:
+    pieces = list(pieces_of(text))
+    assert "".join(piece for piece, _ in pieces) == text
+    assert [is_last for _, is_last in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert max(len(piece) for piece, _ in pieces) <= 2 * packing.PIECE_CHARACTERS

@@ -1,0 +1,130 @@
+"""Sources: what a person can mend is named with file, line and fix, and never quoted (P11)."""
+
+import gzip
+import json
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from lmtraining_api import FailureClass
+from lmtraining_api.job import DataSource
+from lmtraining_trainer.data.sources import (
+    documents,
+    list_files,
+    redacted,
+    storage_options,
+)
+from lmtraining_trainer.errors import TrainerError
+
+pytestmark = pytest.mark.trainer
+
+SECRET_TEXT = "the-quick-brown-secret"
+
+
+def source(uri: str, **fields: object) -> DataSource:
+    return DataSource.model_validate({"uri": uri, **fields})
+
+
+def read(tmp_path: Path, *sources: DataSource) -> list[str]:
+    return [text for file in list_files(sources, tmp_path) for text in documents(file)]
+
+
+def test_files_by_uri_glob_and_directory_in_order_of_path(tmp_path: Path) -> None:
+    (tmp_path / "b" / "c").mkdir(parents=True)
+    (tmp_path / "b" / "c" / "2.txt").write_text("two")
+    (tmp_path / "b" / "1.txt").write_text("one")
+    (tmp_path / "b" / "0.txt").write_text("")  # an empty document is none
+    root = tmp_path.as_uri()
+    assert read(tmp_path, source(f"{root}/b/1.txt")) == ["one"]
+    assert read(tmp_path, source(f"{root}/b/**/*.txt")) == ["one", "two"]
+    assert read(tmp_path, source(f"{root}/b")) == ["one", "two"]
+    with fsspec.open("memory://here/x.txt", "wb") as file:
+        file.write(b"in memory")
+    assert read(tmp_path, source("memory://here/*.txt")) == ["in memory"]
+
+
+def test_jsonl_plain_and_compressed(tmp_path: Path) -> None:
+    lines = [json.dumps({"body": f"d{index}"}) for index in range(3)]
+    (tmp_path / "a.jsonl").write_text("\n\n".join(lines))
+    with gzip.open(tmp_path / "b.jsonl.gz", "wt") as file:
+        file.write("\n".join(lines))
+    uri = f"{tmp_path.as_uri()}/*"
+    assert read(tmp_path, source(uri, format="jsonl", textField="body")) == ["d0", "d1", "d2"] * 2
+
+
+@pytest.mark.parametrize(
+    ("content", "fields", "reason", "line"),
+    [
+        (b"fine\nfine\n\xff\xfe" + SECRET_TEXT.encode(), {}, "NotUtf8", 3),
+        (b'{"text": "x"}\n{"text": ' + SECRET_TEXT.encode(), {"format": "jsonl"}, "NotJson", 2),
+        (b'{"text": "x"}\n\n{"t": "' + SECRET_TEXT.encode() + b'"}', {"format": "jsonl"},
+         "MissingField", 3),
+        (b'["' + SECRET_TEXT.encode() + b'"]', {"format": "jsonl"}, "MissingField", 1),
+        (b'{"text": 5}', {"format": "jsonl"}, "NotText", 1),
+        (b'{"text": "x"}\n{"text": "\xff"}', {"format": "jsonl"}, "NotUtf8", 2),
+        (b'{"text": "\\ud800"}', {"format": "jsonl"}, "NotUtf8", 1),
+    ],
+)  # fmt: skip
+def test_p11_bad_content_is_named_and_not_quoted(
+    tmp_path: Path, content: bytes, fields: dict[str, object], reason: str, line: int
+) -> None:
+    (tmp_path / "bad.txt").write_bytes(content)
+    uri = f"{tmp_path.as_uri()}/bad.txt"
+    with pytest.raises(TrainerError) as raised:
+        read(tmp_path, source(uri, **fields))
+    assert (raised.value.failure_class, raised.value.reason) == (FailureClass.DATA, reason)
+    assert f"{uri} line {line}" in raised.value.message
+    assert SECRET_TEXT not in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason", "failure_class"),
+    [
+        ("file:///nowhere/at/all.txt", "NoSuchFile", FailureClass.DATA),
+        ("file:///nowhere/**/*.txt", "NoSuchFile", FailureClass.DATA),
+        ("nosuchprotocol://x/y", "BadUri", FailureClass.DATA),
+        ("s3://bucket/x", "NoSuchProtocol", FailureClass.DATA),
+    ],
+)
+def test_what_cannot_be_opened_is_named(
+    tmp_path: Path, uri: str, reason: str, failure_class: FailureClass
+) -> None:
+    with pytest.raises(TrainerError) as raised:
+        read(tmp_path, source(uri))
+    assert (raised.value.failure_class, raised.value.reason) == (failure_class, reason)
+    assert uri in raised.value.message
+
+
+def test_a_source_that_does_not_answer_may_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text("a")
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise TimeoutError("password=hunter2")
+
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.open", unreachable)
+    with pytest.raises(TrainerError) as raised:
+        read(tmp_path, source(f"{tmp_path.as_uri()}/a.txt"))
+    assert raised.value.failure_class is FailureClass.STORAGE
+    assert raised.value.failure_class.may_retry
+    assert "hunter2" not in raised.value.message
+
+
+def test_credentials_are_one_option_per_key_of_the_secret(tmp_path: Path) -> None:
+    secret = tmp_path / "bucket-reader"
+    (secret / "..2026").mkdir(parents=True)
+    (secret / "key").write_text("abc\n")
+    (secret / "endpoint_url").write_text("http://minio")
+    with_secret = source("s3://b/x", credentials={"secretRef": {"name": "bucket-reader"}})
+    assert storage_options(with_secret, tmp_path) == {"key": "abc", "endpoint_url": "http://minio"}
+    without = source("s3://b/x", credentials={"secretRef": {"name": "absent"}})
+    with pytest.raises(TrainerError) as raised:
+        storage_options(without, tmp_path)
+    assert "Secret absent" in raised.value.message
+
+
+def test_p11_no_secret_of_a_uri_reaches_a_message() -> None:
+    assert redacted("https://me:pw@host/a.txt?sig=abc") == "https://host/a.txt"
+    assert redacted("file:///data/part-?.txt") == "file:///data/part-?.txt"

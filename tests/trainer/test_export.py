@@ -1,0 +1,79 @@
+"""The export opens with plain transformers and is the trained model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lmtraining_api import FailureClass, JobFile
+from lmtraining_trainer import export as export_module
+from lmtraining_trainer.checkpoint import layout
+from lmtraining_trainer.checkpoint.tensors import read_tensors
+from lmtraining_trainer.generate import sample
+from lmtraining_trainer.model import build_model
+from lmtraining_trainer.state import TrainState
+from tests.trainer.rank_support import job_of, run_alone, tiny_spec, write_text
+
+pytestmark = pytest.mark.trainer
+
+
+def finished(tmp_path: Path, architecture: str) -> JobFile:
+    config = {"architecture": architecture, "layers": 2, "hiddenSize": 32, "heads": 2}
+    spec = tiny_spec(write_text(tmp_path / "text.jsonl"), model={"config": config})
+    job = job_of(spec, tmp_path)
+    assert run_alone(job).end == "finished"
+    return job
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_the_export_gives_the_logits_of_the_last_checkpoint(
+    tmp_path: Path, architecture: str
+) -> None:
+    job = finished(tmp_path, architecture)
+    directory = Path(job.run_directory) / "export"
+    loaded = AutoModelForCausalLM.from_pretrained(directory)
+    trained = build_model(job.spec)
+    checkpoint = Path(job.run_directory) / "checkpoints" / "step-00000012"
+    TrainState(model=trained, optimizer=torch.optim.SGD(trained.parameters())).load_tensors(
+        read_tensors(checkpoint / layout.MODEL), {}
+    )
+    tokens = torch.randint(270, (2, 16), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        ours, theirs = trained.eval()(tokens).logits, loaded.eval()(tokens).logits
+    assert torch.equal(ours, theirs)
+
+
+def test_the_tokenizer_is_exported_with_its_special_token(tmp_path: Path) -> None:
+    job = finished(tmp_path, "gpt2")
+    tokenizer = AutoTokenizer.from_pretrained(Path(job.run_directory) / "export")
+    assert (tokenizer.eos_token, tokenizer.bos_token_id) == ("<|endoftext|>", 0)
+    assert tokenizer.model_max_length == 16
+    for text in ("they see the cat", "  ünïcödé \n"):
+        assert tokenizer.decode(tokenizer(text).input_ids) == text
+
+
+def test_sampling_is_a_function_of_the_seed(tmp_path: Path) -> None:
+    directory = Path(finished(tmp_path, "gpt2").run_directory) / "export"
+    one, same, other = (sample(directory, "they see", 24, seed) for seed in (1, 1, 2))
+    assert one.startswith("they see")
+    assert one == same != other
+    assert sample(directory, "", 5, 1)  # a new document
+
+
+def test_an_export_that_fails_leaves_no_half_one_and_the_run_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    job = job_of(tiny_spec(write_text(tmp_path / "text.jsonl")), tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(export_module, "publish_directory", full)
+        outcome = run_alone(job)
+    assert (outcome.failure_class, outcome.reason) == (FailureClass.STORAGE, "ExportFailed")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names.isdisjoint({"export", ".writing-export", "finished.json"})
+    again = run_alone(job, attempt=2)
+    assert again.end == "finished"
+    assert again.link.report["resumed_from_step"] == 12
