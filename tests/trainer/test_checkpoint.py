@@ -14,6 +14,7 @@ from lmtraining_trainer.checkpoint import layout
 from lmtraining_trainer.checkpoint import write as write_module
 from lmtraining_trainer.checkpoint.tensors import read_tensors, write_tensors
 from lmtraining_trainer.files import nothing, sha256_of_file
+from lmtraining_trainer.run import Journal
 from tests.trainer.rank_support import (
     Faults,
     Outcome,
@@ -90,9 +91,20 @@ def remove_manifest(directory: Path) -> None:
     (directory / "manifest.json").unlink()
 
 
+def alter_manifest(directory: Path) -> None:
+    path = directory / "manifest.json"
+    path.write_text(path.read_text().replace('"world_size": 1', '"world_size": 3'))
+
+
+def empty_manifest(directory: Path) -> None:
+    (directory / "manifest.json").write_text('{"step": 10}')
+
+
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
+        (alter_manifest, "not the one that was marked intact"),
+        (empty_manifest, "its manifest has no files"),
         (truncate, "model.safetensors has"),
         (flip_a_bit, "optimizer.safetensors has another SHA-256"),
         (remove_generators, "rng-00000.json is missing"),
@@ -224,6 +236,22 @@ def test_full_storage_costs_checkpoints_and_not_the_training(
     assert "step 8 could not be written (No space left on device)" in errors[1]
     assert errors[2] == ""
     assert layout_names(tmp_path) == ["step-00000004", "step-00000012"]
+
+
+def test_a_skip_that_cannot_be_journalled_is_no_reason_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Journal.append
+
+    def full(self: Journal, kind: str, step: int, **detail: object) -> None:
+        if kind == "Skipped":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(self, kind, step, **detail)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Journal, "append", full)
+    job = job_of(tiny_spec(write_text(tmp_path / "text.jsonl")), tmp_path)
+    outcome = run_alone(job, faults=Faults(poison={0: (16,)}))
+    assert (outcome.end, outcome.link.report["skipped_steps"]) == ("finished", 1)
 
 
 def test_a_stop_that_cannot_save_is_an_error(

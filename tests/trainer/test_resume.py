@@ -1,6 +1,7 @@
 """P7: a run that was interrupted ends with the very bits of one that was not."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from tests.trainer.rank_support import (
     tiny_spec,
     write_text,
 )
+
+KILLS_MAX = 40
 
 pytestmark = pytest.mark.trainer
 
@@ -49,6 +52,25 @@ def test_p7_stop_and_kill_leave_no_trace_in_the_weights(tmp_path: Path, world_si
     report = resumed[0].link.report
     assert report["resumed_from_step"] == 8
     assert report["step"] == 12
+    assert_equal_tensors(exported(straight), exported(broken))
+
+
+def test_p7_a_storm_of_kills_leaves_no_trace_in_the_weights(tmp_path: Path) -> None:
+    """Any rank, any step, again and again: only the time is lost."""
+    uri = write_text(tmp_path / "text.jsonl")
+    spec = tiny_spec(uri, world_size=2, checkpoint={"everySteps": 3})
+    straight, broken = job_of(spec, tmp_path / "straight"), job_of(spec, tmp_path / "broken")
+    run_gang(straight, 2)
+    storm = random.Random(11)
+    for attempt in range(1, KILLS_MAX):
+        saved = [int(name[-8:]) for name in checkpoint_names(broken)] if attempt > 1 else []
+        victim, step = storm.randrange(2), max(saved, default=0) + storm.randrange(1, 6)
+        outcomes = run_gang(broken, 2, attempt=attempt, faults=Faults(kill_at={victim: step}))
+        if all(outcome.end == "finished" for outcome in outcomes):
+            break
+        assert {outcome.end for outcome in outcomes} <= {"died", "error"}, outcomes
+        assert {outcome.reason for outcome in outcomes} <= {"", "PeerLost"}, outcomes
+    assert attempt > 5
     assert_equal_tensors(exported(straight), exported(broken))
 
 

@@ -1,8 +1,8 @@
 """Errors that say what was wrong, where, and what to do.
 
 Promise: an error a user can mend is a `TrainerError` with our own sentence; its class decides the
-exit code and whether trying again can help. The text of any other exception is never reported, since
-it may quote training data (P11).
+exit code and whether trying again can help. The text of any other exception is never reported,
+since it may quote training data (P11).
 """
 
 from lmtraining_api import FailureClass

@@ -76,8 +76,8 @@ class Gang:
         with _peer_errors(place.rank, 0):
             store = PrefixStore(gang_name, _store_of(place, voice))
             gang = cls(place, store, voice)
-            # A lead of another gang may still hold the address: only ours knows these keys. The lead
-            # waits for all, so that whatever it meets later, nobody is still on the way to it.
+            # A lead of another gang may still hold the address: only ours knows these keys. The
+            # lead waits for all, so that when it fails later, nobody is still on the way to it.
             store.add(_MET, 1)
             gang.lead_does("meet", gang._await_all)
         return gang
@@ -260,9 +260,11 @@ def _await_listener(place: RankPlace, voice: Voice, deadline: float) -> None:
             return
         except OSError as error:
             voice.alive()
-            if voice.stop_requested():
-                raise Preempted(0) from error
+            if voice.stop_requested():  # a lead that is about to listen should still hear of it
+                deadline = min(deadline, time.monotonic() + CONNECT_SECONDS_MAX)
             if time.monotonic() > deadline:
+                if voice.stop_requested():
+                    raise Preempted(0) from error
                 where = f"{place.lead_address} port {place.rendezvous_port}"
                 raise _lost(place.rank, 0, f"rank 0 does not answer at {where}") from error
             time.sleep(POLL_SECONDS)

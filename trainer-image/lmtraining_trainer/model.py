@@ -3,11 +3,12 @@
 Promise: the same config and seed give the same weights on every rank; what is exported is a plain
 model of the transformers library.
 Trap avoided: a checkpoint of another shape is refused by its fingerprint, in words, before a tensor
-is read.
+is read. (The model classes are imported here and not looked up by name, so that the fork server has
+them and a restart need not.)
 """
 
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from lmtraining_api.job import TrainingSpec
 from lmtraining_trainer.data.tokenizer import END_OF_TEXT_ID
@@ -23,9 +24,10 @@ def build_model(spec: TrainingSpec) -> PreTrainedModel:
     The generators of torch are left seeded: the caller restores or seeds them next.
     """
     torch.manual_seed(spec.training.seed)
-    config = _gpt2(spec) if spec.model.config.architecture == "gpt2" else _llama(spec)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-        config, dtype=torch.float32, attn_implementation="sdpa"
+    model: PreTrainedModel = (
+        GPT2LMHeadModel(_gpt2(spec))
+        if spec.model.config.architecture == "gpt2"
+        else LlamaForCausalLM(_llama(spec))
     )
     model.train()
     return model
@@ -68,6 +70,7 @@ def _gpt2(spec: TrainingSpec) -> GPT2Config:
         resid_pdrop=config.dropout,
         embd_pdrop=config.dropout,
         attn_pdrop=config.dropout,
+        attn_implementation="sdpa",
         bos_token_id=END_OF_TEXT_ID,
         eos_token_id=END_OF_TEXT_ID,
     )
@@ -85,6 +88,7 @@ def _llama(spec: TrainingSpec) -> LlamaConfig:
         num_key_value_heads=config.heads,
         max_position_embeddings=spec.data.sequence_length,
         tie_word_embeddings=True,
+        attn_implementation="sdpa",
         bos_token_id=END_OF_TEXT_ID,
         eos_token_id=END_OF_TEXT_ID,
     )

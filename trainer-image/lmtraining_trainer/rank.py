@@ -36,8 +36,10 @@ def run_rank(
     credentials_directory: Path = Path(names.CREDENTIALS_DIRECTORY),
 ) -> None:
     """Train as one rank until the run is finished; see the module."""
-    # The tokenizers library counts the node's cores, not the container's.
+    # The tokenizers library counts the node's cores, not the container's; and while the lead
+    # prepares the data the other ranks of its pod wait, so all cores are its own.
     os.environ["RAYON_NUM_THREADS"] = str(cpu_limit())
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
     voice = Voice(link)
     voice.say("Starting", message="")
     with Gang.meet(job_file.job_uid, place, voice) as gang, _memory_errors(job_file):

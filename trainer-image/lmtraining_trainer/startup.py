@@ -199,11 +199,12 @@ def _wrapped(model: nn.Module, gang: Gang, device: torch.device) -> nn.Module:
 def _throw_away_pass(
     model: nn.Module, plan: BatchPlan, resolved: Format, device: torch.device
 ) -> None:
-    """One forward and backward whose result is dropped; see the trap above."""
+    """One forward and backward whose result is dropped; see the trap above. One sequence will do:
+    the order in which gradients become ready does not depend on how many there are."""
     micro_batch = plan.batch(0)[0]
     with rng.preserved():
         with precision.autocast(device, resolved):
-            loss = model(micro_batch.inputs, micro_batch.targets)
+            loss = model(micro_batch.inputs[:1], micro_batch.targets[:1])
         loss.backward()
     model.zero_grad(set_to_none=True)
 

@@ -62,6 +62,11 @@ def manifest_sha256(directory: Path) -> str:
     return sha256_of((directory / MANIFEST).read_bytes())
 
 
+def is_marked(directory: Path) -> bool:
+    """Whether the hashes of a manifest were once read back here."""
+    return (directory / INTACT).exists()
+
+
 def is_marked_intact(directory: Path) -> bool:
     """Whether the hashes of this very manifest were once read back."""
     mark = read_json(directory / INTACT)

@@ -18,10 +18,14 @@ from lmtraining_trainer import rng
 from lmtraining_trainer.checkpoint import layout
 from lmtraining_trainer.checkpoint.tensors import read_tensors
 from lmtraining_trainer.errors import TrainerError
-from lmtraining_trainer.files import read_json, remove_directory, sha256_of_file
+from lmtraining_trainer.files import remove_directory, sha256_of_file
 from lmtraining_trainer.run import Run
 from lmtraining_trainer.state import Counters, TrainState
 
+#: What a manifest must say beside what the files are.
+MANIFEST_FIELDS = frozenset(
+    {"step", "world_size", "time", "shape", "fingerprint", "tokenizer_sha256", "files"}
+)
 #: Broken checkpoints kept as evidence.
 REJECTED_KEPT = 1
 
@@ -48,10 +52,10 @@ def choose(run: Run, identity: dict[str, Any], alive: Callable[[], None]) -> Cho
     Raises TrainerError(CONFIGURATION) where it is of another model or tokenizer.
     """
     for directory in layout.newest_first(run.checkpoints):
-        manifest = layout.manifest_of(directory)
-        why = "no manifest" if manifest is None else _fault_of(directory, manifest, alive)
-        if manifest is None or why is not None:
-            _reject(run, directory, str(why))
+        manifest = layout.manifest_of(directory) or {}
+        why = _manifest_fault(directory, manifest) or _fault_of(directory, manifest, alive)
+        if why is not None:
+            _reject(run, directory, why)
             continue
         _refuse_another_model(directory, manifest, identity)
         sha256 = layout.manifest_sha256(directory)
@@ -112,6 +116,17 @@ def _verify(directory: Path, chosen: Chosen, names: list[str], alive: Callable[[
             f"{directory} is intact for rank 0 but not here ({why}): check that all pods see the "
             "same storage",
         )
+
+
+def _manifest_fault(directory: Path, manifest: dict[str, Any]) -> str | None:
+    """What is wrong with the manifest itself, or None. Only the mark has a hash of it."""
+    if not manifest:
+        return "no manifest"
+    if missing := MANIFEST_FIELDS - manifest.keys():
+        return f"its manifest has no {min(missing)}"
+    if layout.is_marked(directory) and not layout.is_marked_intact(directory):
+        return "its manifest is not the one that was marked intact"
+    return None
 
 
 def _fault_of(
@@ -177,9 +192,3 @@ def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> tuple[str, str
         ", ".join(f"{key} {theirs.get(key)}" for key in keys),
         ", ".join(f"{key} {ours.get(key)}" for key in keys),
     )
-
-
-def read_counters(directory: Path) -> Counters | None:
-    """The scalars of a checkpoint, or None where they are not readable."""
-    value = read_json(directory / layout.COUNTERS)
-    return None if value is None else Counters.of_json(value)

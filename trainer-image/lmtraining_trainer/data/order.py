@@ -22,9 +22,9 @@ def sample_order(seed: int, samples: NDArray[np.int64], sequences: int) -> NDArr
     """
     epochs, positions = np.divmod(samples, sequences)
     order = np.empty_like(samples)
-    for epoch in np.unique(epochs):
+    for epoch in sorted(set(epochs.ravel().tolist())):
         of_epoch = epochs == epoch
-        order[of_epoch] = _permuted(positions[of_epoch], sequences, _keys(seed, int(epoch)))
+        order[of_epoch] = _permuted(positions[of_epoch], sequences, _keys(seed, epoch))
     return order
 
 

@@ -1,0 +1,1 @@
+"""Figures that the docs quote, from scripts that anyone can run again."""
