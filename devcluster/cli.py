@@ -119,13 +119,19 @@ def build() -> None:
 
 @app.command()
 def clean() -> None:
-    """`down`, then delete the cache: binaries, image layers, the registry's content."""
+    """`down`, then delete our part of the cache: binaries, image layers, the registry's content."""
     down(api_only=False)
     images.clean()
-    cache = Layout.from_environment().cache
-    shutil.rmtree(cache, ignore_errors=True)
-    if cache.exists():
-        raise DevclusterError(f"{cache} could not be removed: remove it by hand")
+    layout = Layout.from_environment()
+    for part in layout.parts:
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
+        if part.exists():
+            raise DevclusterError(f"{part} could not be removed: remove it by hand")
+    if layout.cache.is_dir() and not any(layout.cache.iterdir()):
+        layout.cache.rmdir()
 
 
 @kwok_app.command("up")

@@ -58,8 +58,32 @@ class Layout:
         return self.cache / "registry"
 
     @property
+    def images(self) -> Path:
+        return self.cache / "images"
+
+    @property
+    def tools(self) -> Path:
+        return self.cache / "tools"
+
+    @property
     def lock(self) -> Path:
         return self.cache / "devcluster.lock"
+
+    @property
+    def parts(self) -> tuple[Path, ...]:
+        """All that is ours: a cache directory that somebody named may hold other things too."""
+        return (
+            self.binaries,
+            self.go_caches,
+            self.toolchains,
+            self.containerd_root,
+            self.registry,
+            self.images,
+            self.tools,
+            self.cluster,
+            self.api_only,
+            self.lock,
+        )
 
     # Gone after `down`.
     @property

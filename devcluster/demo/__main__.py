@@ -3,6 +3,7 @@
 Promise: ends with exit code 0 only if all of it happened. Long steps say what they do.
 """
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from devcluster.demo.screen import draw_curve
 from devcluster.demo.story import Story, check
 from devcluster.errors import DevclusterError
 from devcluster.kubectl import Kubectl
+from devcluster.paths import Layout
 from devcluster.product import Product, ensure_namespace, install
 from devcluster.waiting import wait_until
 from lmtraining_api.names import STORAGE_DIRECTORY
@@ -25,6 +27,8 @@ JOB_FILE = Path(__file__).resolve().parents[2] / "examples" / "tiny-gpt.yaml"
 PROMPT = "def __init__(self"
 READER = "tiny-gpt-reader"
 GONE_SECONDS_MAX = 120
+FIRST_RUN_BYTES = 28_000_000_000
+"""With the CUDA build of torch; where the CPU build is reachable, a fifth of it is used."""
 READ_SECONDS_MAX = 180
 
 
@@ -38,6 +42,7 @@ def main() -> None:
 
 
 def _play(console: Console) -> None:
+    _say_disk(console)
     _title(console, 1, "A real Kubernetes on this machine")
     cluster = ensure_up()
     _title(console, 2, "The operator, by its Helm chart")
@@ -59,6 +64,26 @@ def _play(console: Console) -> None:
     for claim in claims:
         console.print(f"[green]✓[/green] {claim}", highlight=False)
     _what_next(console, cluster.kubeconfig)
+
+
+def _say_disk(console: Console) -> None:
+    """Before the first run of a machine: how much disk it takes, and whether that is there."""
+    layout = Layout.from_environment()
+    if layout.containerd_root.exists() and layout.images.exists():
+        return
+    existing = next(p for p in (layout.cache, *layout.cache.parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    console.print(
+        f"The first run on a machine takes up to {FIRST_RUN_BYTES / 1e9:.0f} GB of disk below "
+        f"{layout.cache}, and about 25 minutes; {free / 1e9:.0f} GB are free. `make clean` gives "
+        "it all back.",
+        highlight=False,
+    )
+    if free < FIRST_RUN_BYTES:
+        raise DevclusterError(
+            f"{existing} has {free / 1e9:.0f} GB free: free some disk, or set LMTRAIN_CACHE to a "
+            "directory on a larger one"
+        )
 
 
 def _title(console: Console, number: int, text: str) -> None:

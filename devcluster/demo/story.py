@@ -65,7 +65,7 @@ class Story:
         return view.fraction >= KILL_AT_FRACTION and view.status.checkpoint is not None
 
     def _kill(self) -> None:
-        """Delete one pod without grace, as a lost node would."""
+        """Delete one pod, as an impatient administrator would."""
         pods = self.kubectl.list("pods", f"{LABEL_JOB_NAME}={self.name},{LABEL_REPLICA}=1")
         running = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
         if not running:

@@ -93,6 +93,7 @@ def test_operator_restart_restarts_no_pod(product: Product, kubectl: Kubectl) ->
     kubectl.run("delete", "pods", "--all", "--wait=true")
     operator.run("rollout", "restart", f"deployment/{RELEASE}")
     operator.run("rollout", "status", f"deployment/{RELEASE}", "--timeout=90s")
+    start(kubectl, "later", suspend=True).wait_for(ConditionType.ACCEPTED, "Valid")
     assert watcher.status == ended, "a finished job stays finished"
     assert watcher.pods() == []
 
