@@ -256,10 +256,7 @@ PAIRS = (
         sentence="size 10 is outside 1Mi to 64Ti: write a size with its unit, such as 10Gi",
     ),
     Pair(
-        accept=minimal(
-            workers={"replicas": 1},
-            checkpoint={"storage": {"claim": {"accessMode": "ReadWriteOnce"}}},
-        ),
+        accept=minimal(workers={"replicas": 2}, checkpoint={"storage": {"claim": {}}}),
         refuse=minimal(
             workers={"replicas": 2},
             checkpoint={"storage": {"claim": {"accessMode": "ReadWriteOnce"}}},

@@ -34,6 +34,7 @@ FULL_STATUS: dict[str, Any] = {
     ],
     "attempt": 2,
     "round": 1,
+    "trainerImage": "registry.example/trainer:1",
     "nextAttemptTime": LATER,
     "restarts": {"total": 3, "counted": 2, "byReason": {FailureClass.CRASH: 2, "Disruption": 1}},
     "progress": {

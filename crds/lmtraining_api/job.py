@@ -16,6 +16,7 @@ from lmtraining_api.base import Rule, SpecModel, Term, TransitionRule
 from lmtraining_api.fields import ObjectName
 from lmtraining_api.names import API_VERSION, JOB_NAME_LENGTH_MAX, KIND
 from lmtraining_api.training import (
+    BATCH_TOKENS_MAX,
     Budget,
     Credentials,
     Data,
@@ -74,6 +75,7 @@ _RANKS = (
     "(has(self.workers.ranksPerReplica) ? self.workers.ranksPerReplica : 1)))"
 )
 _ROW = f"(self.data.sequenceLength * {_RANKS} * self.training.gradientAccumulation)"
+_MULTIPLE = f"((self.training.batchTokens / {_ROW} + 1) * {_ROW})"
 
 
 class TrainingSpec(SpecModel):
@@ -107,24 +109,32 @@ class TrainingSpec(SpecModel):
                 "row": Term(cel=_ROW, value=lambda s: s.tokens_per_sequence_row),
                 "ranks": Term(cel=_RANKS, value=lambda s: s.workers.world_size),
                 "multiple": Term(
-                    cel=f"((self.training.batchTokens / {_ROW} + 1) * {_ROW})",
+                    cel=f"({_MULTIPLE} <= {BATCH_TOKENS_MAX} ? {_MULTIPLE} : {_MULTIPLE} - {_ROW})",
                     value=lambda s: s.next_batch_tokens,
                 ),
             },
         ),
         Rule(
             cel="self.workers.replicas == 1 || !has(self.checkpoint.storage.claim) || "
+            "!has(self.checkpoint.storage.claim.accessMode) || "
             "self.checkpoint.storage.claim.accessMode == 'ReadWriteMany'",
             message="workers.replicas {workers.replicas} needs storage that all pods can write: "
             "set checkpoint.storage.claim.accessMode to ReadWriteMany, or workers.replicas to 1",
             check=lambda s: (
                 s.workers.replicas == 1
                 or s.checkpoint.storage.claim is None
-                or s.checkpoint.storage.claim.access_mode == "ReadWriteMany"
+                or s.checkpoint.storage.claim.access_mode in (None, "ReadWriteMany")
             ),
             at="checkpoint.storage.claim.accessMode",
         ),
     )
+
+    @property
+    def claim_access_mode(self) -> str:
+        """Access mode of the claim that is made for this job, resolved."""
+        claim = self.checkpoint.storage.claim
+        fitting = "ReadWriteOnce" if self.workers.replicas == 1 else "ReadWriteMany"
+        return (claim.access_mode if claim else None) or fitting
 
     @property
     def tokens_per_sequence_row(self) -> int:
@@ -137,9 +147,10 @@ class TrainingSpec(SpecModel):
 
     @property
     def next_batch_tokens(self) -> int:
-        """The first multiple of a row above batchTokens."""
+        """The first multiple of a row above batchTokens, or below it where that is too large."""
         row = self.tokens_per_sequence_row
-        return (self.training.batch_tokens // row + 1) * row
+        above = (self.training.batch_tokens // row + 1) * row
+        return above if above <= BATCH_TOKENS_MAX else above - row
 
     @property
     def micro_batch_sequences(self) -> int:

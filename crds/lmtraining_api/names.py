@@ -18,6 +18,9 @@ LABEL_JOB_NAME: Final = f"{GROUP}/job-name"
 LABEL_JOB_UID: Final = f"{GROUP}/job-uid"
 LABEL_ATTEMPT: Final = f"{GROUP}/attempt"
 LABEL_REPLICA: Final = f"{GROUP}/replica"
+#: On the operator's own pod, whatever the installation calls it.
+LABEL_COMPONENT: Final = f"{GROUP}/component"
+COMPONENT_OPERATOR: Final = "operator"
 ANNOTATION_INTENT: Final = f"{GROUP}/intent"
 
 #: A pod is named <job>-<attempt>-<replica>-<n>; this bound keeps that within a 63-character label.

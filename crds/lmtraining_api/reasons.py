@@ -60,9 +60,21 @@ REASON_HELP: dict[ConditionType, dict[str, Help]] = {
         Succeeded.PREPARING: Help("The tokenizer is trained and the text is packed into tokens."),
         Succeeded.STARTING: Help("The ranks start, meet and build the model."),
         Succeeded.TRAINING: Help("Optimizer steps are made.", "Nothing."),
+        Succeeded.STALLED: Help(
+            "The trainer answers, but the step has not advanced for too long.",
+            "If it lasts, look at the pod's log: storage, a slow source or a hung device.",
+        ),
+        Succeeded.UNREACHABLE: Help(
+            "The lead pod does not answer; training may go on. Figures in status are old.",
+            "Check the NetworkPolicy and the node of the lead pod.",
+        ),
         Succeeded.RECOVERING: Help(
             "A failure is being mended: a new attempt waits or starts.",
             "Read `status.lastFailure`; if it comes again, mend the cause.",
+        ),
+        Succeeded.SUSPENDING: Help(
+            "`spec.suspend` is true; the pods save a checkpoint and stop, within "
+            "`recovery.graceSeconds`."
         ),
         Succeeded.SUSPENDED: Help(
             "`spec.suspend` is true; a checkpoint is saved and the devices are free.",
@@ -142,6 +154,11 @@ REASON_HELP: dict[ConditionType, dict[str, Help]] = {
     },
     ConditionType.PROGRESSING: {
         Progressing.NOT_STARTED: Help("No step of this attempt is done yet."),
+        Progressing.UNKNOWN: Help(
+            "This version of the operator cannot read the spec; the pods train on, and nobody "
+            "watches them.",
+            "Read `Accepted`: upgrade the operator, or change the field that it names.",
+        ),
         Progressing.STEPPING: Help("Steps are made.", "Nothing."),
         Progressing.EVALUATING: Help("The model is validated; steps go on after it."),
         Progressing.CHECKPOINTING: Help("A checkpoint is written; steps go on after it."),

@@ -42,7 +42,8 @@ Word = Annotated[str, Field(max_length=32)]
 
 
 class JobFile(Record):
-    """Job file: what a pod is to do, immutable within an attempt (ConfigMap, or local)."""
+    """Job file: what a pod is to do, immutable (ConfigMap, or local). What is left at its default
+    may be absent."""
 
     job_name: PodName
     namespace: PodName

@@ -41,7 +41,10 @@ class Succeeded(StrEnum):
     PREPARING = "Preparing"
     STARTING = "Starting"
     TRAINING = "Training"
+    STALLED = "Stalled"
+    UNREACHABLE = "Unreachable"
     RECOVERING = "Recovering"
+    SUSPENDING = "Suspending"
     SUSPENDED = "Suspended"
     COMPLETED = "Completed"
     FAILED = "Failed"
@@ -90,6 +93,7 @@ class Progressing(StrEnum):
     """Reasons of Progressing: does the step advance?"""
 
     NOT_STARTED = "NotStarted"
+    UNKNOWN = "Unknown"
     STEPPING = "Stepping"
     EVALUATING = "Evaluating"
     CHECKPOINTING = "Checkpointing"
@@ -291,6 +295,8 @@ class LMTrainingJobStatus(StatusModel):
     """Number of the gang of pods; written here before any pod of it exists."""
     round: Count = 0
     """Number of the start of the ranks within the attempt."""
+    trainer_image: Annotated[str, Field(max_length=512)] = ""
+    """Image of all pods of all attempts, fixed when the job begins."""
     next_attempt_time: AwareDatetime | None = None
     """When the next attempt starts, while waiting after a failure."""
     restarts: Restarts = Restarts()

@@ -13,6 +13,7 @@ from lmtraining_api.base import Rule, SpecModel
 from lmtraining_api.fields import ObjectName, Uri, matches
 
 STEPS_MAX = 100_000_000
+BATCH_TOKENS_MAX = 1_000_000_000
 
 
 class ModelConfig(SpecModel):
@@ -241,7 +242,7 @@ class Training(SpecModel):
 
     budget: Budget
     """When training is finished."""
-    batch_tokens: int = Field(ge=8, le=1_000_000_000)
+    batch_tokens: int = Field(ge=8, le=BATCH_TOKENS_MAX)
     """Tokens in one optimizer step, over all ranks and accumulated micro-batches."""
     gradient_accumulation: int = Field(default=1, ge=1, le=65536)
     """Micro-batches per rank and step. A micro-batch has

@@ -131,8 +131,8 @@ class Claim(SpecModel):
 
     size: Quantity = "10Gi"
     """Requested capacity, such as 10Gi."""
-    access_mode: Literal["ReadWriteMany", "ReadWriteOnce"] = "ReadWriteMany"
-    """More than one replica needs ReadWriteMany."""
+    access_mode: Literal["ReadWriteMany", "ReadWriteOnce"] | None = None
+    """Left out: ReadWriteOnce for one replica; more than one need ReadWriteMany."""
     storage_class_name: ObjectName | None = None
     """Storage class; left out: the cluster's default."""
 

@@ -43,8 +43,7 @@ class Applier:
     _refused_now: bool = False
 
     async def apply(self, actions: Sequence[Action]) -> bool:
-        """Carry them out in order; True when something was refused that was not before."""
-        before = dict(self.refusals)
+        """Carry them out in order; True when something was refused."""
         for batch in batches(actions):
             if self._refused_now and isinstance(batch[0], Create):
                 continue
@@ -52,9 +51,7 @@ class Applier:
             for result in results:
                 if isinstance(result, BaseException):
                     raise result
-        return {k: r.message for k, r in self.refusals.items()} != {
-            k: r.message for k, r in before.items()
-        }
+        return self._refused_now
 
     async def _carry_out(self, action: Action) -> None:
         match action:

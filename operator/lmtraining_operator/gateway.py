@@ -118,6 +118,11 @@ class KubernetesGateway:
         )
         return [_lean(item) for item in answer["items"]]
 
+    async def list_page(self, kind: str, namespace: str, *, limit: int) -> list[Object]:
+        """The first objects of a namespace, or of all where it is empty."""
+        answer = await self._request("GET", kind, namespace, query={"limit": str(limit)})
+        return [_lean(item) for item in answer["items"]]
+
     async def create(self, body: Object) -> Object:
         return await self._request(
             "POST",
@@ -182,7 +187,8 @@ class KubernetesGateway:
         content_type: str = "application/json",
     ) -> Object:
         root, plural = _PATHS[kind]
-        parts = [root, "namespaces", namespace, plural, name, subresource]
+        space = f"namespaces/{namespace}" if namespace else ""
+        parts = [root, space, plural, name, subresource]
         method, url, headers, payload, _ = await self._client.param_serialize(
             verb,
             "/".join(part for part in parts if part),

@@ -15,7 +15,6 @@ from lmtraining_api import names
 from lmtraining_operator.reconcile import JobKey
 from lmtraining_operator.tasks import JobTasks
 
-COMPONENT = "lm-training-operator"
 PODS = ("v1", "pods")
 CHUNK_SIZE = 500
 WATCH_SECONDS = 300
@@ -36,12 +35,7 @@ def settings() -> kopf.OperatorSettings:
     made.watching.connect_timeout = WATCH_CONNECT_SECONDS
     made.networking.request_timeout = REQUEST_SECONDS_MAX
     made.networking.connect_timeout = CONNECT_SECONDS_MAX
-    made.posting.reporting_component = COMPONENT
-    made.persistence.finalizer = f"{names.GROUP}/finalizer"
-    made.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=names.GROUP)
-    made.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=names.GROUP)
     made.peering.standalone = True
-    made.execution.max_workers = 1
     return made
 
 

@@ -13,7 +13,7 @@ from lmtraining_operator.metrics import Metrics
 LAG_PROBE_SECONDS = 0.5
 LAG_SECONDS_MAX = 10.0
 PASS_SECONDS_MAX = 180.0
-"""Longest age of a job's last pass: RESYNC_SECONDS, the longest backoff and a slow API server."""
+"""Longest time that a pass may take, with a slow API server."""
 
 
 async def watch_loop(metrics: Metrics) -> None:
@@ -31,7 +31,7 @@ def problem(*, lag_seconds: float, oldest_pass_seconds: float) -> str:
         return f"the event loop was {lag_seconds:.1f} s late (limit {LAG_SECONDS_MAX:.0f} s)"
     if oldest_pass_seconds > PASS_SECONDS_MAX:
         return (
-            f"a job has not been looked at for {oldest_pass_seconds:.0f} s "
+            f"a pass over a job has lasted {oldest_pass_seconds:.0f} s "
             f"(limit {PASS_SECONDS_MAX:.0f} s)"
         )
     return ""

@@ -5,6 +5,7 @@ Promise: SIGTERM ends the process within seconds; what was cut short is done aga
 
 import argparse
 import asyncio
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from importlib.metadata import PackageNotFoundError, version
 import kopf
 from prometheus_client import start_http_server
 
+from lmtraining_api import names as api
 from lmtraining_operator import handlers, health, logs
-from lmtraining_operator.gateway import KubernetesGateway
+from lmtraining_operator.gateway import NOT_FOUND, ApiError, KubernetesGateway
 from lmtraining_operator.metrics import Metrics
 from lmtraining_operator.plan import Settings
 from lmtraining_operator.reconcile import JobKey, JobReconciler
@@ -23,6 +25,8 @@ from lmtraining_operator.reports import Reports
 from lmtraining_operator.tasks import JobTasks
 
 DISTRIBUTION = "lm-training-operator"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +101,7 @@ async def run(options: Options, *, stop: asyncio.Event | None = None) -> None:
     """The operator, until SIGTERM, SIGINT or `stop`."""
     metrics = Metrics(_version())
     gateway = await KubernetesGateway.connect(metrics.count_answer)
+    await require_jobs(gateway, options.namespaces)
     reports = Reports()
     settings = Settings(trainer_image=options.trainer_image)
 
@@ -131,6 +136,21 @@ async def run(options: Options, *, stop: asyncio.Event | None = None) -> None:
         await gateway.close()
         server.shutdown()
         thread.join()
+
+
+async def require_jobs(gateway: KubernetesGateway, namespaces: tuple[str, ...]) -> None:
+    """Exit, with a sentence, where the API server knows no jobs: kopf would wait in silence."""
+    try:
+        await gateway.list_page(api.KIND, namespaces[0] if namespaces else "", limit=1)
+    except ApiError as error:
+        if error.code == NOT_FOUND:
+            await gateway.close()
+            raise SystemExit(
+                f"the cluster has no {api.PLURAL}.{api.GROUP}: install the "
+                "CustomResourceDefinition (the chart does so with crds.create=true), then start "
+                "the operator again"
+            ) from None
+        logger.warning("jobs could not be listed, which is tried again: %s", error)
 
 
 def utc_now() -> datetime:

@@ -6,6 +6,7 @@ UID. Trap avoided: names outlive objects, so a name proves nothing.
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -23,12 +24,15 @@ from lmtraining_operator.plan import (
     Refusal,
 )
 from lmtraining_operator.plan import names as children
+from lmtraining_operator.plan.manifests import CONTAINER
 
 WARNINGS_PODS_MAX = 3
 """Pods whose events are read: the others wait for the same."""
 WARNINGS_AFTER_SECONDS = 3.0
 """A pod that starts normally is not asked for its events."""
-WARNINGS_PER_POD_MAX = 10
+WARNINGS_PER_OBJECT_MAX = 10
+WARNING_AGE_SECONDS_MAX = 150.0
+"""An older one has passed: kubelet and provisioner repeat theirs every two minutes or sooner."""
 
 
 async def observe(
@@ -48,18 +52,17 @@ async def observe(
         return Observed(**common)
     namespace = metadata["namespace"]
     claim_name, _ = children.storage_of(job)
-    config_map = f"{metadata['name']}-{status.attempt}"
-    claim, found_map, policy, warnings, others = await asyncio.gather(
-        gateway.get("PersistentVolumeClaim", namespace, claim_name),
-        gateway.get("ConfigMap", namespace, config_map),
+    claim, config_map, policy, warnings, others = await asyncio.gather(
+        _claim(gateway, namespace, claim_name, now),
+        gateway.get("ConfigMap", namespace, children.config_map_name(metadata["name"])),
         gateway.get("NetworkPolicy", namespace, metadata["name"]),
         _warnings(gateway, namespace, pods, now),
         _other_jobs(gateway, job, status),
     )
     return Observed(
         **common,
-        claim=claim_view(claim) if claim else None,
-        config_map=config_map if owned_by(found_map, metadata["uid"]) else "",
+        claim=claim,
+        config_map=owned_by(config_map, metadata["uid"]),
         network_policy=owned_by(policy, metadata["uid"]),
         warnings=warnings,
         other_jobs=others,
@@ -99,12 +102,7 @@ async def _warnings(
 ) -> tuple[PodWarning, ...]:
     late = [pod for pod in pods if _is_late(pod, now)][:WARNINGS_PODS_MAX]
     lists = await asyncio.gather(
-        *(
-            gateway.list_objects(
-                "Event", namespace, fields=f"involvedObject.uid={pod.uid},type=Warning"
-            )
-            for pod in late
-        )
+        *(warning_events(gateway, namespace, pod.uid, now) for pod in late)
     )
     return tuple(
         PodWarning(
@@ -113,8 +111,40 @@ async def _warnings(
             message=str(event.get("message", "")),
         )
         for pod, events in zip(late, lists, strict=True)
-        for event in events[-WARNINGS_PER_POD_MAX:]
+        for event in events
     )
+
+
+async def _claim(
+    gateway: Gateway, namespace: str, name: str, now: datetime
+) -> ObservedClaim | None:
+    """The claim and, while it is not bound, why not."""
+    found = await gateway.get("PersistentVolumeClaim", namespace, name)
+    if found is None:
+        return None
+    view = claim_view(found)
+    if view.phase != "Pending":
+        return view
+    events = await warning_events(gateway, namespace, found["metadata"]["uid"], now)
+    return replace(view, warning=str(events[0].get("message", "")) if events else "")
+
+
+async def warning_events(gateway: Gateway, namespace: str, uid: str, now: datetime) -> list[Object]:
+    """The Warning events about an object that may still hold, newest first."""
+    found = await gateway.list_objects(
+        "Event", namespace, fields=f"involvedObject.uid={uid},type=Warning"
+    )
+    oldest = now - timedelta(seconds=WARNING_AGE_SECONDS_MAX)
+    recent = [event for event in found if event_time(event, now) >= oldest]
+    recent.sort(key=lambda event: event_time(event, now), reverse=True)
+    return recent[:WARNINGS_PER_OBJECT_MAX]
+
+
+def event_time(event: Object, now: datetime) -> datetime:
+    """When it happened last; an event that does not say is taken for new."""
+    series = event.get("series") or {}
+    text = series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime")
+    return moment(text) or now
 
 
 def _is_late(pod: ObservedPod, now: datetime) -> bool:
@@ -136,11 +166,13 @@ async def _other_jobs(
 
 
 def claim_view(found: Object) -> ObservedClaim:
-    metadata = found["metadata"]
+    metadata, spec, status = found["metadata"], found.get("spec", {}), found.get("status", {})
+    requests = (spec.get("resources") or {}).get("requests") or {}
     return ObservedClaim(
         name=metadata["name"],
-        phase=found.get("status", {}).get("phase", "Pending"),
-        access_modes=tuple(found.get("spec", {}).get("accessModes") or ()),
+        phase=status.get("phase", "Pending"),
+        access_modes=tuple(spec.get("accessModes") or ()),
+        size=str((status.get("capacity") or requests).get("storage", "")),
         is_deleting="deletionTimestamp" in metadata,
         made_for_job=(metadata.get("labels") or {}).get(api.LABEL_JOB_NAME, ""),
     )
@@ -173,9 +205,10 @@ def pod_view(found: Object) -> ObservedPod:
 
 
 def _container_state(status: Object) -> Object:
-    containers = status.get("containerStatuses") or [{}]
-    state: Object = containers[0].get("state") or {}
-    return state
+    """State of our container; a sidecar that somebody injects has another name."""
+    containers: list[Object] = status.get("containerStatuses") or []
+    ours = next((one for one in containers if one.get("name") == CONTAINER), {})
+    return ours.get("state") or {}
 
 
 def _exit(terminated: Object | None) -> ContainerExit | None:

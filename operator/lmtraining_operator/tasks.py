@@ -43,8 +43,8 @@ class _Job:
     seen: object = None
     """What the last job event said besides status."""
     errors: int = 0
-    last_pass: float = 0.0
-    """Loop time at which the last pass came back."""
+    pass_since: float | None = None
+    """Loop time at which the pass under way got its slot."""
     task: asyncio.Task[None] | None = None
 
 
@@ -82,9 +82,10 @@ class JobTasks:
         return states
 
     def oldest_pass_seconds(self) -> float:
-        """Age of the pass that has been away longest."""
+        """Age of the oldest pass under way. To wait for a slot is no age: a queue is no fault."""
         now = asyncio.get_running_loop().time()
-        return max((now - job.last_pass for job in self._jobs.values()), default=0.0)
+        ages = [now - j.pass_since for j in self._jobs.values() if j.pass_since is not None]
+        return max(ages, default=0.0)
 
     async def close(self) -> None:
         """Stop all tasks. A pass that is cut short is done again by the next operator."""
@@ -99,7 +100,6 @@ class JobTasks:
         job = self._jobs.get(key)
         if job is None:
             job = _Job(reconciler=self._make(key))
-            job.last_pass = asyncio.get_running_loop().time()
             job.woken.set()
             self._jobs[key] = job
             self._ended.pop(key, None)
@@ -142,15 +142,15 @@ class JobTasks:
         """One pass. An error is logged, counted, and followed by an ever longer wait."""
         loop = asyncio.get_running_loop()
         async with self._passes:
-            started = loop.time()
+            job.pass_since = started = loop.time()
             try:
                 outcome = await what()
                 job.errors = 0
             except Exception as error:
                 outcome = self._failed(job, error)
             finally:
-                job.last_pass = loop.time()
-                self._metrics.reconcile_seconds.observe(job.last_pass - started)
+                job.pass_since = None
+                self._metrics.reconcile_seconds.observe(loop.time() - started)
         self._log_event_errors(job)
         return outcome
 

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 import lmtraining_trainer.loop
 from lmtraining_api import FailureClass, JobFile, State, TrainingSpec
+from lmtraining_trainer.data import BatchPlan
 from lmtraining_trainer.errors import Preempted, TrainerError
 from lmtraining_trainer.rank import run_rank
 from lmtraining_trainer.rank_link import RankPlace, RankUpdate
@@ -234,9 +235,11 @@ def _rank_process(job: JobFile, place: RankPlace, faults: Faults, pipe: Connecti
 
 
 def _outcome_of(job: JobFile, place: RankPlace, link: LocalLink) -> Outcome:
-    torch.set_num_threads(1)
     _poison(link.faults.poison.get(place.rank, ()))
     try:
+        # One thread: models this small gain nothing from a second, and on a busy machine the
+        # barriers between two cost many times the work.
+        torch.set_num_threads(1)
         run_rank(job, place, link)
     except Preempted as error:
         return Outcome(rank=place.rank, end="preempted", step=error.step, link=link)
@@ -252,22 +255,23 @@ def _outcome_of(job: JobFile, place: RankPlace, link: LocalLink) -> Outcome:
         )
     finally:
         lmtraining_trainer.loop.forward_backward = _forward_backward
+        BatchPlan.batch = _batch  # type: ignore[method-assign]
     return Outcome(rank=place.rank, end="finished", link=link)
 
 
 _forward_backward = lmtraining_trainer.loop.forward_backward
+_batch = BatchPlan.batch
 
 
 def _poison(positions: tuple[int, ...]) -> None:
     """Make the loss and the gradients NaN for those batches."""
     if not positions:
         return
-    original_batch = lmtraining_trainer.loop.BatchPlan.batch
     seen: list[int] = []
 
     def batch(self: Any, position: int) -> Any:
         seen.append(position)
-        return original_batch(self, position)
+        return _batch(self, position)
 
     def forward_backward(model: Any, batch: Any, autocast: Any) -> Measured:
         measured = _forward_backward(model, batch, autocast)
@@ -278,5 +282,5 @@ def _poison(positions: tuple[int, ...]) -> None:
         nan = torch.tensor(float("nan"))
         return Measured(loss=float("nan"), gradient_norm=nan)
 
-    lmtraining_trainer.loop.BatchPlan.batch = batch  # type: ignore[method-assign]
+    BatchPlan.batch = batch  # type: ignore[method-assign]
     lmtraining_trainer.loop.forward_backward = forward_backward

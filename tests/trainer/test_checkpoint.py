@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from lmtraining_api import FailureClass
+from lmtraining_trainer import saving
 from lmtraining_trainer.checkpoint import layout
+from lmtraining_trainer.checkpoint import load as load_module
 from lmtraining_trainer.checkpoint import write as write_module
 from lmtraining_trainer.checkpoint.tensors import read_tensors, write_tensors
 from lmtraining_trainer.files import nothing, sha256_of_file
@@ -39,9 +41,16 @@ def stopped(tmp_path: Path, step: int = 10) -> Path:
     return tmp_path / "run" / "checkpoints"
 
 
-def go_on(tmp_path: Path, attempt: int = 2, **blocks: dict[str, object]) -> Outcome:
+TAKE_OVER: dict[str, dict[str, object]] = {
+    "checkpoint": {"path": "shared", "existingRun": "Resume"}
+}
+
+
+def go_on(
+    tmp_path: Path, attempt: int = 2, uid: str = "uid-1", **blocks: dict[str, object]
+) -> Outcome:
     spec = tiny_spec((tmp_path / "text.jsonl").as_uri(), **blocks)
-    return run_alone(job_of(spec, tmp_path), attempt=attempt)
+    return run_alone(job_of(spec, tmp_path, uid=uid), attempt=attempt)
 
 
 def test_what_a_checkpoint_holds(tmp_path: Path) -> None:
@@ -130,18 +139,49 @@ def test_p8_a_broken_checkpoint_is_passed_over_and_the_journal_says_why(
     assert_equal_tensors(exported(straight), exported(job_of(tiny_spec("file:///x"), tmp_path)))
 
 
-def test_p8_where_all_are_broken_the_run_begins_anew(tmp_path: Path) -> None:
+def test_p3_where_all_are_broken_the_run_does_not_begin_anew(tmp_path: Path) -> None:
     checkpoints = stopped(tmp_path)
     for directory in checkpoints.iterdir():
         flip_a_bit(directory)
-    outcome = go_on(tmp_path)
-    assert outcome.end == "finished"
-    assert "resumed_from_step" not in outcome.link.report
+    for attempt in (2, 3):
+        outcome = go_on(tmp_path, attempt=attempt)
+        assert (outcome.failure_class, outcome.reason) == (FailureClass.STORAGE, "CheckpointsLost")
+        for part in (str(checkpoints), "3 were saved", "step 10", "checkpoint.path"):
+            assert part in outcome.message
     assert [entry["step"] for entry in journal(tmp_path) if entry["kind"] == "Rejected"] == [
         10, 8, 4,
     ]  # fmt: skip
+
+
+def test_p8_the_newest_broken_one_is_kept_as_evidence(tmp_path: Path) -> None:
+    checkpoints = stopped(tmp_path)
+    for step in (8, 10):
+        flip_a_bit(checkpoints / layout.directory_name(step))
+    assert go_on(tmp_path).link.report["resumed_from_step"] == 4
     kept = [name for name in layout_names(tmp_path) if name.startswith("rejected-")]
-    assert len(kept) == 1  # evidence is bounded too
+    assert kept == ["rejected-step-00000010"]
+
+
+@pytest.mark.parametrize("unreadable", ["sha256_of_file", "mark"])
+def test_p8_storage_that_does_not_answer_costs_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unreadable: str
+) -> None:
+    stopped(tmp_path)
+    before = layout_names(tmp_path)
+
+    def stale(*arguments: object) -> str:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        if unreadable == "mark":
+            patch.setattr(layout, "sha256_of", stale)
+        else:
+            patch.setattr(load_module, unreadable, stale)
+        outcome = go_on(tmp_path)
+    assert outcome.failure_class is FailureClass.STORAGE
+    assert "Stale file handle" in outcome.message
+    assert layout_names(tmp_path) == before
+    assert go_on(tmp_path, attempt=3).link.report["resumed_from_step"] == 10
 
 
 def test_a_crash_before_the_mark_is_mended_by_verifying(tmp_path: Path) -> None:
@@ -152,9 +192,11 @@ def test_a_crash_before_the_mark_is_mended_by_verifying(tmp_path: Path) -> None:
 
 def test_a_half_written_checkpoint_of_an_earlier_attempt_is_removed(tmp_path: Path) -> None:
     checkpoints = stopped(tmp_path)
-    shutil.copytree(checkpoints / "step-00000010", checkpoints / ".writing-step-00000011")
+    for half in (".writing-abc-step-00000011", ".removing-abc-step-00000002"):
+        shutil.copytree(checkpoints / "step-00000010", checkpoints / half)
+    shutil.copytree(checkpoints / "step-00000010", tmp_path / "run" / ".writing-abc-export")
     assert go_on(tmp_path).link.report["resumed_from_step"] == 10
-    assert all(not name.startswith(".") for name in layout_names(tmp_path))
+    assert not list((tmp_path / "run").rglob(".*"))
 
 
 def test_p8_keep_last_counts_intact_ones_only(tmp_path: Path) -> None:
@@ -172,7 +214,7 @@ def test_p8_keep_last_counts_intact_ones_only(tmp_path: Path) -> None:
     outcome = run_alone(job_of(spec, tmp_path), attempt=2, faults=Faults(stop_at={0: 7}))
     assert (outcome.link.report["resumed_from_step"], outcome.step) == (7, 9)
     assert layout_names(tmp_path) == [
-        "rejected-step-00000008", "step-00000008", "step-00000009",
+        "rejected-step-00000010", "step-00000008", "step-00000009",
     ]  # fmt: skip
 
 
@@ -193,7 +235,7 @@ def test_a_checkpoint_of_another_model_is_refused_with_both_shapes(
     tmp_path: Path, blocks: dict[str, dict[str, object]], parts: list[str]
 ) -> None:
     checkpoints = stopped(tmp_path)
-    outcome = go_on(tmp_path, **blocks)
+    outcome = go_on(tmp_path, uid="uid-2", **TAKE_OVER, **blocks)
     assert (outcome.failure_class, outcome.reason) == (FailureClass.CONFIGURATION, "AnotherModel")
     assert all(part in outcome.message for part in [*parts, str(checkpoints)]), outcome.message
     assert "step-00000010" in layout_names(tmp_path)
@@ -250,8 +292,10 @@ def test_a_skip_that_cannot_be_journalled_is_no_reason_to_stop(
 
     monkeypatch.setattr(Journal, "append", full)
     job = job_of(tiny_spec(write_text(tmp_path / "text.jsonl")), tmp_path)
-    outcome = run_alone(job, faults=Faults(poison={0: (16,)}))
-    assert (outcome.end, outcome.link.report["skipped_steps"]) == ("finished", 1)
+    outcome = run_alone(job, faults=Faults(poison={0: (16,)}, stop_at={0: 5}))
+    assert (outcome.end, outcome.link.report["skipped_steps"]) == ("preempted", 1)
+    resumed = run_alone(job, attempt=2)  # the checkpoint knows of it (P7)
+    assert (resumed.end, resumed.link.report["skipped_steps"]) == ("finished", 1)
 
 
 def test_a_stop_that_cannot_save_is_an_error(
@@ -271,8 +315,8 @@ def test_a_disk_that_lies_is_found_out(tmp_path: Path, monkeypatch: pytest.Monke
     """What is read back differs from what was written: not marked, not reported, not loaded."""
     real = write_module.publish_directory
 
-    def lying(temporary: Path, final: Path) -> None:
-        real(temporary, final)
+    def lying(temporary: Path, final: Path, check: Callable[[], None]) -> None:
+        real(temporary, final, check)
         if final.name == "step-00000008":
             flip_a_bit(final)
 
@@ -282,30 +326,22 @@ def test_a_disk_that_lies_is_found_out(tmp_path: Path, monkeypatch: pytest.Monke
     assert outcome.step == 9
     assert any("step 8" in update.fields.get("checkpoint_error", "")
                for update in outcome.link.updates)  # fmt: skip
-    assert not layout.is_marked_intact(tmp_path / "run" / "checkpoints" / "step-00000008")
+    assert layout_names(tmp_path) == ["step-00000004", "step-00000009"]
 
 
-def test_p1_a_replaced_gang_publishes_nothing(tmp_path: Path) -> None:
-    """A newer attempt raised the fence while this one was training."""
+def test_old_checkpoints_that_stay_are_said_and_the_new_one_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*arguments: object) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(saving, "tidy", busy)
     job = job_of(tiny_spec(write_text(tmp_path / "text.jsonl")), tmp_path)
-    run_alone(job, faults=Faults(stop_at={0: 5}), attempt=1)
-    before = layout_names(tmp_path)
-    from lmtraining_trainer import rank
-
-    real = rank.train
-
-    def replaced(trainer: object) -> None:
-        (tmp_path / "run" / "fence.json").write_text(
-            json.dumps({"job_uid": "uid-1", "attempt": 3, "round": 1})
-        )
-        real(trainer)  # type: ignore[arg-type]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rank, "train", replaced)
-        outcome = run_alone(job, attempt=2)
-    assert (outcome.failure_class, outcome.reason) == (FailureClass.PEER_LOST, "Fenced")
-    assert layout_names(tmp_path) == before
-    assert not (tmp_path / "run" / "export").exists()
+    outcome = run_alone(job, faults=Faults(stop_at={0: 8}))
+    assert (outcome.end, outcome.step) == ("preempted", 9)
+    report = outcome.link.report
+    assert report["checkpoint"].step == 9
+    assert "could not be deleted (Device or resource busy)" in report["checkpoint_error"]
 
 
 def test_tensors_come_back_bit_for_bit(tmp_path: Path) -> None:

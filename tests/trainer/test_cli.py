@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
-from lmtraining_api import ExitCode
+from lmtraining_api import ExitCode, FailureClass
+from lmtraining_trainer.errors import TrainerError
+from lmtraining_trainer.supervisor import LocalRun, run_locally
+from lmtraining_trainer.supervisor.job_document import read_job
 from tests.trainer.supervisor_pods import ROOT, corpus, session_processes, spec, until
 
 pytestmark = pytest.mark.trainer
@@ -82,12 +86,17 @@ def test_help_comes_at_once_and_without_torch(terminal: Terminal) -> None:
 
 def test_a_run_trains_resumes_to_nothing_and_samples(terminal: Terminal) -> None:
     """The whole way, with real ranks."""
-    job = terminal.job(spec(corpus(terminal.directory / "corpus"), replicas=2))
+    wanted = spec(corpus(terminal.directory / "corpus"), replicas=2)
+    job = terminal.job(wanted | {"precision": {"compute": "auto"}})
+    terminal.environment["OMP_NUM_THREADS"] = "2"
     code, output = terminal.type("run", str(job))
     assert code == 0, output
     assert re.search(r"Finished 20 steps in 0:\d\d:\d\d, validation loss \d", output)
     assert f"Checkpoints: {terminal.run / 'checkpoints'} (newest: step 20)" in output
     assert f"Model: {terminal.run / 'export'}" in output
+    (resolved,) = [e for e in _journal(terminal.run) if e["kind"] == "Resolved"]
+    threads = min(2, os.cpu_count() or 1)  # as torch itself counts them; our own wish was 1
+    assert f", {threads} of " in resolved["detail"]["device"]
     code, output = terminal.type("run", str(job))
     assert code == 0, output
     assert "finished before" in output
@@ -125,9 +134,12 @@ def test_ctrl_c_saves_and_the_next_run_goes_on_from_there(terminal: Terminal) ->
 
 
 def _newest_loaded(run: Path) -> dict[str, Any] | None:
+    return next((e for e in reversed(_journal(run)) if e["kind"] == "Loaded"), None)
+
+
+def _journal(run: Path) -> list[dict[str, Any]]:
     lines = (run / "journal.jsonl").read_text().splitlines()
-    entries = [json.loads(line) for line in lines if line.endswith("}")]
-    return next((e for e in reversed(entries) if e["kind"] == "Loaded"), None)
+    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def test_a_second_ctrl_c_does_not_wait(terminal: Terminal) -> None:
@@ -139,6 +151,74 @@ def test_a_second_ctrl_c_does_not_wait(terminal: Terminal) -> None:
     code, output = terminal.finish(process)
     assert code == ExitCode.UNKNOWN, output
     assert "killed before it had saved" in output
+
+
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_closed_terminal_saves_unless_nohup_said_to_go_on(
+    terminal: Terminal, nohup: bool
+) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN) if nohup else None
+    try:
+        process = terminal.start("run", str(terminal.job()), fake="trains_until_stopped")
+    finally:
+        if nohup:
+            signal.signal(signal.SIGHUP, before)
+    until((terminal.run / "pid-0").exists, "a rank")
+    os.killpg(process.pid, signal.SIGHUP)  # as a terminal that is closed does: to all of the group
+    if nohup:
+        os.killpg(process.pid, signal.SIGTERM)
+    code, output = terminal.finish(process)
+    assert code == ExitCode.PREEMPTED, output
+    assert "is saved" in output
+
+
+def test_the_end_of_the_terminal_itself_is_survived(terminal: Terminal) -> None:
+    """Whatever is written after it is lost, and nothing else."""
+    ours, theirs = pty.openpty()
+    fake = ["--rank-function", "tests.trainer.supervisor_ranks:trains_until_stopped"]
+    with subprocess.Popen(
+        [*CLI, "run", str(terminal.job()), *fake],
+        cwd=terminal.directory,
+        env=terminal.environment | {"TERM": "xterm"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    ) as process:
+        os.close(theirs)
+        until((terminal.run / "pid-0").exists, "a rank")
+        os.close(ours)
+        os.killpg(process.pid, signal.SIGHUP)
+        assert process.wait(SECONDS_MAX) == ExitCode.PREEMPTED
+
+
+def test_the_first_ctrl_c_says_what_a_second_one_does(terminal: Terminal) -> None:
+    process = terminal.start("run", str(terminal.job()), fake="trains_until_stopped")
+    until((terminal.run / "pid-0").exists, "a rank")
+    process.send_signal(signal.SIGINT)
+    _, output = terminal.finish(process)
+    assert "Ctrl-C again stops without it" in output
+
+
+def test_a_full_disk_is_said_and_not_traced(terminal: Terminal) -> None:
+    """A limit on the size of files does what a full disk does."""
+    local = LocalRun(job=read_job(terminal.job()), runs_directory=terminal.directory / "runs")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(TrainerError) as raised:
+            run_locally(local, observe=lambda _: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert raised.value.failure_class is FailureClass.STORAGE
+    assert f"{terminal.run} cannot be written" in raised.value.message
+
+
+def test_the_path_of_the_checkpoints_is_honoured(terminal: Terminal) -> None:
+    job = terminal.job(spec() | {"checkpoint": {"path": "team/one"}})
+    code, output = terminal.type("run", str(job), fake="finishes")
+    assert code == 0, output
+    assert (terminal.directory / "runs" / "team" / "one" / "local.json").is_file()
 
 
 def test_a_second_run_in_the_same_directory_is_refused(terminal: Terminal) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import threading
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ from lmtraining_trainer.errors import Preempted, TrainerError
 from tests.trainer.rank_support import tiny_spec, write_text
 
 pytestmark = pytest.mark.trainer
+
+prepare_module = import_module("lmtraining_trainer.data.prepare")
 
 DOCUMENTS = [
     "plain words and more words, again and again",
@@ -136,6 +140,47 @@ def test_an_interrupted_preparation_leaves_nothing_under_a_final_name(tmp_path: 
     (tmp_path / "cache" / ".preparing-other-abc").mkdir()
     key = prepared(tmp_path, data(uri)).key
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {key, ".preparing-other-abc"}
+
+
+def test_a_long_listing_says_that_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Millions of objects, or a server that must be read whole for want of versions."""
+    uri = write_text(tmp_path / "t.jsonl")
+    real, spoke = prepare_module.list_files, threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        assert spoke.wait(60)
+        return real(*arguments)
+
+    monkeypatch.setattr(prepare_module, "list_files", slow)
+    prepare(
+        data(uri),
+        cache=tmp_path / "cache",
+        credentials=tmp_path,
+        owner="u",
+        progress=lambda _: spoke.set(),
+    )
+
+
+def test_p1_a_replaced_gang_neither_publishes_data_nor_removes_its_successors(
+    tmp_path: Path,
+) -> None:
+    uri = write_text(tmp_path / "t.jsonl")
+    successors = tmp_path / "cache" / ".preparing-u-successor"
+    successors.mkdir(parents=True)
+
+    def fenced() -> None:
+        raise TrainerError(FailureClass.PEER_LOST, "Fenced", "replaced")
+
+    with pytest.raises(TrainerError, match="replaced"):
+        prepare(
+            data(uri),
+            cache=tmp_path / "cache",
+            credentials=tmp_path,
+            owner="u",
+            progress=lambda _: None,
+            check=fenced,
+        )
+    assert list((tmp_path / "cache").iterdir()) == [successors]
 
 
 def test_two_preparers_at_once_are_harmless(tmp_path: Path) -> None:

@@ -127,4 +127,11 @@ def test_credentials_are_one_option_per_key_of_the_secret(tmp_path: Path) -> Non
 
 def test_p11_no_secret_of_a_uri_reaches_a_message() -> None:
     assert redacted("https://me:pw@host/a.txt?sig=abc") == "https://host/a.txt"
+    assert redacted("https://me:p@ss@host/a.txt") == "https://host/a.txt"
+    for uri in (
+        "simplecache::https://host/x?sig=SECRET",
+        "zip://a.txt::https://me:SECRET@host/x.zip?token=SECRET",
+        "file:///a?SECRET::https://host/x",
+    ):
+        assert "SECRET" not in redacted(uri)
     assert redacted("file:///data/part-?.txt") == "file:///data/part-?.txt"

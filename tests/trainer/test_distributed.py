@@ -1,14 +1,16 @@
 """Gangs: ranks agree before they act, wait alive, and notice who went away."""
 
+import socket
 import threading
 import time
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
 from lmtraining_api import FailureClass
 from lmtraining_trainer import gang as gang_module
-from lmtraining_trainer.errors import TrainerError
+from lmtraining_trainer.errors import Preempted, TrainerError
 from lmtraining_trainer.gang import Gang
 from lmtraining_trainer.voice import Voice
 from tests.trainer.rank_support import (
@@ -109,9 +111,26 @@ def test_a_lead_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         Gang.meet("uid", place_of(1, 2, port=port), Voice(LocalLink(rank=1)))
 
 
-def test_a_taken_port_is_named() -> None:
-    import socket
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_port_that_accepts_and_hangs_up_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, stop: bool
+) -> None:
+    monkeypatch.setattr(gang_module, "MEET_SECONDS_MAX", 600.0 if stop else 1.0)
+    monkeypatch.setattr(gang_module, "CONNECT_SECONDS_MAX", 0.5)
+    monkeypatch.setattr(gang_module, "_store", _hung_up_on)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        link = LocalLink(rank=1, faults=Faults(stop_at={1: -1} if stop else {}))
+        with pytest.raises(Preempted if stop else TrainerError):
+            Gang.meet("uid", place_of(1, 2, port=port), Voice(link))
+    assert link.updates  # it tried alive
 
+
+def _hung_up_on(*_: object) -> None:
+    raise dist.DistNetworkError("connection reset by peer")
+
+
+def test_a_taken_port_is_named() -> None:
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))
         taken.listen()

@@ -1,6 +1,8 @@
 """The export opens with plain transformers and is the trained model."""
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,11 +10,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lmtraining_api import FailureClass, JobFile
 from lmtraining_trainer import export as export_module
+from lmtraining_trainer import rank as rank_module
 from lmtraining_trainer.checkpoint import layout
 from lmtraining_trainer.checkpoint.tensors import read_tensors
 from lmtraining_trainer.generate import sample
 from lmtraining_trainer.model import build_model
 from lmtraining_trainer.state import TrainState
+from lmtraining_trainer.voice import Voice
 from tests.trainer.rank_support import job_of, run_alone, tiny_spec, write_text
 
 pytestmark = pytest.mark.trainer
@@ -59,6 +63,22 @@ def test_sampling_is_a_function_of_the_seed(tmp_path: Path) -> None:
     assert one.startswith("they see")
     assert one == same != other
     assert sample(directory, "", 5, 1)  # a new document
+
+
+def test_a_long_export_says_that_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the ranks that wait give up a lead that is only busy."""
+    spoke = threading.Event()
+    real = rank_module.write_export
+
+    def slow(*arguments: Any, **fields: Any) -> Path:
+        assert spoke.wait(60)
+        return real(*arguments, **fields)
+
+    monkeypatch.setattr(rank_module, "write_export", slow)
+    monkeypatch.setattr(Voice, "alive", lambda voice: spoke.set())
+    assert run_alone(job_of(tiny_spec(write_text(tmp_path / "text.jsonl")), tmp_path)).end == (
+        "finished"
+    )
 
 
 def test_an_export_that_fails_leaves_no_half_one_and_the_run_unfinished(

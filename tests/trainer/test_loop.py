@@ -1,12 +1,18 @@
 """The loop: what a bad step does, what is reported, how a run ends."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from lmtraining_api import FailureClass, TrainerReport
+from lmtraining_trainer import loop
+from lmtraining_trainer.run.progress_mark import ProgressMark
+from lmtraining_trainer.saving import Saver
 from tests.trainer.rank_support import (
     Faults,
     assert_equal_tensors,
@@ -115,6 +121,35 @@ def test_p7_a_skipped_batch_stays_skipped_after_a_resume(tmp_path: Path) -> None
     assert resumed.link.report["resumed_from_step"] == 4
     assert resumed.link.report["skipped_steps"] == 1
     assert_equal_tensors(exported(straight), exported(broken))
+
+
+def test_speed_has_no_waits_and_no_first_step_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that only the test moves: a step takes a second, the first ten."""
+    now = [0.0]
+
+    def taking(seconds: float, work: Callable[..., Any]) -> Callable[..., Any]:
+        def slow(*arguments: Any, **fields: Any) -> Any:
+            now[0] += seconds
+            return work(*arguments, **fields)
+
+        return slow
+
+    def step(*arguments: Any) -> Any:
+        now[0] += 1.0 if now[0] else 10.0
+        return real(*arguments)
+
+    real = loop.forward_backward
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(loop, "forward_backward", step)
+    monkeypatch.setattr(loop, "validate", taking(1000.0, loop.validate))
+    monkeypatch.setattr(Saver, "save", taking(1000.0, Saver.save))
+    monkeypatch.setattr(ProgressMark, "record", taking(1000.0, ProgressMark.record))
+    outcome = run_alone(job_of(tiny_spec(write_text(tmp_path / "text.jsonl")), tmp_path))
+    speeds = [update.fields["tokens_per_second"] for update in outcome.link.updates
+              if "tokens_per_second" in update.fields]  # fmt: skip
+    assert speeds == [12.8] + [128.0] * 11
 
 
 def test_replayed_steps_are_those_done_before(tmp_path: Path) -> None:

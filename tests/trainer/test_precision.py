@@ -43,6 +43,20 @@ def test_the_faster_one_is_taken(
     assert entry["detail"]["bf16_seconds"] == bf16
 
 
+def test_a_format_that_does_not_fit_in_memory_is_the_slower_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seconds(model: object, batch: object, each: str, alive: object) -> float:
+        if each == "fp32":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 1.0
+
+    monkeypatch.setattr(precision, "_seconds", seconds)
+    monkeypatch.setattr(precision, "knows_bf16", lambda device: True)
+    assert run(tmp_path, "auto", "auto").link.report["precision"] == "bf16"
+    assert run(tmp_path, "auto", "auto", attempt=2).end == "finished"
+
+
 def test_a_cpu_without_bf16_is_not_even_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,20 +1,32 @@
 """Situations for the tables of the policy's tests."""
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from lmtraining_api.exits import FailureClass
+from lmtraining_api.exits import ExitCode, FailureClass
 from lmtraining_api.job import LMTrainingJob
-from lmtraining_api.records import TrainerReport
+from lmtraining_api.records import ExitRecord, TrainerReport
 from lmtraining_api.status import (
     Accepted,
+    ConditionType,
     LastFailure,
     LMTrainingJobStatus,
     Progressing,
     Scheduled,
     Succeeded,
 )
-from lmtraining_operator.plan import Observed, ObservedPod, ObservedReport, Plan, plan
+from lmtraining_operator.plan import (
+    ContainerExit,
+    Create,
+    DeletePod,
+    Observed,
+    ObservedPod,
+    ObservedReport,
+    Plan,
+    PublishEvent,
+    plan,
+)
 from lmtraining_operator.plan.model import Object
 from lmtraining_operator.plan.situation import Situation
 from lmtraining_operator.plan.verdicts import Verdict, with_conditions
@@ -139,3 +151,45 @@ def decide(
     """The plan for a job."""
     world = Observed(**observed)
     return plan(job or job_object(), status or LMTrainingJobStatus(), world, now, SETTINGS)
+
+
+def made(plan: Plan) -> list[str]:
+    return [action.key for action in plan.actions if isinstance(action, Create)]
+
+
+def deleted(plan: Plan) -> list[tuple[str, int]]:
+    return [(a.name, a.grace_seconds) for a in plan.actions if isinstance(a, DeletePod)]
+
+
+def events(plan: Plan) -> list[str]:
+    return [action.reason for action in plan.actions if isinstance(action, PublishEvent)]
+
+
+def reason(plan: Plan, kind: ConditionType = ConditionType.SUCCEEDED) -> str:
+    condition = plan.status.condition(kind)
+    assert condition is not None
+    return condition.reason
+
+
+def message(plan: Plan, kind: ConditionType = ConditionType.SUCCEEDED) -> str:
+    condition = plan.status.condition(kind)
+    assert condition is not None
+    return condition.message
+
+
+def ended(pod: ObservedPod, code: int, **record: Any) -> ObservedPod:
+    phase = "Succeeded" if code == 0 else "Failed"
+    text = ""
+    if code == 0 or record:
+        values = {
+            "job_uid": UID,
+            "attempt": pod.attempt,
+            "round": 1,
+            "replica": pod.replica,
+            "exit_code": ExitCode(code),
+            "reason": "Finished",
+            "time": NOW,
+        }
+        text = ExitRecord.model_validate(values | record).model_dump_json(exclude_none=True)
+    exit_ = ContainerExit(code=code, reason="Error", finished_at=NOW, termination_message=text)
+    return replace(pod, phase=phase, exit=exit_)

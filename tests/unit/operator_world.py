@@ -68,6 +68,8 @@ class World:
     """Crash after the write took effect, not before."""
     fail_next: ApiError | None = None
     """Answer of the next write, instead of carrying it out."""
+    lose_next_answer: bool = False
+    """The next creation takes effect, and its answer is lost."""
     stale: dict[tuple[str, str], Object] | None = None
     """What reads see instead of the truth."""
     is_silent: bool = False
@@ -146,6 +148,9 @@ class World:
         self.creates.append(f"{kind}/{name}")
         if crash:
             raise CrashError
+        if self.lose_next_answer:
+            self.lose_next_answer = False
+            raise ApiError(0, "Unreachable", "the connection broke")
         return made
 
     async def delete(
@@ -232,7 +237,7 @@ class World:
         pod["status"] = {
             "phase": "Running",
             "podIP": f"127.1.0.{1 + int(name.split('-')[-2])}",
-            "containerStatuses": [{"state": {"running": {}}}],
+            "containerStatuses": [{"name": "trainer", "state": {"running": {}}}],
         }
 
     def start_all(self) -> None:
@@ -250,7 +255,7 @@ class World:
         }
         pod["status"] |= {
             "phase": "Succeeded" if code == 0 else "Failed",
-            "containerStatuses": [{"state": {"terminated": ended}}],
+            "containerStatuses": [{"name": "trainer", "state": {"terminated": ended}}],
         }
         if "deletionTimestamp" in pod["metadata"]:
             self.remove(pod)

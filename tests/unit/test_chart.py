@@ -13,6 +13,7 @@ from devcluster import binaries
 from devcluster.paths import Layout
 from lmtraining_api import names
 from lmtraining_api.job import LMTrainingJob
+from lmtraining_operator import main
 
 pytestmark = pytest.mark.unit
 
@@ -28,7 +29,7 @@ EVERYTHING: dict[str, Any] = {
     "watchNamespaces": ["team-a", "team-b"],
     "crds": {"keep": False},
     "serviceAccount": {"name": "trainer-operator", "annotations": {"a": "b"}},
-    "extraArgs": ["--verbose"],
+    "extraArgs": ["--health-address=0.0.0.0:8080"],
     "podAnnotations": {"a": "b"},
     "nodeSelector": {"pool": "system"},
     "tolerations": [{"key": "system", "operator": "Exists"}],
@@ -118,8 +119,16 @@ def test_watching_named_namespaces_needs_no_right_outside_them(helm: Path) -> No
         "--watch-namespace=team-a",
         "--watch-namespace=team-b",
         "--log-format=json",
-        "--verbose",
+        "--health-address=0.0.0.0:8080",
     ]
+    assert main.parse(arguments).namespaces == ("team-a", "team-b"), "the operator takes them"
+
+
+@pytest.mark.parametrize("values", [{}, {"nameOverride": "x"}, EVERYTHING])
+def test_the_jobs_let_the_operator_in_under_any_name(helm: Path, values: Manifest) -> None:
+    (deployment,) = of_kind(rendered(helm, values), "Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert labels[names.LABEL_COMPONENT] == names.COMPONENT_OPERATOR
 
 
 #: All that the operator may do. A new line here needs a reason next to the rule in the chart.

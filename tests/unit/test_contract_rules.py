@@ -16,7 +16,7 @@ from lmtraining_api import (
     explain_validation_error,
 )
 from lmtraining_api.paths import aliases, objects_below
-from tests.contract_cases import CHANGES, MUTABLE, OUT_OF_BOUNDS, PAIRS, Document, Pair
+from tests.contract_cases import CHANGES, MUTABLE, OUT_OF_BOUNDS, PAIRS, Document, Pair, minimal
 
 pytestmark = pytest.mark.unit
 
@@ -42,6 +42,12 @@ def test_a_rule_accepts_one_and_refuses_the_other(pair: Pair) -> None:
 def test_a_field_out_of_bounds_is_refused_by_its_path(document: Document, path: str) -> None:
     (problem,) = problems_of(document)
     assert problem.startswith(path)
+
+
+def test_advice_keeps_within_the_bounds_of_its_field() -> None:
+    big = minimal(training={"batchTokens": 999_999_999}, workers={"ranksPerReplica": 3})
+    (problem,) = problems_of(big)
+    assert "choose 999999984 or" in problem
 
 
 def test_every_rule_has_a_pair() -> None:

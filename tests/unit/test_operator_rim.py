@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import aiohttp.web
@@ -12,9 +13,10 @@ import pytest
 from lmtraining_api.names import LABEL_JOB_UID, REPORT_BYTES_MAX, REPORT_PORT
 from lmtraining_api.status import Succeeded
 from lmtraining_operator import handlers, health, main
+from lmtraining_operator.gateway import ApiError
 from lmtraining_operator.logs import JsonFormatter, TextFormatter
 from lmtraining_operator.metrics import Metrics
-from lmtraining_operator.observe import needs_children, pod_view
+from lmtraining_operator.observe import needs_children, pod_view, warning_events
 from lmtraining_operator.reports import ReportError, Reports, parse
 from tests.unit.operator_situations import (
     UID,
@@ -24,6 +26,7 @@ from tests.unit.operator_situations import (
     running_gang,
     status_of,
 )
+from tests.unit.operator_world import START, World, job_body
 
 pytestmark = pytest.mark.unit
 
@@ -51,7 +54,7 @@ def test_pods_are_watched_by_label_under_the_key_that_works() -> None:
     settings = handlers.settings()
     assert settings.watching.label_selectors[("v1", "pods")] == LABEL_JOB_UID
     assert settings.scanning.disabled
-    assert settings.posting.loggers is False
+
     assert settings.peering.standalone
 
 
@@ -92,7 +95,7 @@ def test_log_line_has_its_fields() -> None:
 
 @pytest.mark.parametrize(
     ("lag", "oldest", "words"),
-    [(0.0, 0.0, ""), (0.0, 40.0, ""), (11.0, 0.0, "event loop"), (0.0, 181.0, "a job")],
+    [(0.0, 0.0, ""), (0.0, 40.0, ""), (11.0, 0.0, "event loop"), (0.0, 181.0, "a pass")],
 )
 def test_health(lag: float, oldest: float, words: str) -> None:
     found = health.problem(lag_seconds=lag, oldest_pass_seconds=oldest)
@@ -211,6 +214,69 @@ def test_children_are_read_only_when_some_may_be_made(
     assert needs_children(job, status_of(**status), pods) is expected
 
 
+async def test_warnings_are_the_newest_and_none_that_has_passed() -> None:
+    """Events outlive what they complain of by an hour, and come in the order of their names."""
+    world = World()
+    world.now = START + timedelta(seconds=1000)
+
+    def event(message: str, seconds: float, **more: Any) -> None:
+        body = {"kind": "Event", "metadata": {"name": message}, "message": message}
+        time = (START + timedelta(seconds=seconds)).isoformat()
+        world.add(body | {"involvedObject": {"uid": "u"}, "lastTimestamp": time} | more)
+
+    event("b-new", 990)
+    event("a-old", 840)
+    event("c-middle", 900)
+    again = (START + timedelta(seconds=999)).isoformat()
+    event("d-again", 100, series={"lastObservedTime": again})
+    found = await warning_events(world, "team", "u", world.now)
+    assert [one["message"] for one in found] == ["d-again", "b-new", "c-middle"]
+
+
+async def test_claim_that_cannot_be_made_says_why() -> None:
+    world = World()
+    made = world.add(job_body())
+    await world.operator().look()
+    claim = world.objects["PersistentVolumeClaim", "tiny-checkpoints"]
+    world.add(
+        {
+            "kind": "Event",
+            "metadata": {"name": "e"},
+            "involvedObject": {"uid": claim["metadata"]["uid"]},
+            "message": "access mode not supported",
+        }
+    )
+    await world.operator().look()
+    assert world.reason("Scheduled") == "VolumeNotReady"
+    assert "tiny-checkpoints (Pending): access mode" in world.message("Scheduled")
+    assert made["metadata"]["name"] == "tiny"
+
+
+class AnswersTo:
+    """A gateway whose LIST has one answer."""
+
+    def __init__(self, error: ApiError | None) -> None:
+        self.error = error
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    async def list_page(self, kind: str, namespace: str, *, limit: int) -> list[Any]:
+        if self.error:
+            raise self.error
+        return []
+
+
+@pytest.mark.parametrize("code", [None, 404, 503])
+async def test_cluster_without_the_definition_is_told_at_once(code: int | None) -> None:
+    gateway: Any = AnswersTo(ApiError(code, "R", "m") if code else None)
+    if code != 404:
+        await main.require_jobs(gateway, ())
+        return
+    with pytest.raises(SystemExit, match=r"lmtrainingjobs.lmtraining.dev: install the"):
+        await main.require_jobs(gateway, ("team",))
+
+
 def test_pod_with_nothing_in_it_is_pending() -> None:
     """A pod as it is right after its creation, and one that a stranger made."""
     view = pod_view({"metadata": {"name": "p", "uid": "u"}})
@@ -230,7 +296,10 @@ def test_pod_view_reads_what_the_kubelet_and_the_scheduler_say() -> None:
                     {"type": "DisruptionTarget", "status": "True", "reason": "Preemption"},
                     {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"},
                 ],
-                "containerStatuses": [{"state": {"terminated": ended}}],
+                "containerStatuses": [
+                    {"name": "injected", "state": {"terminated": {"exitCode": 0}}},
+                    {"name": "trainer", "state": {"terminated": ended}},
+                ],
             },
         }
     )

@@ -181,6 +181,11 @@ async def test_many_jobs_are_a_queue(bench: Bench) -> None:
     for reconciler in bench.made:
         reconciler.hold = hold
     await until(lambda: sum(r.looks for r in bench.made) == PASSES_AT_ONCE_MAX)
+    now = asyncio.get_running_loop().time()
+    waiting = [job for job in bench.tasks._jobs.values() if job.pass_since is None]
+    assert len(waiting) == PASSES_AT_ONCE_MAX * 2, "to wait for a slot is no age"
+    oldest = bench.tasks.oldest_pass_seconds()
+    assert 0 < oldest <= asyncio.get_running_loop().time() - now + 1
     hold.set()
     await until(lambda: sum(r.looks for r in bench.made) == PASSES_AT_ONCE_MAX * 3)
 

@@ -78,6 +78,18 @@ def test_claim_under_our_name(made_for: str, is_fit: bool) -> None:
     assert (found is None) is is_fit
 
 
+@pytest.mark.parametrize(("size", "is_fit"), [("10Gi", True), ("10240Mi", True), ("9Gi", False)])
+def test_claim_that_is_reused_and_too_small(size: str, is_fit: bool) -> None:
+    claim = ObservedClaim(
+        name="tiny-checkpoints", size=size, access_modes=("ReadWriteMany",), made_for_job="tiny"
+    )
+    found = reason_not_to_start(situation(status=status_of(attempt=0), claim=claim))
+    assert (found is None) is is_fit
+    if found:
+        for word in ("tiny-checkpoints", "9Gi", "checkpoint.storage.claim.size is 10Gi", "expand"):
+            assert word in found.message
+
+
 def rival(name: str, created: str, **changes: Any) -> Object:
     made = job_object(name, **(SHARED | changes.pop("spec", {})))
     made["metadata"] |= {"uid": f"{name}-uid", "creationTimestamp": created}

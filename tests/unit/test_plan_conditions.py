@@ -53,7 +53,15 @@ NO_STEP = {"first_step_time": None, "step_time": None, "step": 0}
         ({"state": "Training", **NO_STEP}, {}, Succeeded.STARTING),
         ({"state": "Training"}, {}, Succeeded.TRAINING),
         ({"state": "Evaluating"}, {}, Succeeded.TRAINING),
-        (None, {"state": Succeeded.TRAINING}, Succeeded.TRAINING),  # a new operator
+        # A new operator leaves what was said until a report comes.
+        (None, {"state": Succeeded.TRAINING}, None),
+        (None, {"state": Succeeded.UNREACHABLE}, None),
+        (
+            {"report_time": NOW + timedelta(seconds=61)},
+            {"state": Succeeded.TRAINING},
+            Succeeded.STALLED,
+        ),
+        ({}, {"state": Succeeded.STALLED}, Succeeded.TRAINING),
         (
             {"state": "Loading", **NO_STEP, "attempt": 2},
             {"attempt": 2, "last_failure": failure_status(attempt=1)},
@@ -72,9 +80,9 @@ NO_STEP = {"first_step_time": None, "step_time": None, "step": 0}
     ],
 )
 def test_summary(
-    report: dict[str, Any] | None, status: dict[str, Any], expected: Succeeded
+    report: dict[str, Any] | None, status: dict[str, Any], expected: Succeeded | None
 ) -> None:
-    """P4: Training only after a step of this very attempt."""
+    """P4: Training only after a step of this very attempt, and while the step advances."""
     said = status_of(**status)
     found = situation(
         pods=running_gang(2, attempt=said.attempt),
@@ -82,14 +90,27 @@ def test_summary(
         report=report_of(**report) if report is not None else None,
     )
     verdict = succeeded(found)
-    assert (verdict.status, verdict.reason) == ("Unknown", expected)
+    assert (verdict and verdict.reason) is expected
+    assert verdict is None or verdict.status == "Unknown"
+
+
+def test_state_is_unreachable_while_nobody_answers() -> None:
+    """P4: STATE and Progressing say the same."""
+    pulled = ObservedReport(report=report_of(), error="no answer within 2 s", failing_since=NOW)
+    now = NOW + timedelta(seconds=UNREACHABLE_SECONDS + 1)
+    verdict = succeeded(situation(pods=GANG, report=pulled, now=now))
+    assert verdict is not None
+    assert verdict.reason is Succeeded.UNREACHABLE
+    assert "no answer" in verdict.message
 
 
 def test_report_of_another_attempt_says_nothing() -> None:
     found = situation(
         pods=running_gang(2, attempt=2), status=status_of(attempt=2), report=report_of(attempt=1)
     )
-    assert succeeded(found).reason is Succeeded.STARTING
+    verdict = succeeded(found)
+    assert verdict is not None
+    assert verdict.reason is Succeeded.STARTING
 
 
 @pytest.mark.parametrize(

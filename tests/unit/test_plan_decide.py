@@ -12,28 +12,29 @@ from lmtraining_api.status import (
     ConditionType,
     Progress,
     Restarts,
-    Scheduled,
     Succeeded,
 )
 from lmtraining_operator.plan import (
-    ContainerExit,
     Create,
-    DeletePod,
     ObservedClaim,
     ObservedPod,
     ObservedReport,
-    Plan,
-    PublishEvent,
-    Refusal,
     SetIntent,
 )
-from lmtraining_operator.plan.decide import FINISH_LINGER_SECONDS, RESYNC_SECONDS, STARTING_SECONDS
+from lmtraining_operator.plan.decide import RESYNC_SECONDS, STARTING_SECONDS
+from lmtraining_operator.plan.ending import FINISH_LINGER_SECONDS
 from lmtraining_operator.plan.gang import BROKEN_GANG_GRACE_SECONDS
 from tests.unit.operator_situations import (
     NOW,
     decide,
+    deleted,
+    ended,
+    events,
     failure_status,
     job_object,
+    made,
+    message,
+    reason,
     report_of,
     running_gang,
     status_of,
@@ -41,45 +42,13 @@ from tests.unit.operator_situations import (
 
 pytestmark = pytest.mark.unit
 
-SUSPENDED_JOB = job_object(suspend=True)
-
-
-def made(plan: Plan) -> list[str]:
-    return [action.key for action in plan.actions if isinstance(action, Create)]
-
-
-def deleted(plan: Plan) -> list[tuple[str, int]]:
-    return [(a.name, a.grace_seconds) for a in plan.actions if isinstance(a, DeletePod)]
-
-
-def events(plan: Plan) -> list[str]:
-    return [action.reason for action in plan.actions if isinstance(action, PublishEvent)]
-
-
-def reason(plan: Plan, kind: ConditionType = ConditionType.SUCCEEDED) -> str:
-    condition = plan.status.condition(kind)
-    assert condition is not None
-    return condition.reason
-
-
-def message(plan: Plan, kind: ConditionType = ConditionType.SUCCEEDED) -> str:
-    condition = plan.status.condition(kind)
-    assert condition is not None
-    return condition.message
-
-
-def ended(pod: ObservedPod, code: int, reason: str = "Error") -> ObservedPod:
-    phase = "Succeeded" if code == 0 else "Failed"
-    exit_ = ContainerExit(code=code, reason=reason, finished_at=NOW)
-    return replace(pod, phase=phase, exit=exit_)
-
 
 def test_first_visit_starts_attempt_one() -> None:
     """P1: the plan's status, which is written before its actions, has the attempt of its pods."""
     plan = decide()
     assert plan.status.attempt == 1
     assert made(plan) == [
-        "ConfigMap/tiny-1",
+        "ConfigMap/tiny-job-file",
         "PersistentVolumeClaim/tiny-checkpoints",
         "NetworkPolicy/tiny",
         "Pod/tiny-1-0-0",
@@ -113,7 +82,7 @@ def test_what_is_there_is_not_made_again() -> None:
     (lead, _) = running_gang(2)
     claim = ObservedClaim(name="tiny-checkpoints", made_for_job="tiny")
     status = status_of(complete=False)
-    plan = decide(status, pods=(lead,), config_map="tiny-1", claim=claim, network_policy=True)
+    plan = decide(status, pods=(lead,), config_map=True, claim=claim, network_policy=True)
     assert made(plan) == ["Pod/tiny-1-1-0"]
 
 
@@ -158,8 +127,11 @@ def test_failure_is_said_and_the_broken_gang_released() -> None:
 
 def test_peers_of_a_drained_pod_may_save() -> None:
     lead, peer = running_gang(2)
-    plan = decide(status_of(), pods=(lead, replace(peer, is_deleting=True)))
+    pods = (lead, replace(peer, is_deleting=True))
+    plan = decide(status_of(), pods=pods)
     assert deleted(plan) == [("tiny-1-0-0", 20)], "recovery.graceSeconds"
+    plan = decide(plan.status, pods=pods)
+    assert deleted(plan) == [("tiny-1-0-0", 20)], "also when the pass before broke off"
 
 
 def test_next_attempt_waits_for_pods_then_for_the_backoff() -> None:
@@ -219,6 +191,41 @@ def test_step_does_not_go_back_while_an_attempt_starts() -> None:
     assert plan.status.last_recovery.seconds == "9.0"
 
 
+def test_step_that_goes_back_without_a_failure_is_explained() -> None:
+    """P3: a pod that was told to suspend did not come to save."""
+    before = NOW - timedelta(seconds=60)
+    progress = Progress(step=130, step_time=before)
+    status = status_of(attempt=2, progress=progress)
+    gang = running_gang(2, attempt=2)
+    stepped = report_of(attempt=2, step=101, resumed_from_step=100, replayed_steps=1)
+    status = decide(status, pods=gang, report=ObservedReport(report=stepped)).status
+    assert status.progress.step == 101
+    recovered = status.last_recovery
+    assert recovered is not None
+    assert (recovered.resumed_from_step, recovered.fault_time) == (100, before)
+    later = report_of(
+        attempt=2, step=140, resumed_from_step=100, step_time=NOW + timedelta(seconds=9)
+    )
+    status = decide(status, pods=gang, report=ObservedReport(report=later)).status
+    assert status.last_recovery == recovered, "said once"
+
+
+def test_image_is_fixed_when_the_job_begins() -> None:
+    """P7, P10: an upgrade of the operator changes nothing for a job that has begun."""
+    assert decide().status.trainer_image == "registry.example/trainer:1"
+    job = job_object(workers__image="registry.example/own:2")
+    assert decide(job=job).status.trainer_image == "registry.example/own:2"
+    begun = status_of(trainer_image="registry.example/trainer:0", last_failure=failure_status())
+    plan = decide(begun)
+    images = [
+        action.body["spec"]["containers"][0]["image"]
+        for action in plan.actions
+        if isinstance(action, Create) and action.kind == "Pod"
+    ]
+    assert plan.status.attempt == 2
+    assert images == ["registry.example/trainer:0"] * 2
+
+
 @pytest.mark.parametrize(
     ("failure_class", "code", "expected"),
     [(FailureClass.DIVERGED, 83, "Diverged"), (FailureClass.CONFIGURATION, 81, "Failed")],
@@ -240,6 +247,8 @@ def test_finished_when_the_lead_says_so() -> None:
     assert reason(plan) == "Completed"
     assert plan.status.progress.step == plan.status.progress.total_steps == 20
     assert not plan.is_done, "the other pod may end by itself"
+    beside_sidecar = replace(ended(lead, 0), phase="Running")
+    assert reason(decide(status_of(), pods=(beside_sidecar, peer))) == "Completed"
     assert deleted(plan) == []
     plan = decide(status_of(state=Succeeded.TRAINING), pods=(lead, ended(peer, 0)))
     assert reason(plan) != "Completed", "only the lead knows that the export is written"
@@ -266,71 +275,6 @@ def test_end_stays(state: Succeeded, gone: bool) -> None:
     assert len(deleted(plan)) == len(pods), "what still runs is stopped"
 
 
-def test_suspend_gives_the_whole_grace_and_is_no_failure() -> None:
-    gang = running_gang(2)
-    plan = decide(status_of(state=Succeeded.TRAINING), job=SUSPENDED_JOB, pods=gang)
-    assert deleted(plan) == [("tiny-1-0-0", 20), ("tiny-1-1-0", 20)]
-    assert reason(plan, ConditionType.SCHEDULED) == "Suspended"
-    assert reason(plan) == "Training", "Suspended only when the pods are gone"
-    leaving = tuple(replace(pod, is_deleting=True) for pod in gang)
-    plan = decide(plan.status, job=SUSPENDED_JOB, pods=(ended(leaving[0], 80), leaving[1]))
-    assert plan.status.last_failure is None
-    plan = decide(plan.status, job=SUSPENDED_JOB)
-    assert reason(plan) == "Suspended"
-    assert made(plan) == []
-
-    plan = decide(plan.status)
-    assert plan.status.attempt == 2
-    assert plan.status.restarts.total == 0
-
-
-def test_suspend_taken_back_while_pods_stop() -> None:
-    """P12, P1: the old gang still goes, and the next attempt waits for it."""
-    gang = running_gang(2)
-    status = decide(status_of(), job=SUSPENDED_JOB, pods=gang).status
-    leaving = (replace(gang[0], is_deleting=True), gang[1])
-    plan = decide(status, pods=leaving)
-    assert plan.status.attempt == 1
-    assert deleted(plan) == [("tiny-1-1-0", 20)]
-    assert plan.status.last_failure is None
-    assert decide(plan.status).status.attempt == 2
-
-
-def test_job_that_is_born_suspended_waits() -> None:
-    plan = decide(job=SUSPENDED_JOB)
-    assert (plan.status.attempt, reason(plan), made(plan)) == (0, "Suspended", [])
-    assert decide(plan.status).status.attempt == 1
-
-
-def test_job_that_is_being_deleted_makes_nothing() -> None:
-    """P5."""
-    job = job_object()
-    job["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"
-    assert decide(job=job).actions == ()
-    assert decide(status_of(complete=False), job=job).actions == ()
-
-
-def test_bad_spec_is_refused_and_taken_up_when_it_is_mended() -> None:
-    """P12, also after a bad wish is taken back."""
-    plan = decide(job=job_object(training__budget__steps=0))
-    assert reason(plan, ConditionType.ACCEPTED) == "Invalid"
-    assert made(plan) == []
-    assert "training.budget.steps" in message(plan)
-    plan = decide(plan.status)
-    assert reason(plan, ConditionType.ACCEPTED) == "Valid"
-    assert plan.status.attempt == 1
-
-
-def test_spec_that_an_older_operator_cannot_read_stops_no_pod() -> None:
-    """P10: a downgrade in the middle of a run."""
-    plan = decide(
-        status_of(state=Succeeded.TRAINING), job=job_object(queue="x"), pods=running_gang(2)
-    )
-    assert reason(plan, ConditionType.ACCEPTED) == "Unsupported"
-    assert (reason(plan), plan.status.attempt) == ("Training", 1)
-    assert deleted(plan) == []
-
-
 def test_existing_claim_is_waited_for() -> None:
     job = job_object(checkpoint__storage={"existingClaim": "later"})
     plan = decide(job=job)
@@ -341,21 +285,6 @@ def test_existing_claim_is_waited_for() -> None:
     plan = decide(plan.status, job=job, claim=claim)
     assert plan.status.attempt == 1
     assert "PersistentVolumeClaim/tiny-checkpoints" not in made(plan)
-
-
-@pytest.mark.parametrize(("seconds", "again"), [(1.0, False), (2.0, True)])
-def test_refused_pod_is_tried_again_after_a_while(seconds: float, again: bool) -> None:
-    refused = Refusal(
-        kind="Pod", name="tiny-1-0-0", code=403, message="exceeded quota", count=1, time=NOW
-    )
-    plan = decide(
-        status_of(complete=False),
-        refusals={"Pod/tiny-1-0-0": refused},
-        now=NOW + timedelta(seconds=seconds),
-    )
-    assert ("Pod/tiny-1-0-0" in made(plan)) is again
-    assert reason(plan, ConditionType.SCHEDULED) == Scheduled.QUOTA_EXCEEDED
-    assert plan.look_again_seconds <= 2.0
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,15 @@ from lmtraining_operator.plan import ContainerExit, Disruption, ObservedPod
 from lmtraining_operator.plan.failures import (
     ROOT_CAUSE_WAIT_SECONDS,
     all_failures,
-    class_of_exit,
     exit_record_of,
     failure_of,
     first_failure,
 )
-from tests.unit.operator_situations import NOW, UID, running_gang, situation
+from tests.unit.operator_situations import NOW, UID, report_of, running_gang, situation
 
 pytestmark = pytest.mark.unit
+
+C = FailureClass
 
 POD = ObservedPod(
     name="tiny-1-0-0", uid="p0", attempt=1, replica=0, phase="Running", address="127.1.0.1"
@@ -45,12 +46,32 @@ def record(failure_class: FailureClass, **values: object) -> str:
     return ExitRecord.model_validate(base | values).model_dump_json(by_alias=True)
 
 
+FINISHED = ExitRecord.model_validate(
+    {
+        "job_uid": UID,
+        "attempt": 1,
+        "round": 1,
+        "replica": 0,
+        "exit_code": ExitCode.FINISHED,
+        "reason": "Finished",
+        "time": NOW,
+    }
+).model_dump_json(by_alias=True, exclude_none=True)
+
+
+def evicted(message: str) -> dict[str, object]:
+    return {"phase": "Failed", "reason": "Evicted", "message": message}
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
         ({}, None),
         ({"phase": "Pending"}, None),
-        ({"phase": "Succeeded", "exit": ended(0)}, None),
+        ({"phase": "Succeeded", "exit": ended(0, FINISHED)}, None),
+        ({"exit": ended(0, FINISHED)}, None),  # a sidecar lives on
+        # Any image may exit 0: only the record says that the run is finished.
+        ({"phase": "Succeeded", "exit": ended(0)}, FailureClass.UNKNOWN),
         # A disruption comes first: the kubelet reports 137 then, too.
         ({"phase": "Failed", "exit": ended(137), "disruption": EVICTED}, FailureClass.DISRUPTION),
         ({"is_deleting": True, "disruption": EVICTED}, FailureClass.DISRUPTION),
@@ -67,6 +88,16 @@ def record(failure_class: FailureClass, **values: object) -> str:
             },
             FailureClass.OUT_OF_MEMORY,
         ),
+        (evicted('Usage of EmptyDir volume "tmp" exceeds the limit "2Gi".'), FailureClass.CRASH),
+        (
+            evicted("Pod ephemeral local storage usage exceeds the total limit of containers 1Gi."),
+            FailureClass.CRASH,
+        ),
+        (
+            evicted('Container trainer exceeded its local ephemeral storage limit "1Gi".'),
+            FailureClass.CRASH,
+        ),
+        (evicted("The node was low on resource: memory."), FailureClass.DISRUPTION),
         ({"is_deleting": True}, FailureClass.POD_LOST),
         ({"phase": "Failed"}, FailureClass.POD_LOST),
         ({"phase": "Failed", "exit": ended(137, reason="OOMKilled")}, FailureClass.OUT_OF_MEMORY),
@@ -86,9 +117,12 @@ def test_failure_of_a_pod(changes: dict[str, object], expected: FailureClass | N
     assert (failure.failure_class if failure else None) is expected
 
 
-@pytest.mark.parametrize("code", [code for code in ExitCode if code])
-def test_every_exit_code_has_a_class_without_a_record(code: ExitCode) -> None:
-    assert class_of_exit(ended(code)) is not FailureClass.POD_LOST
+def test_end_without_a_record_names_the_image() -> None:
+    pod = replace(POD, phase="Succeeded", exit=ended(0, reason="Completed"))
+    failure = failure_of(pod, job_uid=UID, now=NOW)
+    assert failure is not None
+    assert failure.reason == "FinishedWithoutRecord"
+    assert "workers.image" in failure.message
 
 
 @pytest.mark.parametrize(
@@ -186,11 +220,21 @@ def test_absent_pod_is_lost_only_if_the_gang_was_complete() -> None:
     assert failure is not None
     assert failure.failure_class is FailureClass.POD_LOST
     assert failure.pod == "tiny-1-1-0"
-    assert not failure.is_graceful
 
 
-def test_pod_that_is_told_to_stop_has_time_to_save() -> None:
+@pytest.mark.parametrize(("answers", "expected"), [(False, C.POD_LOST), (True, C.PEER_LOST)])
+def test_pod_that_its_peers_have_lost_is_the_cause(answers: bool, expected: C) -> None:
+    """A node that is down says nothing; what its neighbours say of it is not the job's fault."""
     lead, peer = running_gang(2)
-    failure = first_failure(situation(pods=(lead, replace(peer, is_deleting=True))))
+    lost = record(FailureClass.PEER_LOST, replica=1)
+    peer = replace(peer, phase="Failed", exit=ended(88, lost))
+    failure = first_failure(
+        situation(
+            pods=(lead, peer),
+            report=report_of() if answers else None,
+            now=NOW + timedelta(seconds=ROOT_CAUSE_WAIT_SECONDS),
+        )
+    )
     assert failure is not None
-    assert failure.is_graceful
+    assert failure.failure_class is expected
+    assert failure.pod == (peer.name if answers else lead.name)

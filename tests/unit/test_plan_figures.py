@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from lmtraining_api import names as api
-from lmtraining_api.job import LMTrainingJob
+from lmtraining_api.job import LMTrainingJob, Training, TrainingSpec
 from lmtraining_api.records import JobFile
 from lmtraining_api.status import (
     ConditionType,
@@ -19,9 +19,8 @@ from lmtraining_api.status import (
 from lmtraining_operator.plan import figures, manifests
 from lmtraining_operator.plan.events import transitions
 from lmtraining_operator.plan.verdicts import Verdict, with_conditions
-from lmtraining_operator.plan.writes import PROGRESS_SECONDS, write_time
+from lmtraining_operator.plan.writes import PROGRESS_SECONDS, REPORT_TIME_SECONDS, write_time
 from tests.unit.operator_situations import NOW, failure_status, job_object, status_of
-from tests.unit.operator_world import SETTINGS
 
 pytestmark = pytest.mark.unit
 
@@ -92,6 +91,15 @@ def test_progress_is_written_at_most_every_few_seconds() -> None:
     assert write_time(old, new, last_write=None, now=NOW) == NOW
 
 
+def test_report_without_news_waits_longer() -> None:
+    """A job that waits for hours is not a write every few seconds."""
+    old = status_of()
+    new = old.model_copy(update={"progress": Progress(report_time=NOW)})
+    assert write_time(old, new, last_write=NOW, now=NOW) == NOW + timedelta(
+        seconds=REPORT_TIME_SECONDS
+    )
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -127,6 +135,8 @@ def test_events_are_of_transitions_only() -> None:
         trains, [Verdict("False", Progressing.STALLED, "no step")], generation=1, now=NOW
     )
     assert [e.reason for e in transitions(trains, stalled)] == ["Stalled"]
+    again = status_of(state=Succeeded.STALLED)
+    assert transitions(again, trains) == [], "no first step of the attempt"
     waits = with_conditions(
         old, [Verdict("False", Scheduled.QUOTA_EXCEEDED, "full")], generation=1, now=NOW
     )
@@ -145,7 +155,7 @@ def parsed(**changes: object) -> LMTrainingJob:
 
 
 def pod(**changes: object) -> dict[str, object]:
-    made = manifests.pod(parsed(**changes), attempt=3, replica=1, intent="{}", settings=SETTINGS)
+    made = manifests.pod(parsed(**changes), attempt=3, replica=1, intent="{}", image="trainer:1")
     spec: dict[str, object] = made["spec"]
     return spec
 
@@ -172,13 +182,15 @@ def test_pod_is_mounted_where_the_trainer_looks() -> None:
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in spec["volumes"]}  # type: ignore[attr-defined]
     assert set(mounts.values()) == set(volumes)
-    assert volumes[mounts["/etc/lmtraining/job"]]["configMap"] == {"name": "tiny-3"}
+    assert volumes[mounts["/etc/lmtraining/job"]]["configMap"] == {"name": "tiny-job-file"}
     assert volumes[mounts[api.STORAGE_DIRECTORY]]["persistentVolumeClaim"] == {
         "claimName": "tiny-checkpoints"
     }
     secret = volumes[mounts[f"{api.CREDENTIALS_DIRECTORY}/key"]]["secret"]
     assert secret == {"secretName": "key", "defaultMode": 0o440}
     assert volumes[mounts["/dev/shm"]]["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Gi"}
+    for path in ("/tmp", manifests.HOME_DIRECTORY):
+        assert volumes[mounts[path]]["emptyDir"] == {"sizeLimit": manifests.SCRATCH_SIZE_MAX}
     (item,) = volumes[mounts["/etc/lmtraining/intent"]]["downwardAPI"]["items"]
     assert item["path"] == "intent.json"
     assert api.ANNOTATION_INTENT in item["fieldRef"]["fieldPath"]
@@ -187,25 +199,84 @@ def test_pod_is_mounted_where_the_trainer_looks() -> None:
 def test_pod_asks_for_its_devices() -> None:
     spec = pod(
         workers__accelerator={"resource": "amd.com/gpu", "count": 2},
-        workers__image="registry.example/own:2",
         workers__serviceAccountName="reader",
         training__batchTokens=64 * 4,
     )
     (container,) = spec["containers"]  # type: ignore[misc]
     assert container["resources"]["limits"]["amd.com/gpu"] == "2"
-    assert container["image"] == "registry.example/own:2"
+    assert container["image"] == "trainer:1"
     assert spec["serviceAccountName"] == "reader"
     assert spec["tolerations"][0]["key"] == "amd.com/gpu"  # type: ignore[index]
 
 
 def test_job_file_is_the_training_part_of_the_spec() -> None:
     """What the trainer reads is what the user wrote, by the same model."""
-    made = manifests.config_map(parsed(checkpoint__path="ours"), attempt=2)
+    job = parsed(
+        checkpoint__path="ours",
+        checkpoint__storage={"claim": {}},
+        data__train=SECRETS,
+        training__seed=7,
+        stability__skippedStepsMax=3,
+    )
+    made = manifests.config_map(job)
     assert made["immutable"] is True
+    assert api.LABEL_ATTEMPT not in made["metadata"]["labels"], "one for all attempts"
     content = JobFile.model_validate_json(made["data"]["job.json"])
     assert content.run_directory == "/storage/runs/ours"
-    assert content.spec.training.budget.steps == 20
     assert "recovery" not in json.loads(made["data"]["job.json"])["spec"]
+    spec = job.spec.model_dump(include=set(TrainingSpec.model_fields))
+    assert content.spec == TrainingSpec.model_validate(spec)
+
+
+class NewerTraining(Training):
+    colour: str = "blue"
+
+
+class NewerSpec(TrainingSpec):
+    training: NewerTraining
+
+
+class NewerFile(JobFile):
+    spec: NewerSpec
+
+
+def test_older_trainer_reads_the_job_file_of_a_newer_operator() -> None:
+    """A field that came later, and that the job does not use."""
+    spec = {k: v for k, v in job_object()["spec"].items() if k in TrainingSpec.model_fields}
+    newer = NewerFile.model_validate(
+        {
+            "job_name": "tiny",
+            "namespace": "team",
+            "job_uid": "u",
+            "run_directory": "/r",
+            "data_cache_directory": "/c",
+            "spec": spec,
+        }
+    )
+    text = manifests.job_file_text(newer)
+    assert JobFile.model_validate_json(text).spec.training.budget.steps == 20
+    assert json.loads(text)["schemaVersion"] == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "replicas", "mode"),
+    [
+        ({}, 1, "ReadWriteOnce"),
+        ({}, 2, "ReadWriteMany"),
+        ({"accessMode": "ReadWriteMany"}, 1, "ReadWriteMany"),
+    ],
+)
+def test_access_mode_fits_the_replicas(written: dict[str, str], replicas: int, mode: str) -> None:
+    """The default class of many clusters gives ReadWriteOnce and nothing else."""
+    job = parsed(workers__replicas=replicas, checkpoint__storage={"claim": written})
+    assert manifests.claim(job)["spec"]["accessModes"] == [mode]
+
+
+def test_operator_is_let_in_by_its_own_label() -> None:
+    """Its app.kubernetes.io/name is the installation's to choose."""
+    policy = manifests.network_policy(parsed())
+    selectors = [one["podSelector"] for one in policy["spec"]["ingress"][1]["from"]]
+    assert {"matchLabels": {"lmtraining.dev/component": "operator"}} in selectors
 
 
 def test_claim_outlives_the_job_and_the_rest_does_not() -> None:
@@ -213,9 +284,9 @@ def test_claim_outlives_the_job_and_the_rest_does_not() -> None:
     job = parsed()
     assert "ownerReferences" not in manifests.claim(job)["metadata"]
     children = [
-        manifests.config_map(job, 1),
+        manifests.config_map(job),
         manifests.network_policy(job),
-        manifests.pod(job, attempt=1, replica=0, intent="", settings=SETTINGS),
+        manifests.pod(job, attempt=1, replica=0, intent="", image="trainer:1"),
     ]
     for child in children:
         (owner,) = child["metadata"]["ownerReferences"]

@@ -12,7 +12,13 @@ from lmtraining_operator.plan.backoff import (
     backoff_seconds,
     refusal_wait_seconds,
 )
-from lmtraining_operator.plan.recovery import end_of_job, next_attempt_time, with_restart
+from lmtraining_operator.plan.failures import GANG_INCOMPLETE
+from lmtraining_operator.plan.recovery import (
+    GANG_BACKOFF_SECONDS_MAX,
+    end_of_job,
+    next_attempt_time,
+    with_restart,
+)
 from tests.unit.operator_situations import NOW, failure_status, status_of
 
 pytestmark = pytest.mark.unit
@@ -70,6 +76,7 @@ def test_next_attempt_time(
         status=status_of(restarts=Restarts(total=counted + uncounted, counted=counted)),
         recovery=Recovery(backoff_seconds=2, backoff_seconds_max=60),
         productive=productive,
+        job_uid="u",
         now=NOW,
     )
     assert when == NOW + timedelta(seconds=seconds)
@@ -81,6 +88,7 @@ def test_disruptions_in_a_row_wait_even_without_a_backoff() -> None:
         status=status_of(restarts=Restarts(total=1)),
         recovery=Recovery(backoff_seconds=0, backoff_seconds_max=0),
         productive=False,
+        job_uid="u",
         now=NOW,
     )
     assert when == NOW + timedelta(seconds=1)
@@ -98,3 +106,25 @@ def test_backoff_is_bounded_for_any_count() -> None:
     assert waits == [1, 2, 32, 60, 60]
     assert refusal_wait_seconds(1) < refusal_wait_seconds(2) < REFUSAL_SECONDS_MAX
     assert refusal_wait_seconds(10_000) == REFUSAL_SECONDS_MAX
+
+
+def test_gang_without_a_place_waits_ever_longer_and_not_as_long_as_the_next() -> None:
+    """Uncounted, and two gangs that block each other do not come back together."""
+    failure = failure_status(C.DISRUPTION, reason=GANG_INCOMPLETE)
+
+    def wait_seconds(uid: str, uncounted: int) -> float:
+        when = next_attempt_time(
+            failure,
+            status=status_of(restarts=Restarts(total=uncounted)),
+            recovery=Recovery(),
+            productive=False,
+            job_uid=uid,
+            now=NOW,
+        )
+        return (when - NOW).total_seconds()
+
+    assert wait_seconds("a", 0) != wait_seconds("b", 0)
+    assert wait_seconds("a", 0) == wait_seconds("a", 0)
+    assert wait_seconds("a", 1) == pytest.approx(2 * wait_seconds("a", 0))
+    assert wait_seconds("a", 99) <= 2 * GANG_BACKOFF_SECONDS_MAX
+    assert end_of_job(failure, restarts=Restarts(), recovery=Recovery(restarts_max=0)) is None

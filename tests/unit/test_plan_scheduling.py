@@ -122,8 +122,8 @@ def test_true_once_all_run_and_kept() -> None:
 def test_newest_refusal_is_told() -> None:
     refusals = refusal(403, "exceeded quota: team")
     later = NOW + timedelta(seconds=1)
-    refusals["ConfigMap/tiny-1"] = Refusal(
-        kind="ConfigMap", name="tiny-1", code=409, message="", count=1, time=later
+    refusals["ConfigMap/tiny-job-file"] = Refusal(
+        kind="ConfigMap", name="tiny-job-file", code=409, message="", count=1, time=later
     )
     found = scheduled(situation(pods=(), complete=False, refusals=refusals))
     assert found.reason is Scheduled.NAME_TAKEN

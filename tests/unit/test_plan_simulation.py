@@ -15,7 +15,7 @@ import pytest
 from lmtraining_api import names as api
 from lmtraining_api.exits import FailureClass
 from lmtraining_operator.gateway import ApiError
-from lmtraining_operator.reconcile import JobReconciler
+from lmtraining_operator.reconcile import AGAIN_SECONDS, JobReconciler
 from tests.unit.operator_world import CrashError, World, job_body
 
 pytestmark = pytest.mark.unit
@@ -23,6 +23,7 @@ pytestmark = pytest.mark.unit
 SEEDS = 60
 HOSTILE_TURNS = 60
 CALM_TURNS_MAX = 400
+PASSES_TO_REST_MAX = 6
 RETRYABLE = [FailureClass.CRASH, FailureClass.HANG, FailureClass.OUT_OF_MEMORY]
 
 
@@ -76,9 +77,20 @@ class Simulation:
         except CrashError:
             self.operator = world.operator()
         except ApiError as error:
-            assert error.code in (409, 500)
+            assert error.code in (0, 409, 500)
         finally:
             world.crash_at_write = world.stale = world.fail_next = None
+            world.lose_next_answer = False
+        if self.random.random() < 0.2:
+            await self.settle()
+
+    async def settle(self) -> None:
+        """In a world that stands still the operator comes to rest."""
+        for _ in range(PASSES_TO_REST_MAX):
+            outcome = await self.operator.look()
+            if outcome.is_done or outcome.look_seconds > AGAIN_SECONDS:
+                return
+        raise AssertionError(f"looks again every {outcome.look_seconds} s at nothing new")
 
     def kubelet(self) -> None:
         for pod in self.world.pods:
@@ -91,7 +103,7 @@ class Simulation:
 
     def misfortune(self) -> None:
         choices: list[Any] = [None, self.kill, self.vanish, self.drain, self.refuse]
-        choices += [self.api_fails, self.toggle_suspend, None, None]
+        choices += [self.api_fails, self.lose_answer, self.toggle_suspend, None, None]
         chosen = self.random.choice(choices)
         if chosen is not None:
             chosen()
@@ -138,6 +150,9 @@ class Simulation:
 
     def api_fails(self) -> None:
         self.world.fail_next = ApiError(500, "InternalError", "etcd is away")
+
+    def lose_answer(self) -> None:
+        self.world.lose_next_answer = True
 
     def toggle_suspend(self) -> None:
         self.world.edit(suspend=not self.world.job["spec"].get("suspend", False))

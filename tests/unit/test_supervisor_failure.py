@@ -205,6 +205,25 @@ def test_records_in_the_run_directory_are_found_by_the_next_lead(tmp_path: Path)
     assert last_exit(tmp_path / "absent", job_uid="u", attempt=3) is None
 
 
+def test_the_newest_attempt_below_ones_own_is_told_by_its_number(tmp_path: Path) -> None:
+    """As text, attempt 9 comes after attempt 100; and there may be more records than are read."""
+    exits = tmp_path / "exits"
+    exits.mkdir()
+    record = record_of(CRASH, identity=None, job=None, round_number=1, time=NOW)
+    for attempt in (2, 9, 10, 100, 101):
+        for replica in (0, 1):
+            body = record.model_copy(update={"attempt": attempt, "job_uid": "u"})
+            (exits / f"attempt-{attempt}-replica-{replica}.json").write_text(
+                body.model_dump_json(by_alias=True)
+            )
+    (exits / ".attempt-100-replica-0.json.x.tmp").write_text("{")
+    for own, newest in ((3, 2), (10, 9), (101, 100), (200, 101)):
+        found = last_exit(tmp_path, job_uid="u", attempt=own)
+        assert found is not None
+        assert found.attempt == newest
+    assert last_exit(tmp_path, job_uid="other", attempt=200) is None
+
+
 def test_an_old_lead_does_not_overwrite_a_newer_record(tmp_path: Path) -> None:
     write_to_run_directory(_record(attempt=5), tmp_path)
     write_to_run_directory(_record(attempt=4), tmp_path)

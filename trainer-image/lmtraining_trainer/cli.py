@@ -9,6 +9,7 @@ import logging
 import os
 import shlex
 import sys
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -93,7 +94,8 @@ def run(
 
             def observe(snapshot: Snapshot) -> None:
                 newest[:] = [snapshot]
-                view.show(snapshot)
+                with suppress(OSError):  # a terminal that was closed must not cost the checkpoint
+                    view.show(snapshot)
 
             record = run_locally(
                 local, observe=observe, report_port=report_port, rank_function=rank_function
@@ -204,4 +206,5 @@ def _job_or_exit(path: Path) -> LMTrainingJob:
 
 def _say(console: Console, text: str) -> None:
     """As it is: neither wrapped nor read as markup, so that a path can be copied."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    with suppress(OSError):  # a terminal that was closed
+        console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,16 +1,31 @@
-"""The device of a rank, chosen by what is there."""
+"""The device of a rank: what the job asks for, or nothing."""
 
 import os
 import platform
 
 import torch
 
+from lmtraining_api import FailureClass
+from lmtraining_trainer.errors import TrainerError
 
-def device_of(local_rank: int) -> torch.device:
-    """The rank's own GPU where there is one, else the CPU."""
-    if not torch.cuda.is_available():
+
+def device_of(local_rank: int, *, accelerated: bool) -> torch.device:
+    """The rank's own GPU where the job asks for accelerators, else the CPU.
+
+    Raises TrainerError(HARDWARE) where there are fewer than ranks.
+    """
+    if not accelerated:
         return torch.device("cpu")
-    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise TrainerError(
+            FailureClass.HARDWARE,
+            "TooFewDevices",
+            f"the rank with local number {local_rank} needs an accelerator of its own, but torch "
+            f"sees {count} here: lower workers.accelerator.count, or leave out "
+            "workers.accelerator to train on the CPU",
+        )
+    device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
     return device
 
@@ -30,3 +45,10 @@ def knows_bf16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     has = torch.cpu.get_capabilities()
     return bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16"))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, the device's or the machine's: torch has no class for the latter."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "DefaultCPUAllocator: can't allocate memory" in str(error)

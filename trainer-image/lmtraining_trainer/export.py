@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from lmtraining_trainer.data.tokenizer import END_OF_TEXT, load_tokenizer
-from lmtraining_trainer.files import publish_directory, remove_directory
+from lmtraining_trainer.files import publish_directory, remove_directory, temporary_beside
 from lmtraining_trainer.run import Run
 from lmtraining_trainer.run.directory import EXPORT
 
@@ -24,20 +24,24 @@ def write_export(
     Raises OSError where storage fails, TrainerError("Fenced").
     """
     final = run.directory / EXPORT
-    temporary = run.directory / f".writing-{EXPORT}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = temporary_beside(final)
     try:
         temporary.mkdir()
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         model.save_pretrained(temporary, safe_serialization=True)
         exported_tokenizer(tokenizer_json, sequence_length).save_pretrained(temporary)
-        run.fence.check()
-        if final.exists():  # of the same run with a smaller budget
-            remove_directory(final)
-        publish_directory(temporary, final)
+        publish_directory(temporary, final, lambda: _make_way(run, final))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final
+
+
+def _make_way(run: Run, final: Path) -> None:
+    """Free the name `final`. Raises TrainerError("Fenced")."""
+    run.fence.check()
+    if final.exists():  # of the same run with a smaller budget
+        remove_directory(final)
+        run.fence.check()
 
 
 def exported_tokenizer(tokenizer_json: str, sequence_length: int) -> PreTrainedTokenizerFast:

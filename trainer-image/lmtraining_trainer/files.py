@@ -9,10 +9,12 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+TEMPORARY_PREFIX = ".writing-"
 #: Bytes read at a time when a file is hashed; between two of them the rank says that it lives.
 HASH_CHUNK_BYTES = 8 * 1024 * 1024
 
@@ -23,7 +25,7 @@ def nothing() -> None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Put `content` at `path` by one rename. Raises OSError, leaving the old file as it was."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -54,20 +56,29 @@ def json_bytes(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, indent=1, allow_nan=False).encode() + b"\n"
 
 
-def publish_directory(temporary: Path, final: Path) -> None:
-    """Give a finished directory its final name. Raises OSError where that name is taken."""
+def temporary_beside(final: Path) -> Path:
+    """A name for what will become `final`. Each call gives another, so that of two gangs that write
+    the same thing neither meets the other's half."""
+    return final.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{final.name}")
+
+
+def publish_directory(temporary: Path, final: Path, check: Callable[[], None] = nothing) -> None:
+    """Give a finished directory its final name. Raises OSError where that name is taken.
+
+    `check` is called at the last moment, when all is synced, and may raise to prevent it.
+    """
     for file in sorted(temporary.rglob("*")):
         if file.is_file():
             _sync_path(file)
     sync_directory(temporary)
+    check()
     temporary.rename(final)
     sync_directory(final.parent)
 
 
 def remove_directory(path: Path) -> None:
     """Delete a directory so that no half of it ever has its old name."""
-    doomed = path.with_name(f".removing-{path.name}")
-    shutil.rmtree(doomed, ignore_errors=True)
+    doomed = path.with_name(f".removing-{uuid.uuid4().hex}-{path.name}")
     try:
         path.rename(doomed)
     except FileNotFoundError:

@@ -224,7 +224,9 @@ def _store_of(place: RankPlace, voice: Voice) -> Store:
         _await_listener(place, voice, deadline)
         try:
             store = _store(place, CONNECT_SECONDS_MAX)
-        except dist.DistNetworkError:  # what listened a moment ago was the lead of an older gang
+        except dist.DistNetworkError as error:
+            # What listened a moment ago was the lead of an older gang, or no lead at all.
+            deadline = _patience(place, voice, deadline, error)
             continue
         store.set_timeout(timedelta(seconds=COLLECTIVE_SECONDS_MAX))
         return store
@@ -259,15 +261,24 @@ def _await_listener(place: RankPlace, voice: Voice, deadline: float) -> None:
             socket.create_connection(address, timeout=SLICE_SECONDS).close()
             return
         except OSError as error:
-            voice.alive()
-            if voice.stop_requested():  # a lead that is about to listen should still hear of it
-                deadline = min(deadline, time.monotonic() + CONNECT_SECONDS_MAX)
-            if time.monotonic() > deadline:
-                if voice.stop_requested():
-                    raise Preempted(0) from error
-                where = f"{place.lead_address} port {place.rendezvous_port}"
-                raise _lost(place.rank, 0, f"rank 0 does not answer at {where}") from error
-            time.sleep(POLL_SECONDS)
+            deadline = _patience(place, voice, deadline, error)
+
+
+def _patience(place: RankPlace, voice: Voice, deadline: float, error: Exception) -> float:
+    """A moment before the next try; the deadline for all of them, sooner once told to stop.
+
+    Raises Preempted or TrainerError(PEER_LOST) when it is over.
+    """
+    voice.alive()
+    if voice.stop_requested():  # a lead that is about to listen should still hear of it
+        deadline = min(deadline, time.monotonic() + CONNECT_SECONDS_MAX)
+    if time.monotonic() > deadline:
+        if voice.stop_requested():
+            raise Preempted(0) from error
+        where = f"{place.lead_address} port {place.rendezvous_port}"
+        raise _lost(place.rank, 0, f"rank 0 does not answer at {where}") from error
+    time.sleep(POLL_SECONDS)
+    return deadline
 
 
 def _lost(rank: int, step: int, what: str) -> TrainerError:

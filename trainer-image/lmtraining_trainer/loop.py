@@ -83,7 +83,7 @@ def train(trainer: Trainer) -> None:
         if is_good:
             rate = _update(trainer, measured, verdict)
             trainer.speed.add(time.perf_counter() - started)
-            trainer.voice.say("Training", **_step_fields(trainer, verdict, rate))
+            _report_step(trainer, verdict, rate)
         else:
             _skip(trainer, verdict)
         if verdict.stop:
@@ -93,9 +93,8 @@ def train(trainer: Trainer) -> None:
             _validate(trainer)
         if is_good and trainer.is_due(trainer.spec.checkpoint.every_steps):
             trainer.saver.save("Checkpointing", state)
-    if (
-        state.counters.validation_step != state.counters.step
-    ):  # it stopped right after its last step
+    # A stop right after the last step left its validation to this attempt.
+    if state.counters.validation_step != state.counters.step:
         _validate(trainer)
 
 
@@ -114,9 +113,13 @@ def _update(trainer: Trainer, measured: Measured, verdict: Verdict) -> float:
         tokens=training.batch_tokens, sequences=trainer.plan.batch_sequences, loss=verdict.loss
     )
     trainer.gang.step = state.counters.step
-    if trainer.run is not None:
-        trainer.run.mark.record(state.counters.step)
     return rate
+
+
+def _report_step(trainer: Trainer, verdict: Verdict, rate: float) -> None:
+    trainer.voice.say("Training", **_step_fields(trainer, verdict, rate))
+    if trainer.run is not None:
+        trainer.run.mark.record(trainer.state.counters.step)  # may wait for a busy disk
 
 
 def _skip(trainer: Trainer, verdict: Verdict) -> None:

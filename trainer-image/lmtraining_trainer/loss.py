@@ -76,4 +76,5 @@ class _SlicedCrossEntropy(torch.autograd.Function):
         """The gradients of the mean, scaled by what comes from behind."""
         hidden_gradient, weight_gradient = ctx.saved_tensors
         scale = slope / len(hidden_gradient)
-        return hidden_gradient * scale.to(hidden_gradient.dtype), weight_gradient * scale, None
+        scaled = hidden_gradient.float() * scale  # rounded once, not the scale as well
+        return scaled.to(hidden_gradient.dtype), weight_gradient * scale, None

@@ -70,7 +70,6 @@ def _gpt2(spec: TrainingSpec) -> GPT2Config:
         resid_pdrop=config.dropout,
         embd_pdrop=config.dropout,
         attn_pdrop=config.dropout,
-        attn_implementation="sdpa",
         bos_token_id=END_OF_TEXT_ID,
         eos_token_id=END_OF_TEXT_ID,
     )
@@ -88,7 +87,6 @@ def _llama(spec: TrainingSpec) -> LlamaConfig:
         num_key_value_heads=config.heads,
         max_position_embeddings=spec.data.sequence_length,
         tie_word_embeddings=True,
-        attn_implementation="sdpa",
         bos_token_id=END_OF_TEXT_ID,
         eos_token_id=END_OF_TEXT_ID,
     )

@@ -8,6 +8,7 @@ generators.
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -19,7 +20,7 @@ from torch import nn
 
 from lmtraining_trainer import rng
 from lmtraining_trainer.data import MicroBatch
-from lmtraining_trainer.device import device_name, knows_bf16
+from lmtraining_trainer.device import device_name, is_out_of_memory, knows_bf16
 from lmtraining_trainer.gang import Gang
 
 Format = Literal["fp32", "bf16"]
@@ -60,7 +61,7 @@ def measure(
     if not able:
         return Resolved(precision="fp32", device=device_name(device))
     with rng.preserved():
-        own = [_seconds(copy.deepcopy(model), micro_batch, each, alive) for each in FORMATS]
+        own = [_trial(model, micro_batch, each, alive) for each in FORMATS]
     fp32, bf16 = (total / gang.world_size for total in gang.sum(own))
     return Resolved(
         precision="bf16" if fp32 >= BF16_GAIN_MIN * bf16 else "fp32",
@@ -68,6 +69,18 @@ def measure(
         fp32_seconds=fp32,
         bf16_seconds=bf16,
     )
+
+
+def _trial(
+    model: nn.Module, micro_batch: MicroBatch, precision: Format, alive: Callable[[], None]
+) -> float:
+    """The seconds of a pass of a copy of `model`; infinite where it does not fit in memory."""
+    try:
+        return _seconds(copy.deepcopy(model), micro_batch, precision, alive)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return math.inf
 
 
 def _seconds(

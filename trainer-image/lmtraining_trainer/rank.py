@@ -6,25 +6,22 @@ for a bug. It is the same in a pod and on a laptop.
 Trap avoided: memory that ran out is told apart from a bug, since its remedy is known.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lmtraining_api import FailureClass, JobFile, names
-from lmtraining_trainer.device import device_of
+from lmtraining_trainer.device import device_of, is_out_of_memory
 from lmtraining_trainer.errors import Preempted, TrainerError
 from lmtraining_trainer.export import write_export
 from lmtraining_trainer.gang import Gang
+from lmtraining_trainer.heartbeat import while_alive
 from lmtraining_trainer.loop import Trainer, train
 from lmtraining_trainer.model import parameter_count
 from lmtraining_trainer.rank_link import RankLink, RankPlace
 from lmtraining_trainer.run import Run, claim_run
 from lmtraining_trainer.startup import build_trainer, prepare_data
-from lmtraining_trainer.threads import cpu_limit, share_cores
 from lmtraining_trainer.voice import Voice
 
 
@@ -36,10 +33,6 @@ def run_rank(
     credentials_directory: Path = Path(names.CREDENTIALS_DIRECTORY),
 ) -> None:
     """Train as one rank until the run is finished; see the module."""
-    # The tokenizers library counts the node's cores, not the container's; and while the lead
-    # prepares the data the other ranks of its pod wait, so all cores are its own.
-    os.environ["RAYON_NUM_THREADS"] = str(cpu_limit())
-    os.environ["TOKENIZERS_PARALLELISM"] = "true"
     voice = Voice(link)
     voice.say("Starting", message="")
     with Gang.meet(job_file.job_uid, place, voice) as gang, _memory_errors(job_file):
@@ -56,11 +49,10 @@ def _run(job: JobFile, place: RankPlace, gang: Gang, voice: Voice, credentials: 
     if finished is not None:
         voice.say("Finished", **finished)
         return
-    device = device_of(place.local_rank)
+    device = device_of(place.local_rank, accelerated=job.spec.workers.accelerator is not None)
     data = prepare_data(job, run, gang, voice, credentials)
     voice.say("Starting", message="")
     gang.start_collectives(device)
-    share_cores(gang)
     trainer = build_trainer(job, gang=gang, voice=voice, run=run, data=data, device=device)
     train(trainer)
     _finish(trainer)
@@ -91,12 +83,7 @@ def _export(trainer: Trainer) -> dict[str, Any]:
     if run is None:
         return {}
     try:
-        path = write_export(
-            run,
-            trainer.state.model,
-            tokenizer_json=data.tokenizer_json,
-            sequence_length=trainer.spec.data.sequence_length,
-        )
+        path = while_alive("export", lambda: _write_export(trainer, run), trainer.voice.alive)
         report = {
             "step": counters.step,
             "total_steps": trainer.spec.training.budget.steps,
@@ -124,14 +111,22 @@ def _export(trainer: Trainer) -> dict[str, Any]:
     return report
 
 
+def _write_export(trainer: Trainer, run: Run) -> Path:
+    return write_export(
+        run,
+        trainer.state.model,
+        tokenizer_json=trainer.plan.data.tokenizer_json,
+        sequence_length=trainer.spec.data.sequence_length,
+    )
+
+
 @contextmanager
 def _memory_errors(job: JobFile) -> Iterator[None]:
     """Memory that ran out, as an error with its remedy."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not is_memory and "DefaultCPUAllocator: can't allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise TrainerError(
             FailureClass.OUT_OF_MEMORY,

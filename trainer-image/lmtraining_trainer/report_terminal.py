@@ -6,6 +6,7 @@ when the state changes and every `PLAIN_LINE_SECONDS`, not a bar.
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
@@ -46,8 +47,9 @@ class ProgressView:
         trace: TracebackType | None,
     ) -> None:
         if self._bar is not None:
-            self._bar.refresh()
-            self._bar.stop()
+            with suppress(OSError):  # a terminal that was closed
+                self._bar.refresh()
+                self._bar.stop()
 
     def show(self, snapshot: Snapshot) -> None:
         """Show the newest state, unless another was shown a moment ago."""

@@ -46,22 +46,22 @@ def resume(state: TrainState, saver: Saver, seed: int) -> Resumed:
     found = gang.lead_does("choose a checkpoint", lambda: _found(run, saver) if run else {})
     if found["chosen"] is not None:
         chosen = Chosen(**found["chosen"])
-        restore_state(
-            state,
-            chosen,
-            rank=gang.rank,
-            world_size=gang.world_size,
-            seed=seed,
-            verify=not gang.is_lead,
-            alive=voice.alive,
-        )
+        with storage_errors(Path(chosen.directory)):
+            restore_state(
+                state,
+                chosen,
+                rank=gang.rank,
+                world_size=gang.world_size,
+                seed=seed,
+                verify=not gang.is_lead,
+                alive=voice.alive,
+            )
         saver.saved_step = gang.step = chosen.step
         voice.say("Loading", **_report_fields(chosen, state, time.perf_counter() - started))
-    return Resumed(
-        step=state.counters.step,
-        highest_step=found["highest_step"],
-        skips=Skips(positions=frozenset(found["skipped_positions"]), of_this_job=found["skipped"]),
-    )
+    skips = Skips(positions=frozenset(found["skipped_positions"]), of_this_job=found["skipped"])
+    for position in state.counters.skipped_positions:  # the journal may have been on a full disk
+        skips = skips.with_position(position)
+    return Resumed(step=state.counters.step, highest_step=found["highest_step"], skips=skips)
 
 
 def _found(run: Run, saver: Saver) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def capture() -> bytes:
         "python": [version, list(internal), gauss],
         "numpy": [kind, np.asarray(keys).tolist(), position, has_gauss, cached],
         "torch": _hexadecimal(torch.get_rng_state()),
-        "cuda": _hexadecimal(torch.cuda.get_rng_state()) if torch.cuda.is_available() else None,
+        "cuda": _hexadecimal(torch.cuda.get_rng_state()) if _uses_cuda() else None,
     }
     return json.dumps(state).encode()
 
@@ -46,7 +46,7 @@ def restore(captured: bytes) -> None:
     kind, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     torch.set_rng_state(_tensor(state["torch"]))
-    if state["cuda"] is not None and torch.cuda.is_available():
+    if state["cuda"] is not None and _uses_cuda():
         torch.cuda.set_rng_state(_tensor(state["cuda"]))
 
 
@@ -58,6 +58,11 @@ def preserved() -> Iterator[None]:
         yield
     finally:
         restore(before)
+
+
+def _uses_cuda() -> bool:
+    """A rank that trains on the CPU must not wake a device that is there."""
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
 def _hexadecimal(state: torch.Tensor) -> str:

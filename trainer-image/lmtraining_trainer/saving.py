@@ -83,12 +83,24 @@ class Saver:
             return ""
         try:
             report = write_checkpoint(self.run, snapshot, self.voice.alive)
-            tidy(self.run, self.keep_last)
         except OSError as error:
             sentence = _sentence("checkpoint", snapshot.step, error)
             self.voice.say("Training", checkpoint_error=sentence)
             return sentence
-        self.voice.say("Training", checkpoint=report, checkpoint_error="")
+        self.voice.say("Training", checkpoint=report, checkpoint_error=self._tidied())
+        return ""
+
+    def _tidied(self) -> str:
+        """Tidy up; what went wrong as a sentence. The checkpoint is intact all the same."""
+        if self.run is None:
+            return ""
+        try:
+            tidy(self.run, self.keep_last)
+        except OSError as error:
+            return (
+                f"older checkpoints in {self.run.checkpoints} could not be deleted "
+                f"({error.strerror or type(error).__name__}): delete them, or make it writable"
+            )
         return ""
 
 

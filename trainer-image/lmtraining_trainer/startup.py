@@ -46,32 +46,10 @@ def prepare_data(
     sources nor notices that they changed. Raises TrainerError.
     """
     cache = Path(job.data_cache_directory)
-
-    def key_on_lead() -> str:
-        data_sha256 = sha256_of(
-            json_bytes(job.spec.data.model_dump(mode="json", exclude={"sequence_length"}))
-        )
-        known = run.record if run is not None else {}
-        if known.get("data_sha256") == data_sha256 and open_prepared(cache, known["data_key"]):
-            return str(known["data_key"])
-        key = prepare(
-            job.spec.data,
-            cache=cache,
-            credentials=credentials,
-            owner=job.job_uid,
-            progress=lambda message: voice.progress("Preparing", message),
-        )
-        if run is not None:
-            with storage_errors(run.directory):
-                run.remember(
-                    data_sha256=data_sha256,
-                    data_key=key,
-                    fingerprint=fingerprint(shape_of(job.spec)),
-                )
-        return key
-
     voice.say("Preparing")
-    key = gang.lead_does("prepare the data", key_on_lead)
+    key = gang.lead_does(
+        "prepare the data", lambda: _data_key(job, run, voice, credentials) if run else ""
+    )
     data = open_prepared(cache, key)
     if data is None:
         raise TrainerError(
@@ -82,6 +60,31 @@ def prepare_data(
         )
     check_enough(data, job.spec)
     return data
+
+
+def _data_key(job: JobFile, run: Run, voice: Voice, credentials: Path) -> str:
+    """On the lead: the key of data that is prepared."""
+    cache = Path(job.data_cache_directory)
+    wanted = job.spec.data.model_dump(mode="json", exclude={"sequence_length"})
+    data_sha256 = sha256_of(json_bytes(wanted))
+    known = run.record
+    if known.get("data_sha256") == data_sha256 and open_prepared(cache, known["data_key"]):
+        return str(known["data_key"])
+    key = prepare(
+        job.spec.data,
+        cache=cache,
+        credentials=credentials,
+        owner=job.job_uid,
+        progress=lambda message: voice.progress("Preparing", message),
+        check=run.fence.check,
+    )
+    with storage_errors(run.directory):
+        run.remember(
+            data_sha256=data_sha256,
+            data_key=key,
+            fingerprint=fingerprint(shape_of(job.spec)),
+        )
+    return key
 
 
 def build_trainer(
@@ -100,9 +103,7 @@ def build_trainer(
     model.to(device)  # type: ignore[arg-type]
     rng.seed_all(seed=spec.training.seed, rank=gang.rank, step=0)
     with_loss = ModelLoss(model)
-    resolved = _resolve_precision(
-        spec.precision.compute, with_loss, plan, run=run, gang=gang, voice=voice
-    )
+    resolved = _resolve_precision(spec, with_loss, plan, run=run, gang=gang, voice=voice)
     wrapped = _wrapped(with_loss, gang, device)
     _throw_away_pass(wrapped, plan, resolved, device)
     state = TrainState(model=model, optimizer=build_optimizer(model, spec.training.optimizer))
@@ -146,7 +147,7 @@ def identity_of(spec: TrainingSpec, data: PreparedData, world_size: int) -> dict
 
 
 def _resolve_precision(
-    wished: str,
+    spec: TrainingSpec,
     model: nn.Module,
     plan: BatchPlan,
     *,
@@ -154,8 +155,8 @@ def _resolve_precision(
     gang: Gang,
     voice: Voice,
 ) -> Format:
-    if wished in ("fp32", "bf16"):
-        return "fp32" if wished == "fp32" else "bf16"
+    if spec.precision.compute != "auto":
+        return spec.precision.compute
     known = gang.lead_does("read the journal", lambda: _journalled_precision(run))
     if known is not None:
         return "bf16" if known == "bf16" else "fp32"

@@ -30,6 +30,12 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- mergeOverwrite (deepCopy .Values.commonLabels) $labels | toYaml }}
 {{- end }}
 
+{{/* lmtraining.dev/component: the NetworkPolicy of every job lets this pod in, whatever its name. */}}
+{{- define "lmtraining.podLabels" -}}
+{{- $labels := include "lmtraining.labels" . | fromYaml }}
+{{- set $labels "lmtraining.dev/component" "operator" | toYaml }}
+{{- end }}
+
 {{- define "lmtraining.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create }}
 {{- default (include "lmtraining.fullname" .) .Values.serviceAccount.name }}

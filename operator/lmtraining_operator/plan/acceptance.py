@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from lmtraining_api.explain import explain_validation_error
-from lmtraining_api.job import LMTrainingJob
+from lmtraining_api.fields import quantity_value
+from lmtraining_api.job import LMTrainingJob, Recovery
 from lmtraining_api.status import Accepted, LMTrainingJobStatus
 from lmtraining_operator.plan import figures, names
 from lmtraining_operator.plan.model import Object, ObservedClaim
@@ -65,7 +66,7 @@ def _claim_is_unfit(situation: Situation) -> NotAccepted | None:
             f"{', '.join(claim.access_modes)}, but workers.replicas is {replicas} and all pods "
             f"write to it: use a claim with {MANY_NODES_MODE}, or set workers.replicas to 1",
         )
-    return _claim_is_foreign(situation, claim)
+    return _claim_is_foreign(situation, claim) or _claim_is_small(situation, claim)
 
 
 def _claim_is_foreign(situation: Situation, claim: ObservedClaim) -> NotAccepted | None:
@@ -78,6 +79,29 @@ def _claim_is_foreign(situation: Situation, claim: ObservedClaim) -> NotAccepted
         message=f"PersistentVolumeClaim {claim.name} was not made for this job: name it in "
         "checkpoint.storage.existingClaim to use it, or give the job another name",
     )
+
+
+def _claim_is_small(situation: Situation, claim: ObservedClaim) -> NotAccepted | None:
+    """What an earlier job of this name left behind may not be what this one asks for."""
+    wanted = situation.spec.checkpoint.storage.claim
+    if wanted is None or not claim.size:
+        return None
+    if quantity_value(claim.size) >= quantity_value(wanted.size):
+        return None
+    return NotAccepted(
+        reason=Accepted.INVALID,
+        message=f"PersistentVolumeClaim {claim.name}, kept from an earlier job of this name, has "
+        f"{claim.size}, but checkpoint.storage.claim.size is {wanted.size}: expand the claim, "
+        "delete it if nobody needs its checkpoints, or make the job with that size",
+    )
+
+
+def grace_seconds(job: Object) -> int:
+    """recovery.graceSeconds of a job whose spec as a whole cannot be read."""
+    try:
+        return Recovery.model_validate(job["spec"].get("recovery") or {}).grace_seconds
+    except ValidationError:
+        return Recovery().grace_seconds
 
 
 def _directory_is_taken(situation: Situation) -> NotAccepted | None:

@@ -1,5 +1,7 @@
 """How long to wait before trying again."""
 
+import zlib
+
 DOUBLINGS_MAX = 30
 """Beyond this the limit has long been reached, and the power would only get large."""
 
@@ -10,6 +12,11 @@ REFUSAL_SECONDS_MAX = 60.0
 def backoff_seconds(*, first: float, limit: float, earlier: int) -> float:
     """The wait after `earlier` tries: doubled with each, never above `limit`."""
     return min(first * 2.0 ** min(earlier, DOUBLINGS_MAX), limit)
+
+
+def jitter(key: str) -> float:
+    """A share in [0, 1) that differs from key to key and never changes."""
+    return zlib.crc32(key.encode()) / 2**32
 
 
 def refusal_wait_seconds(count: int) -> float:

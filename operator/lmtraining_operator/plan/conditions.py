@@ -18,7 +18,7 @@ from lmtraining_api.status import (
 )
 from lmtraining_operator.plan.scheduling import scheduled
 from lmtraining_operator.plan.situation import Situation
-from lmtraining_operator.plan.verdicts import Verdict
+from lmtraining_operator.plan.verdicts import Reason, Verdict
 
 UNREACHABLE_SECONDS = 10.0
 """Reports may fail this long before Progressing is Unknown."""
@@ -37,6 +37,12 @@ _ASIDE = {
     "Exporting": Progressing.EXPORTING,
     "Finished": Progressing.EXPORTING,
 }
+_NOT_TRAINING: dict[Reason, Succeeded] = {
+    Progressing.STALLED: Succeeded.STALLED,
+    Progressing.UNREACHABLE: Succeeded.UNREACHABLE,
+}
+WHILE_TRAINING = frozenset({Succeeded.TRAINING, *_NOT_TRAINING.values()})
+"""What is said of an attempt that has made a step."""
 _DATA_IS_READY = frozenset({"Starting", "Loading", "Training", "Finished", *_ASIDE})
 
 
@@ -58,14 +64,15 @@ def has_stepped(situation: Situation) -> bool:
     has no report yet, does not say that training starts again."""
     if situation.report is not None:
         return situation.report.first_step_time is not None
-    return situation.reason_is(ConditionType.SUCCEEDED, Succeeded.TRAINING)
+    summary = situation.condition(ConditionType.SUCCEEDED)
+    return summary is not None and summary.reason in WHILE_TRAINING
 
 
-def succeeded(situation: Situation) -> Verdict:
-    """The summary of a live attempt."""
+def succeeded(situation: Situation) -> Verdict | None:
+    """The summary of a live attempt; None leaves what was said."""
     doing = _doing(situation)
     if has_stepped(situation):
-        return Verdict("Unknown", Succeeded.TRAINING, doing)
+        return _training(situation, doing)
     failure = situation.status.last_failure
     if failure is not None and situation.follows_failure:
         return Verdict(
@@ -78,6 +85,15 @@ def succeeded(situation: Situation) -> Verdict:
     if situation.gang_runs:
         return Verdict("Unknown", Succeeded.STARTING, doing)
     return Verdict("Unknown", Succeeded.PENDING, doing)
+
+
+def _training(situation: Situation, doing: str) -> Verdict | None:
+    """Training, unless Progressing says otherwise: one column shows no contradiction (P4)."""
+    progress = progressing(situation)
+    if progress is None:
+        return None
+    reason = _NOT_TRAINING.get(progress.reason)
+    return Verdict("Unknown", reason or Succeeded.TRAINING, progress.message if reason else doing)
 
 
 def _doing(situation: Situation) -> str:

@@ -6,25 +6,24 @@ its pods (P1), a failure before the delete that removes its evidence, the end be
 cleaned up (P2). Trap avoided: an `if` on what was done last; every branch asks what is.
 """
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
-from lmtraining_api.exits import ExitCode, FailureClass
+from lmtraining_api.exits import FailureClass
 from lmtraining_api.status import (
     Accepted,
     Artifacts,
-    ConditionType,
     DataReady,
     LMTrainingJobStatus,
     Progressing,
     Scheduled,
     Succeeded,
 )
-from lmtraining_operator.plan import acceptance, conditions, events, gang, names, recovery
-from lmtraining_operator.plan.backoff import refusal_wait_seconds
+from lmtraining_operator.plan import acceptance, conditions, ending, events, gang, names, recovery
+from lmtraining_operator.plan.ending import RELEASING_SECONDS
 from lmtraining_operator.plan.failures import (
     Failure,
     all_failures,
-    exit_record_of,
     first_failure,
 )
 from lmtraining_operator.plan.model import (
@@ -35,7 +34,7 @@ from lmtraining_operator.plan.model import (
     Plan,
     Settings,
 )
-from lmtraining_operator.plan.progress import with_exit_record, with_report
+from lmtraining_operator.plan.progress import with_last_checkpoint, with_report
 from lmtraining_operator.plan.situation import Situation
 from lmtraining_operator.plan.verdicts import Verdict, with_conditions
 
@@ -45,13 +44,9 @@ STARTING_SECONDS = 3.0
 """The same for a placed pod: the kubelet complains about volumes by events, which wake nobody."""
 STARTING_SHARE_OF_AGE = 0.1
 """The same, as a share of the pod's age."""
-RELEASING_SECONDS = 5.0
-"""The same while pods stop."""
 ROOT_CAUSE_SECONDS = 1.0
 """The same while only a consequence of a failure has been seen."""
 LOOK_AGAIN_SECONDS_MIN = 0.05
-FINISH_LINGER_SECONDS = 10
-"""Time for the other pods of a finished gang to end by themselves."""
 STUCK_POD_SECONDS = 60.0
 """A pod that is still there so long after its grace is probably on a lost node."""
 
@@ -68,10 +63,10 @@ def plan(
     if metadata.get("deletionTimestamp"):
         return Plan(status=status, look_again_seconds=RESYNC_SECONDS)
     if status.is_terminal:
-        return _after_the_end(status, observed, now)
+        return ending.after_the_end(status, observed, now)
     parsed = acceptance.parse(job)
     if isinstance(parsed, acceptance.NotAccepted):
-        decided = _not_accepted(status, parsed, generation=metadata["generation"], now=now)
+        decided = _unreadable(job, status, observed, parsed, now)
     else:
         decided = _decide(
             Situation(
@@ -83,13 +78,8 @@ def plan(
                 settings=settings,
             )
         )
-    return Plan(
-        status=decided.status,
-        actions=(*decided.actions, *events.transitions(status, decided.status)),
-        report_from=decided.report_from,
-        look_again_seconds=decided.look_again_seconds,
-        is_done=decided.is_done,
-    )
+    said = events.transitions(status, decided.status)
+    return replace(decided, actions=(*decided.actions, *said))
 
 
 def _decide(situation: Situation) -> Plan:
@@ -103,33 +93,21 @@ def _decide(situation: Situation) -> Plan:
             )
     productive = conditions.has_stepped(situation)
     situation = _accepted(situation)
-    if _lead_has_finished(situation):
-        return _completed(situation)
-    grace_seconds = gang.BROKEN_GANG_GRACE_SECONDS
+    record = ending.finished(situation)
+    if record is not None:
+        return ending.completed(situation, record)
     if not situation.attempt_is_over:
         failure = first_failure(situation)
         if failure is not None:
-            if failure.is_graceful:
-                grace_seconds = situation.spec.recovery.grace_seconds
             situation = _failed(situation, failure, productive=productive)
             if situation.status.is_terminal:
-                return _ended(situation, gang.release(situation.observed.live_pods, grace_seconds))
+                live = situation.observed.live_pods
+                return ending.ended(situation, gang.release(live, gang.grace_seconds(situation)))
     if situation.spec.suspend:
         return _suspend(situation)
     if situation.attempt_is_over:
-        return _between_attempts(situation, grace_seconds)
+        return _between_attempts(situation)
     return _run(situation)
-
-
-def _say(situation: Situation, *verdicts: Verdict) -> Situation:
-    return situation.having(
-        with_conditions(
-            situation.status,
-            verdicts,
-            generation=situation.job.metadata.generation,
-            now=situation.now,
-        )
-    )
 
 
 def _not_accepted(
@@ -147,76 +125,41 @@ def _not_accepted(
     return Plan(status=said, look_again_seconds=RESYNC_SECONDS)
 
 
+def _unreadable(
+    job: Object,
+    status: LMTrainingJobStatus,
+    observed: Observed,
+    refusal: acceptance.NotAccepted,
+    now: datetime,
+) -> Plan:
+    """A spec that this version cannot read. Nobody watches training then, which is said (P4); the
+    wish to suspend is honoured as it is written."""
+    generation = job["metadata"]["generation"]
+    decided = _not_accepted(status, refusal, generation=generation, now=now)
+    if status.attempt == 0:
+        return decided
+    verdicts = [Verdict("Unknown", Progressing.UNKNOWN, refusal.message)]
+    actions: list[Action] = []
+    if job["spec"].get("suspend") is True:
+        verdicts = _suspended(observed)
+        actions = gang.release(observed.pods, acceptance.grace_seconds(job))
+    said = with_conditions(decided.status, verdicts, generation=generation, now=now)
+    return replace(decided, status=said, actions=tuple(actions))
+
+
 def _accepted(situation: Situation) -> Situation:
     """The job is taken up, and the newest report is read."""
     job = situation.job
     situation = situation.having(with_report(situation))
+    situation = situation.having(with_last_checkpoint(situation))
     artifacts = Artifacts(
         claim=names.claim_name(job),
         run_directory=names.run_directory_in_volume(job),
         export=situation.status.artifacts.export,
     )
     start_time = situation.status.start_time or situation.now
-    return _say(
-        situation.with_status(start_time=start_time, artifacts=artifacts),
-        Verdict("True", Accepted.VALID),
-    )
-
-
-def _lead_has_finished(situation: Situation) -> bool:
-    """The lead pod alone knows that the run is finished and the export written."""
-    lead = situation.lead
-    return lead is not None and lead.exit is not None and lead.exit.code == ExitCode.FINISHED
-
-
-def _completed(situation: Situation) -> Plan:
-    lead = situation.lead
-    assert lead is not None
-    assert lead.exit is not None
-    record = exit_record_of(lead, lead.exit, situation.job.metadata.uid)
-    status = with_exit_record(situation, record)
-    where = status.artifacts
-    message = f"the exported model is in {where.export} of PersistentVolumeClaim {where.claim}"
-    return _ended(
-        _say(
-            situation.having(status),
-            Verdict("True", Succeeded.COMPLETED, message),
-            Verdict("True", DataReady.READY),
-        ),
-        [],
-    )
-
-
-def _ended(situation: Situation, actions: list[Action]) -> Plan:
-    """Say that it is over. Pods that have ended stay, for their logs."""
-    situation = _say(
-        situation,
-        Verdict("False", Scheduled.FINISHED),
-        Verdict("False", Progressing.FINISHED),
-    ).with_status(completion_time=situation.now, next_attempt_time=None)
-    return Plan(
-        status=situation.status,
-        actions=tuple(actions),
-        look_again_seconds=FINISH_LINGER_SECONDS,
-        is_done=not situation.observed.live_pods,
-    )
-
-
-def _after_the_end(status: LMTrainingJobStatus, observed: Observed, now: datetime) -> Plan:
-    """Nothing is said any more (P2); what still runs is stopped."""
-    live = observed.live_pods
-    ended = status.completion_time or now
-    linger_until = ended + timedelta(seconds=FINISH_LINGER_SECONDS)
-    may_linger = status.condition(ConditionType.SUCCEEDED)
-    is_completed = may_linger is not None and may_linger.reason == Succeeded.COMPLETED
-    wait = (linger_until - now).total_seconds() if is_completed else 0.0
-    actions = gang.release(live, gang.BROKEN_GANG_GRACE_SECONDS) if wait <= 0 else []
-    return Plan(
-        status=status,
-        actions=tuple(actions),
-        look_again_seconds=max(wait, RELEASING_SECONDS),
-        is_done=not live,
-    )
+    situation = situation.with_status(start_time=start_time, artifacts=artifacts)
+    return situation.saying(Verdict("True", Accepted.VALID))
 
 
 def _failed(situation: Situation, failure: Failure, *, productive: bool) -> Situation:
@@ -227,14 +170,15 @@ def _failed(situation: Situation, failure: Failure, *, productive: bool) -> Situ
     )
     situation = situation.with_status(last_failure=said)
     if said.failure_class is FailureClass.DATA:
-        situation = _say(situation, Verdict("False", DataReady.FAILED, said.message))
+        situation = situation.saying(Verdict("False", DataReady.FAILED, said.message))
     if end is not None:
-        return _say(situation, Verdict("False", end.reason, end.message))
+        return situation.saying(Verdict("False", end.reason, end.message))
     when = recovery.next_attempt_time(
         said,
         status=situation.status,
         recovery=situation.spec.recovery,
         productive=productive,
+        job_uid=situation.job.metadata.uid,
         now=situation.now,
     )
     return situation.with_status(next_attempt_time=when if when > situation.now else None)
@@ -245,15 +189,8 @@ def _suspend(situation: Situation) -> Plan:
     the end of its pods is not taken for a failure."""
     pods = situation.observed.pods
     grace_seconds = situation.spec.recovery.grace_seconds
-    verdicts = [
-        Verdict("False", Scheduled.SUSPENDED),
-        Verdict("False", Progressing.NOT_STARTED, "spec.suspend is true"),
-    ]
-    if not pods:
-        verdicts.append(
-            Verdict("Unknown", Succeeded.SUSPENDED, "set spec.suspend to false to go on")
-        )
-    situation = _say(situation, *verdicts).with_status(next_attempt_time=None)
+    verdicts = _suspended(situation.observed)
+    situation = situation.saying(*verdicts).with_status(next_attempt_time=None)
     return Plan(
         status=situation.status,
         actions=tuple(gang.release(pods, grace_seconds)),
@@ -262,16 +199,26 @@ def _suspend(situation: Situation) -> Plan:
     )
 
 
-def _between_attempts(situation: Situation, grace_seconds: int) -> Plan:
+def _suspended(observed: Observed) -> list[Verdict]:
+    stopping = Verdict(
+        "Unknown", Succeeded.SUSPENDING, f"{len(observed.pods)} pods save a checkpoint and stop"
+    )
+    stopped = Verdict("Unknown", Succeeded.SUSPENDED, "set spec.suspend to false to go on")
+    return [
+        Verdict("False", Scheduled.SUSPENDED),
+        Verdict("False", Progressing.NOT_STARTED, "spec.suspend is true"),
+        stopping if observed.pods else stopped,
+    ]
+
+
+def _between_attempts(situation: Situation) -> Plan:
     """No pod of an earlier attempt may be left when the next one begins (P1)."""
     pods = situation.observed.pods
     if pods:
-        if situation.attempt_was_suspended:
-            grace_seconds = situation.spec.recovery.grace_seconds
         situation = _say_waiting(situation, _waiting_for_pods(situation))
         return Plan(
             status=situation.status,
-            actions=tuple(gang.release(pods, grace_seconds)),
+            actions=tuple(gang.release(pods, gang.grace_seconds(situation))),
             report_from=_report_from(situation),
             look_again_seconds=RELEASING_SECONDS,
         )
@@ -297,7 +244,7 @@ def _say_waiting(situation: Situation, what: str) -> Situation:
         verdicts.append(Verdict("Unknown", Succeeded.RECOVERING, f"{what}; {why}"))
     if not situation.attempt_was_suspended:
         verdicts.append(Verdict("False", Scheduled.PENDING, what))
-    return _say(situation, *verdicts)
+    return situation.saying(*verdicts)
 
 
 def _waiting_for_pods(situation: Situation) -> str:
@@ -321,8 +268,7 @@ def _claim_is_missing(situation: Situation, claim: str) -> Plan:
         f"PersistentVolumeClaim {claim} (checkpoint.storage.existingClaim) does not exist: "
         "create it"
     )
-    situation = _say(
-        situation,
+    situation = situation.saying(
         Verdict("False", Scheduled.VOLUME_NOT_READY, message),
         Verdict("Unknown", Succeeded.PENDING, message),
     )
@@ -337,10 +283,13 @@ def _begun(situation: Situation) -> Situation:
     if follows and failure is not None:
         restarts = recovery.with_restart(restarts, failure.failure_class)
     begun = situation.with_status(
-        attempt=situation.attempt + 1, round=0, next_attempt_time=None, restarts=restarts
+        attempt=situation.attempt + 1,
+        round=0,
+        next_attempt_time=None,
+        restarts=restarts,
+        trainer_image=situation.trainer_image,
     )
-    return _say(
-        begun,
+    return begun.saying(
         Verdict("False", Scheduled.PENDING),
         Verdict("False", Progressing.NOT_STARTED),
         Verdict("Unknown", Succeeded.RECOVERING if follows else Succeeded.PENDING),
@@ -350,7 +299,7 @@ def _begun(situation: Situation) -> Situation:
 def _run(situation: Situation) -> Plan:
     """Bring the gang up, and say how it is."""
     actions = gang.children(situation)
-    situation = _say(situation, *conditions.of_live_attempt(situation))
+    situation = situation.saying(*conditions.of_live_attempt(situation))
     return Plan(
         status=situation.status,
         actions=tuple(actions),
@@ -377,7 +326,5 @@ def _look_again_seconds(situation: Situation) -> float:
             waits.append(_starting_seconds(pod, situation.now))
     if all_failures(situation):
         waits.append(ROOT_CAUSE_SECONDS)
-    for refusal in situation.observed.refusals.values():
-        waited = (situation.now - refusal.time).total_seconds()
-        waits.append(refusal_wait_seconds(refusal.count) - waited)
+    waits.extend(gang.refusal_waits_seconds(situation))
     return max(min(waits), LOOK_AGAIN_SECONDS_MIN)

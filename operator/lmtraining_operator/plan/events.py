@@ -15,6 +15,7 @@ from lmtraining_api.status import (
     Scheduled,
     Succeeded,
 )
+from lmtraining_operator.plan.conditions import WHILE_TRAINING
 from lmtraining_operator.plan.model import PublishEvent
 
 _OBSTACLES = frozenset(
@@ -100,6 +101,9 @@ def _stalled(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> PublishEvent
 def _summary(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> PublishEvent | None:
     condition = _entered(old, new, ConditionType.SUCCEEDED)
     if condition is None or condition.reason not in _SUMMARIES:
+        return None
+    before = old.condition(ConditionType.SUCCEEDED)
+    if condition.reason == Succeeded.TRAINING and before and before.reason in WHILE_TRAINING:
         return None
     if condition.reason == Succeeded.TRAINING:
         return _normal("TrainingStarted", f"Attempt {new.attempt} has made its first step", new)

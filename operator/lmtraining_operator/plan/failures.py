@@ -15,7 +15,8 @@ from lmtraining_api.exits import CLASS_OF_CODE, ExitCode, FailureClass
 from lmtraining_api.names import TERMINATION_LOG_BYTES_MAX
 from lmtraining_api.records import ExitRecord
 from lmtraining_api.status import LastFailure
-from lmtraining_operator.plan import figures
+from lmtraining_operator.plan import figures, gang
+from lmtraining_operator.plan.manifests import SHARED_MEMORY_VOLUME
 from lmtraining_operator.plan.model import ContainerExit, ObservedPod
 from lmtraining_operator.plan.situation import Situation
 
@@ -25,7 +26,20 @@ ROOT_CAUSE_WAIT_SECONDS = 5.0
 SIGNAL_BASE = 128
 EXIT_CODES = range(256)
 CODES_OF_PYTHON = (1, 2)
-VOLUME_LIMIT_WORDS = "exceeds the limit"
+STORAGE_LIMIT_WORDS = (
+    "exceeds the limit",  # of an emptyDir
+    "exceeds the total limit of containers",
+    "exceeded its local ephemeral storage limit",
+)
+MEMORY_VOLUME = f'"{SHARED_MEMORY_VOLUME}"'
+GANG_INCOMPLETE = "GangIncomplete"
+"""Reason of an attempt that was given up because some of its pods found no place."""
+INCOMPLETE_SECONDS_MAX = 600.0
+"""How long pods may hold places while others of their gang find none."""
+_NO_RECORD = (
+    "its container ended with exit code 0 and left no record of a finished run, so nothing says "
+    "that it trained: check that workers.image is a trainer image, and correct it in a new job"
+)
 
 UNCOUNTED = frozenset({FailureClass.DISRUPTION, FailureClass.POD_LOST})
 """Classes that are nobody's fault of the job: they never spend recovery.restartsMax."""
@@ -48,8 +62,6 @@ class Failure:
     pod: str
     replica: int
     node: str = ""
-    is_graceful: bool = False
-    """True when the pod was told to stop, and so has time to save."""
     exit_code: int | None = None
     record: ExitRecord | None = None
 
@@ -78,13 +90,43 @@ def first_failure(situation: Situation) -> Failure | None:
     if causes:
         return min(causes, key=lambda failure: (failure.time, failure.replica))
     if not failures:
-        return None
+        return _incomplete_gang(situation)
     earliest = min(failures, key=lambda failure: (failure.time, failure.replica))
     waited = situation.now - earliest.time
     cause_may_show = any(not pod.is_terminal for pod in situation.gang)
     if cause_may_show and waited < timedelta(seconds=ROOT_CAUSE_WAIT_SECONDS):
         return None
-    return earliest
+    return _silent_peer(situation, earliest.time) or earliest
+
+
+def _silent_peer(situation: Situation, time: datetime) -> Failure | None:
+    """The pod that the others have lost: it has not ended, and nobody hears of it."""
+    lead_answers = situation.report is not None and not situation.observed.report.error
+    for pod in situation.gang:
+        is_heard = pod.replica == 0 and lead_answers
+        if not (pod.is_terminal or pod.exit or is_heard):
+            what = "its peers have lost it, and it has not ended: check its node and the network"
+            return _failure(pod, FailureClass.POD_LOST, "PodSilent", what, time=time)
+    return None
+
+
+def _incomplete_gang(situation: Situation) -> Failure | None:
+    """Pods that hold places, and so devices, for others that find none."""
+    holders = [pod for pod in situation.gang if pod.node and pod.created_at]
+    if situation.gang_was_complete or situation.gang_runs or not holders:
+        return None
+    unplaced = [pod for pod in situation.gang if pod.unschedulable_message]
+    over_quota = [one for one in gang.refusals(situation) if one.is_over_quota]
+    oldest = min(holders, key=lambda pod: (pod.created_at or situation.now, pod.replica))
+    held_seconds = (situation.now - (oldest.created_at or situation.now)).total_seconds()
+    if held_seconds < INCOMPLETE_SECONDS_MAX or not (unplaced or over_quota):
+        return None
+    why = unplaced[0].unschedulable_message if unplaced else over_quota[0].message
+    what = (
+        f"it and {len(holders) - 1} more held their places for {held_seconds:.0f} s, and other "
+        f"pods of the gang found none ({why}): all are released, and tried again later"
+    )
+    return _failure(oldest, FailureClass.DISRUPTION, GANG_INCOMPLETE, what, time=situation.now)
 
 
 def all_failures(situation: Situation) -> list[Failure]:
@@ -103,7 +145,7 @@ def all_failures(situation: Situation) -> list[Failure]:
 
 def failure_of(pod: ObservedPod, *, job_uid: str, now: datetime) -> Failure | None:
     """Why this pod is no longer useful, or None while it is (or has finished)."""
-    if pod.exit is not None and pod.exit.code == ExitCode.FINISHED:
+    if _has_finished(pod, job_uid):
         return None
     if pod.disruption is not None and (pod.is_deleting or pod.is_terminal):
         return _failure(
@@ -112,7 +154,6 @@ def failure_of(pod: ObservedPod, *, job_uid: str, now: datetime) -> Failure | No
             pod.disruption.reason,
             pod.disruption.message or "the cluster took the pod away",
             time=pod.disruption.since or now,
-            is_graceful=not pod.is_terminal,
         )
     if pod.phase == "Failed" and pod.reason:
         return _ended_by_kubelet(pod, now)
@@ -121,13 +162,17 @@ def failure_of(pod: ObservedPod, *, job_uid: str, now: datetime) -> Failure | No
     return _lost(pod, now) if pod.is_deleting or pod.phase == "Failed" else None
 
 
+def _has_finished(pod: ObservedPod, job_uid: str) -> bool:
+    if pod.exit is None or pod.exit.code != ExitCode.FINISHED:
+        return False
+    return exit_record_of(pod, pod.exit, job_uid) is not None
+
+
 def _lost(pod: ObservedPod, now: datetime) -> Failure:
     """A pod that somebody deletes, or that ended without saying how."""
     reason = "PodDeleted" if pod.is_deleting else "PodFailed"
     what = "it is being deleted" if pod.is_deleting else "it failed without an exit code"
-    return _failure(
-        pod, FailureClass.POD_LOST, reason, what, time=now, is_graceful=not pod.is_terminal
-    )
+    return _failure(pod, FailureClass.POD_LOST, reason, what, time=now)
 
 
 def lost_pod(name: str, replica: int, now: datetime) -> Failure:
@@ -155,6 +200,14 @@ def exit_record_of(pod: ObservedPod, ended: ContainerExit, job_uid: str) -> Exit
     return record if is_ours and record.exit_code == ended.code else None
 
 
+def lead_exit_record(situation: Situation) -> ExitRecord | None:
+    """What the lead pod of this attempt left when it ended."""
+    lead = situation.lead
+    if lead is None or lead.exit is None:
+        return None
+    return exit_record_of(lead, lead.exit, situation.job.metadata.uid)
+
+
 def class_of_exit(ended: ContainerExit) -> FailureClass:
     """The class of an exit that left no record."""
     if ended.reason == "OOMKilled":
@@ -169,10 +222,11 @@ def class_of_exit(ended: ContainerExit) -> FailureClass:
 def _from_exit(pod: ObservedPod, ended: ContainerExit, *, job_uid: str, now: datetime) -> Failure:
     record = exit_record_of(pod, ended, job_uid)
     if record is None:
+        reason = ended.reason if ended.reason not in ("", "Error") else class_of_exit(ended).value
         return _failure(
             pod,
             class_of_exit(ended),
-            ended.reason if ended.reason not in ("", "Error") else class_of_exit(ended).value,
+            "FinishedWithoutRecord" if ended.code == ExitCode.FINISHED else reason,
             _exit_sentence(ended),
             time=ended.finished_at or now,
         )
@@ -187,16 +241,20 @@ def _from_exit(pod: ObservedPod, ended: ContainerExit, *, job_uid: str, now: dat
 
 
 def _exit_sentence(ended: ContainerExit) -> str:
+    if ended.code == ExitCode.FINISHED:
+        return _NO_RECORD
     if ended.code > SIGNAL_BASE:
         return f"its container was killed by signal {ended.code - SIGNAL_BASE} ({ended.reason})"
     return f"its container ended with exit code {ended.code} ({ended.reason}); its log says more"
 
 
 def _ended_by_kubelet(pod: ObservedPod, now: datetime) -> Failure:
-    """Evicted, preempted, shut down with its node, or refused by it; a volume that outgrew its own
-    limit is the job's doing, all else is not."""
-    is_own_doing = VOLUME_LIMIT_WORDS in pod.message
-    failure_class = FailureClass.OUT_OF_MEMORY if is_own_doing else FailureClass.DISRUPTION
+    """Evicted, preempted, shut down with its node, or refused by it; storage that outgrew the pod's
+    own limit is the job's doing, all else is not."""
+    failure_class = FailureClass.DISRUPTION
+    if any(words in pod.message for words in STORAGE_LIMIT_WORDS):
+        is_memory = MEMORY_VOLUME in pod.message
+        failure_class = FailureClass.OUT_OF_MEMORY if is_memory else FailureClass.CRASH
     return _failure(pod, failure_class, pod.reason, pod.message or pod.reason, time=now)
 
 
@@ -207,7 +265,6 @@ def _failure(
     what: str,
     *,
     time: datetime,
-    is_graceful: bool = False,
     record: ExitRecord | None = None,
 ) -> Failure:
     advice = "" if record and record.message else _ADVICE.get(failure_class, "")
@@ -220,7 +277,6 @@ def _failure(
         pod=pod.name,
         replica=pod.replica,
         node=pod.node,
-        is_graceful=is_graceful,
         exit_code=pod.exit.code if pod.exit else None,
         record=record,
     )

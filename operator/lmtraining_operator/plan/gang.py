@@ -5,10 +5,20 @@ table, the starting gun, is given only when every pod of the attempt runs. Trap 
 is absent is made again only if the gang was never complete; later its absence is a failure.
 """
 
+from functools import partial
+from itertools import takewhile
+
 from lmtraining_api.records import Intent, Peer
-from lmtraining_operator.plan import manifests, names
+from lmtraining_operator.plan import manifests
 from lmtraining_operator.plan.backoff import refusal_wait_seconds
-from lmtraining_operator.plan.model import Action, Create, DeletePod, ObservedPod, SetIntent
+from lmtraining_operator.plan.model import (
+    Action,
+    Create,
+    DeletePod,
+    ObservedPod,
+    Refusal,
+    SetIntent,
+)
 from lmtraining_operator.plan.situation import Situation
 
 BROKEN_GANG_GRACE_SECONDS = 5
@@ -16,11 +26,19 @@ BROKEN_GANG_GRACE_SECONDS = 5
 
 
 def children(situation: Situation) -> list[Action]:
-    """What must be made for the attempt to run."""
+    """What must be done for the attempt to run. An object that was refused holds up all that come
+    after it, until it has waited long enough."""
     if situation.strays:
         return release(situation.strays, BROKEN_GANG_GRACE_SECONDS)
     if situation.gang_was_complete or not situation.missing:
         return intents(situation)
+    return [*takewhile(partial(may_create, situation), wanted(situation))]
+
+
+def wanted(situation: Situation) -> list[Create]:
+    """What is still to be made, in order."""
+    if situation.strays or situation.gang_was_complete or not situation.missing:
+        return []
     pods = [
         Create(
             body=manifests.pod(
@@ -28,33 +46,47 @@ def children(situation: Situation) -> list[Action]:
                 attempt=situation.attempt,
                 replica=situation.expected[name],
                 intent=waiting_intent(situation),
-                settings=situation.settings,
+                image=situation.trainer_image,
             )
         )
         for name in situation.missing
     ]
-    return [one for one in (*_prerequisites(situation), *pods) if may_create(situation, one)]
+    return [*_prerequisites(situation), *pods]
+
+
+def refusals(situation: Situation) -> list[Refusal]:
+    """The refusals that still matter: of what is still to be made. One may have been made after
+    all, by a request whose answer was lost."""
+    found = situation.observed.refusals
+    return [found[one.key] for one in wanted(situation) if one.key in found] if found else []
+
+
+def refusal_waits_seconds(situation: Situation) -> list[float]:
+    """Until when an object holds up what comes after it."""
+    return [left for one in refusals(situation) if (left := _wait_seconds(situation, one)) > 0][:1]
 
 
 def _prerequisites(situation: Situation) -> list[Create]:
     job, observed = situation.job, situation.observed
-    wanted = []
-    if observed.config_map != names.config_map_name(job, situation.attempt):
-        wanted.append(Create(body=manifests.config_map(job, situation.attempt)))
+    bodies = []
+    if not observed.config_map:
+        bodies.append(manifests.config_map(job))
     if observed.claim is None and job.spec.checkpoint.storage.claim is not None:
-        wanted.append(Create(body=manifests.claim(job)))
+        bodies.append(manifests.claim(job))
     if not observed.network_policy:
-        wanted.append(Create(body=manifests.network_policy(job)))
-    return wanted
+        bodies.append(manifests.network_policy(job))
+    return [Create(body=body) for body in bodies]
 
 
 def may_create(situation: Situation, create: Create) -> bool:
     """False while an object that was refused has not waited long enough."""
     refusal = situation.observed.refusals.get(create.key)
-    if refusal is None:
-        return True
+    return refusal is None or _wait_seconds(situation, refusal) <= 0
+
+
+def _wait_seconds(situation: Situation, refusal: Refusal) -> float:
     waited = (situation.now - refusal.time).total_seconds()
-    return waited >= refusal_wait_seconds(refusal.count)
+    return refusal_wait_seconds(refusal.count) - waited
 
 
 def intents(situation: Situation) -> list[Action]:
@@ -90,6 +122,19 @@ def _intent(situation: Situation, peers: list[Peer]) -> str:
         peers=peers,
     )
     return intent.model_dump_json(by_alias=True)
+
+
+def grace_seconds(situation: Situation) -> int:
+    """Time to stop for the pods of an attempt that is over: the whole grace where they may save, so
+    when they were told to suspend, or while the pod that was taken away is still stopping."""
+    failure = situation.status.last_failure
+    is_stopping = failure is not None and any(
+        pod.name == failure.pod and pod.is_deleting and not pod.is_terminal
+        for pod in situation.gang
+    )
+    if situation.attempt_was_suspended or is_stopping:
+        return situation.spec.recovery.grace_seconds
+    return BROKEN_GANG_GRACE_SECONDS
 
 
 def release(pods: tuple[ObservedPod, ...], grace_seconds: int) -> list[Action]:

@@ -4,25 +4,32 @@ Promise: each child has a deterministic name and says whose it is; a pod runs un
 level with a read-only root and no API-server token. Trap avoided: YAML built from strings.
 """
 
+import json
 from pathlib import PurePosixPath
 
 from lmtraining_api import names as api
 from lmtraining_api.job import LMTrainingJob, TrainingSpec
 from lmtraining_api.records import JobFile
 from lmtraining_operator.plan import names
-from lmtraining_operator.plan.model import Object, Settings
+from lmtraining_operator.plan.model import Object
 
 USER_ID = 65532
 HOME_DIRECTORY = "/home/lmtraining"
 CONTAINER = "trainer"
 MANAGED_BY = "lm-training-operator"
-READERS = (MANAGED_BY, "prometheus")
-"""app.kubernetes.io/name of the pods that may read reports and metrics."""
+READERS = (
+    {"matchLabels": {api.LABEL_COMPONENT: api.COMPONENT_OPERATOR}},
+    {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
+)
+"""The pods that may read reports and metrics."""
+SHARED_MEMORY_VOLUME = "shared-memory"
+SCRATCH_SIZE_MAX = "2Gi"
+"""Size limit of /tmp, and of the home directory."""
 READ_BY_OWNER_AND_GROUP = 0o440
 
 
-def config_map(job: LMTrainingJob, attempt: int) -> Object:
-    """The job file of one attempt; it cannot change under a running pod."""
+def config_map(job: LMTrainingJob) -> Object:
+    """The job file; it cannot change under a running pod."""
     spec = job.spec.model_dump(include=set(TrainingSpec.model_fields))
     content = JobFile(
         job_name=job.metadata.name,
@@ -32,14 +39,20 @@ def config_map(job: LMTrainingJob, attempt: int) -> Object:
         data_cache_directory=api.DATA_CACHE_DIRECTORY,
         spec=TrainingSpec.model_validate(spec),
     )
-    text = content.model_dump_json(by_alias=True, exclude_none=True)
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": _metadata(job, names.config_map_name(job, attempt), attempt=attempt),
+        "metadata": _metadata(job, names.config_map_name(job.metadata.name)),
         "immutable": True,
-        "data": {PurePosixPath(api.JOB_FILE_PATH).name: text},
+        "data": {PurePosixPath(api.JOB_FILE_PATH).name: job_file_text(content)},
     }
+
+
+def job_file_text(content: JobFile) -> str:
+    """Without what is left at its default: a trainer image that is older than this operator refuses
+    a field of the spec that it does not know."""
+    written = content.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    return json.dumps({"schemaVersion": content.schema_version} | written)
 
 
 def claim(job: LMTrainingJob) -> Object:
@@ -49,7 +62,7 @@ def claim(job: LMTrainingJob) -> Object:
     metadata = _metadata(job, names.own_claim_name(job.metadata.name))
     del metadata["ownerReferences"]
     spec: Object = {
-        "accessModes": [wanted.access_mode],
+        "accessModes": [job.spec.claim_access_mode],
         "resources": {"requests": {"storage": wanted.size}},
     }
     if wanted.storage_class_name is not None:
@@ -66,14 +79,7 @@ def network_policy(job: LMTrainingJob) -> Object:
     """Who may reach the pods: each other, and the readers of reports. Egress stays open, since
     storage may be anywhere."""
     of_job = {"matchLabels": {api.LABEL_JOB_UID: job.metadata.uid}}
-    readers = {
-        "namespaceSelector": {},
-        "podSelector": {
-            "matchExpressions": [
-                {"key": "app.kubernetes.io/name", "operator": "In", "values": list(READERS)}
-            ]
-        },
-    }
+    readers = [{"namespaceSelector": {}, "podSelector": selector} for selector in READERS]
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -84,7 +90,7 @@ def network_policy(job: LMTrainingJob) -> Object:
             "ingress": [
                 {"from": [{"podSelector": of_job}]},
                 {
-                    "from": [readers],
+                    "from": readers,
                     "ports": [{"port": api.REPORT_PORT, "protocol": "TCP"}],
                 },
             ],
@@ -92,9 +98,7 @@ def network_policy(job: LMTrainingJob) -> Object:
     }
 
 
-def pod(
-    job: LMTrainingJob, *, attempt: int, replica: int, intent: str, settings: Settings
-) -> Object:
+def pod(job: LMTrainingJob, *, attempt: int, replica: int, intent: str, image: str) -> Object:
     """One pod of the gang; it waits until its intent names all peers."""
     workers = job.spec.workers
     spec: Object = {
@@ -110,8 +114,8 @@ def pod(
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(job, settings)],
-        "volumes": _volumes(job, attempt),
+        "containers": [_container(job, image)],
+        "volumes": _volumes(job),
     }
     if workers.service_account_name is not None:
         spec["serviceAccountName"] = workers.service_account_name
@@ -127,11 +131,11 @@ def pod(
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
-def _container(job: LMTrainingJob, settings: Settings) -> Object:
+def _container(job: LMTrainingJob, image: str) -> Object:
     resources = _resources(job)
     return {
         "name": CONTAINER,
-        "image": job.spec.workers.image or settings.trainer_image,
+        "image": image,
         "args": ["supervise"],
         "env": _environment(),
         "ports": [{"name": "report", "containerPort": api.REPORT_PORT, "protocol": "TCP"}],
@@ -176,7 +180,7 @@ def _mounts(job: LMTrainingJob) -> list[Object]:
         _mount("job", str(PurePosixPath(api.JOB_FILE_PATH).parent), read_only=True),
         _mount("intent", str(PurePosixPath(api.INTENT_FILE_PATH).parent), read_only=True),
         _mount("storage", api.STORAGE_DIRECTORY),
-        _mount("shared-memory", "/dev/shm"),  # noqa: S108  a mount point, not a file of ours
+        _mount(SHARED_MEMORY_VOLUME, "/dev/shm"),  # noqa: S108  a mount point, not a file of ours
         _mount("tmp", "/tmp"),  # noqa: S108
         _mount("home", HOME_DIRECTORY),
         *(
@@ -186,17 +190,17 @@ def _mounts(job: LMTrainingJob) -> list[Object]:
     ]
 
 
-def _volumes(job: LMTrainingJob, attempt: int) -> list[Object]:
+def _volumes(job: LMTrainingJob) -> list[Object]:
     return [
-        {"name": "job", "configMap": {"name": names.config_map_name(job, attempt)}},
+        {"name": "job", "configMap": {"name": names.config_map_name(job.metadata.name)}},
         {"name": "intent", "downwardAPI": {"items": [_intent_file()]}},
         {"name": "storage", "persistentVolumeClaim": {"claimName": names.claim_name(job)}},
         {
-            "name": "shared-memory",
+            "name": SHARED_MEMORY_VOLUME,
             "emptyDir": {"medium": "Memory", "sizeLimit": job.spec.workers.shared_memory},
         },
-        {"name": "tmp", "emptyDir": {}},
-        {"name": "home", "emptyDir": {}},
+        {"name": "tmp", "emptyDir": {"sizeLimit": SCRATCH_SIZE_MAX}},
+        {"name": "home", "emptyDir": {"sizeLimit": SCRATCH_SIZE_MAX}},
         *(
             {
                 "name": f"credentials-{index}",

@@ -15,6 +15,7 @@ from lmtraining_api.status import LMTrainingJobStatus
 #: A Kubernetes object as JSON.
 Object = dict[str, Any]
 
+FORBIDDEN = 403
 TERMINAL_PHASES = frozenset({"Succeeded", "Failed"})
 
 
@@ -81,7 +82,8 @@ class ObservedPod:
     @property
     def has_started(self) -> bool:
         """True when its container runs at an address."""
-        return self.phase == "Running" and bool(self.address) and not self.is_deleting
+        is_up = self.phase == "Running" and self.exit is None
+        return is_up and bool(self.address) and not self.is_deleting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +93,13 @@ class ObservedClaim:
     name: str
     phase: str = "Pending"
     access_modes: tuple[str, ...] = ()
+    size: str = ""
+    """Its capacity, or what it asks for while it has none."""
     is_deleting: bool = False
     made_for_job: str = ""
     """Value of the job-name label; empty when a person made it."""
+    warning: str = ""
+    """Why it is not bound, in the words of its newest Warning event."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,14 +136,22 @@ class Refusal:
     time: datetime
     """When it was refused last."""
 
+    @property
+    def key(self) -> str:
+        """As `Create.key` spells it."""
+        return f"{self.kind}/{self.name}"
+
+    @property
+    def is_over_quota(self) -> bool:
+        return self.code == FORBIDDEN and "exceeded quota" in self.message
+
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
     """The world as far as one job is concerned, at one moment."""
 
     pods: tuple[ObservedPod, ...] = ()
-    config_map: str = ""
-    """Name of this job's newest ConfigMap; empty when there is none."""
+    config_map: bool = False
     network_policy: bool = False
     claim: ObservedClaim | None = None
     report: ObservedReport = ObservedReport()

@@ -16,8 +16,9 @@ def pod_name(job: LMTrainingJob, attempt: int, replica: int) -> str:
     return f"{job.metadata.name}-{attempt}-{replica}-{PLACEMENT}"
 
 
-def config_map_name(job: LMTrainingJob, attempt: int) -> str:
-    return f"{job.metadata.name}-{attempt}"
+def config_map_name(job_name: str) -> str:
+    """One for all attempts: all that is in it is immutable."""
+    return f"{job_name}-job-file"
 
 
 def network_policy_name(job: LMTrainingJob) -> str:

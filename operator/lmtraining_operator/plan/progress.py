@@ -5,6 +5,8 @@ until an attempt has made a step of its own, the figures of the one before stay,
 Trap avoided: a trainer that is still loading reports step 0.
 """
 
+from datetime import datetime
+
 from lmtraining_api import names as api
 from lmtraining_api.records import CheckpointReport, ExitRecord, TrainerReport
 from lmtraining_api.status import (
@@ -16,6 +18,7 @@ from lmtraining_api.status import (
     StabilityStatus,
 )
 from lmtraining_operator.plan import figures, names
+from lmtraining_operator.plan.failures import lead_exit_record
 from lmtraining_operator.plan.situation import Situation
 
 
@@ -24,10 +27,10 @@ def with_report(situation: Situation) -> LMTrainingJobStatus:
     status, report = situation.status, situation.report
     if report is None:
         return status
-    changes: dict[str, object] = {
-        "round": max(figures.count(report.round), status.round),
-        "checkpoint": checkpoint_status(report.checkpoint) or status.checkpoint,
-    }
+    changes: dict[str, object] = {"round": max(figures.count(report.round), status.round)}
+    known = status.checkpoint
+    if known is None or report.report_time >= known.last_time:
+        changes["checkpoint"] = checkpoint_status(report.checkpoint) or known
     if report.first_step_time is not None:
         changes |= {
             "progress": _progress(report),
@@ -42,7 +45,17 @@ def with_report(situation: Situation) -> LMTrainingJobStatus:
     return status.model_copy(update=changes)
 
 
-def with_exit_record(situation: Situation, record: ExitRecord | None) -> LMTrainingJobStatus:
+def with_last_checkpoint(situation: Situation) -> LMTrainingJobStatus:
+    """The status with what the lead saved on its way out, after its last report was pulled."""
+    status, record = situation.status, lead_exit_record(situation)
+    saved = checkpoint_status(record.checkpoint) if record else None
+    known = status.checkpoint
+    if saved is None or (known is not None and saved.last_time <= known.last_time):
+        return status
+    return status.model_copy(update={"checkpoint": saved})
+
+
+def with_exit_record(situation: Situation, record: ExitRecord) -> LMTrainingJobStatus:
     """The status of a finished run: its last report may have been pulled before its end."""
     status = situation.status
     total = situation.spec.training.budget.steps
@@ -51,22 +64,19 @@ def with_exit_record(situation: Situation, record: ExitRecord | None) -> LMTrain
         "total_steps": total,
         "percent": "100%",
         "eta": "",
+        "step_time": record.time,
+        "report_time": record.time,
     }
-    metrics: dict[str, object] = {}
-    changes: dict[str, object] = {}
-    if record is not None:
-        progress |= {"step_time": record.time, "report_time": record.time}
-        if record.tokens is not None:
-            progress["tokens"] = figures.count(record.tokens)
-        for name in ("loss", "validation_loss"):
-            if getattr(record, name) is not None:
-                metrics[name] = figures.number(getattr(record, name))
-        changes["checkpoint"] = checkpoint_status(record.checkpoint) or status.checkpoint
-    path = record.export_path if record and record.export_path else api.EXPORT_DIRECTORY
-    export = _in_volume(situation, path)
+    if record.tokens is not None:
+        progress["tokens"] = figures.count(record.tokens)
+    metrics = {
+        name: figures.number(getattr(record, name))
+        for name in ("loss", "validation_loss")
+        if getattr(record, name) is not None
+    }
+    export = _in_volume(situation, record.export_path or api.EXPORT_DIRECTORY)
     return status.model_copy(
-        update=changes
-        | {
+        update={
             "progress": status.progress.model_copy(update=progress),
             "metrics": status.metrics.model_copy(update=metrics),
             "artifacts": status.artifacts.model_copy(update={"export": export}),
@@ -116,13 +126,14 @@ def _metrics(report: TrainerReport) -> Metrics:
 
 
 def _recovery(situation: Situation, report: TrainerReport) -> LastRecovery | None:
-    """How the failure before this attempt was mended, once it has made a step."""
-    failure = situation.status.last_failure
-    if failure is None or report.first_step_time is None or not situation.follows_failure:
+    """How the failure before this attempt was mended, or why its step is lower (P3), once it has
+    made a step."""
+    fault_time = _fault_time(situation, report)
+    if fault_time is None or report.first_step_time is None:
         return None
-    took = (report.first_step_time - failure.time).total_seconds()
+    took = (report.first_step_time - fault_time).total_seconds()
     return LastRecovery(
-        fault_time=failure.time,
+        fault_time=fault_time,
         first_step_time=report.first_step_time,
         seconds=figures.seconds(max(took, 0.0)),
         load_seconds=figures.seconds(report.load_seconds),
@@ -131,3 +142,16 @@ def _recovery(situation: Situation, report: TrainerReport) -> LastRecovery | Non
         else figures.count(report.resumed_from_step),
         replayed_steps=figures.count(report.replayed_steps),
     )
+
+
+def _fault_time(situation: Situation, report: TrainerReport) -> datetime | None:
+    """When the attempt before this one failed; or made its last step, where that one is lost
+    without a failure: a pod that is told to suspend may not come to save."""
+    failure, progress = situation.status.last_failure, situation.status.progress
+    if failure is not None and situation.follows_failure:
+        return failure.time
+    if progress.step_time is None or report.first_step_time is None:
+        return None
+    is_of_earlier_attempt = progress.step_time < report.first_step_time
+    goes_back = (report.resumed_from_step or 0) < progress.step
+    return progress.step_time if is_of_earlier_attempt and goes_back else None

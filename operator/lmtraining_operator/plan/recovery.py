@@ -11,11 +11,14 @@ from lmtraining_api.exits import FailureClass
 from lmtraining_api.job import Recovery
 from lmtraining_api.status import LastFailure, LMTrainingJobStatus, Restarts, Succeeded
 from lmtraining_operator.plan import figures
-from lmtraining_operator.plan.backoff import backoff_seconds
-from lmtraining_operator.plan.failures import UNCOUNTED
+from lmtraining_operator.plan.backoff import backoff_seconds, jitter
+from lmtraining_operator.plan.failures import GANG_INCOMPLETE, UNCOUNTED
 
 DISRUPTION_BACKOFF_SECONDS_MIN = 1.0
 """First wait between disruptions in a row, where recovery.backoffSeconds is 0."""
+GANG_BACKOFF_SECONDS_MIN = 30.0
+"""First wait of a gang that was released because some of its pods found no place."""
+GANG_BACKOFF_SECONDS_MAX = 1800.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +58,15 @@ def next_attempt_time(
     status: LMTrainingJobStatus,
     recovery: Recovery,
     productive: bool,
+    job_uid: str,
     now: datetime,
 ) -> datetime:
     """When the next attempt may start.
 
     `productive`: the failed attempt had made a step. A disruption of such an attempt, or the first
     one ever, is answered at once; disruptions in a row are not, lest a node that refuses every pod
-    make a hot loop.
+    make a hot loop. A gang that found no place always waits, and not as long as the next one, lest
+    two of them block each other again.
     """
     restarts = status.restarts
     if failure.failure_class not in UNCOUNTED:
@@ -72,6 +77,11 @@ def next_attempt_time(
         )
         return now + timedelta(seconds=wait)
     uncounted = restarts.total - restarts.counted
+    if failure.reason == GANG_INCOMPLETE:
+        wait = backoff_seconds(
+            first=GANG_BACKOFF_SECONDS_MIN, limit=GANG_BACKOFF_SECONDS_MAX, earlier=uncounted
+        )
+        return now + timedelta(seconds=wait * (1 + jitter(f"{job_uid}/{failure.attempt}")))
     if productive or uncounted == 0:
         return now
     wait = backoff_seconds(

@@ -8,12 +8,11 @@ the gang is given, since the others wait for that pod.
 from collections.abc import Callable
 
 from lmtraining_api.status import Scheduled
-from lmtraining_operator.plan import names
+from lmtraining_operator.plan import gang, names
 from lmtraining_operator.plan.model import ObservedPod, PodWarning, Refusal
 from lmtraining_operator.plan.situation import Situation
 from lmtraining_operator.plan.verdicts import Verdict
 
-FORBIDDEN = 403
 CONFLICT = 409
 
 _IMAGE_REASONS = frozenset(
@@ -58,7 +57,7 @@ def _not(reason: Scheduled, message: str) -> Verdict:
 
 def _refused(situation: Situation) -> Verdict | None:
     """An object of the attempt that the API server refuses to make."""
-    refusals = sorted(situation.observed.refusals.values(), key=lambda one: (one.time, one.name))
+    refusals = sorted(gang.refusals(situation), key=lambda one: (one.time, one.name))
     return _verdict_on_refusal(refusals[-1]) if refusals else None
 
 
@@ -70,7 +69,7 @@ def _verdict_on_refusal(refusal: Refusal) -> Verdict:
             f"{what} exists and does not belong to this job ({refusal.message}): delete it, or "
             "give the job another name",
         )
-    if refusal.code == FORBIDDEN and "exceeded quota" in refusal.message:
+    if refusal.is_over_quota:
         return _not(
             Scheduled.QUOTA_EXCEEDED,
             f"{what}: {refusal.message}; it is tried again until the quota has room",
@@ -89,10 +88,10 @@ def _image(situation: Situation) -> Verdict | None:
     pod = _first(situation, lambda pod: pod.waiting_reason in _IMAGE_REASONS)
     if pod is None:
         return None
-    image = situation.spec.workers.image or situation.settings.trainer_image
     return _not(
         Scheduled.IMAGE_PULL_FAILED,
-        f"pod {pod.name} cannot pull image {image} ({pod.waiting_reason}: {pod.waiting_message}): "
+        f"pod {pod.name} cannot pull image {situation.trainer_image} "
+        f"({pod.waiting_reason}: {pod.waiting_message}): "
         "correct workers.image in a new job, or make the image available to the node",
     )
 
@@ -110,6 +109,12 @@ def _container(situation: Situation) -> Verdict | None:
 
 def _volume(situation: Situation) -> Verdict | None:
     """A volume that cannot be mounted, or a claim that is not bound."""
+    claim = situation.observed.claim
+    if claim is not None and claim.warning:
+        return _not(
+            Scheduled.VOLUME_NOT_READY,
+            f"PersistentVolumeClaim {claim.name}{_claim_state(situation)}: {claim.warning}",
+        )
     warning = _volume_warning(situation)
     if warning is not None:
         return _not(

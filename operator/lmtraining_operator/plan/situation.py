@@ -13,6 +13,7 @@ from lmtraining_api.records import TrainerReport
 from lmtraining_api.status import Condition, ConditionType, LMTrainingJobStatus, Scheduled
 from lmtraining_operator.plan import names
 from lmtraining_operator.plan.model import Observed, ObservedPod, Settings
+from lmtraining_operator.plan.verdicts import Verdict, with_conditions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +114,12 @@ class Situation:
         condition = self.condition(kind)
         return condition is not None and condition.reason == reason
 
+    @property
+    def trainer_image(self) -> str:
+        """Image of all pods of all attempts: fixed in status when the job begins."""
+        wanted = self.spec.workers.image or self.settings.trainer_image
+        return self.status.trainer_image or wanted
+
     def having(self, status: LMTrainingJobStatus) -> "Situation":
         """The same situation after this has been said."""
         return replace(self, status=status)
@@ -120,3 +127,10 @@ class Situation:
     def with_status(self, **changes: Any) -> "Situation":
         """The same situation after these parts of status have been said."""
         return self.having(self.status.model_copy(update=changes))
+
+    def saying(self, *verdicts: Verdict) -> "Situation":
+        """The same situation after these conditions have been said."""
+        generation = self.job.metadata.generation
+        return self.having(
+            with_conditions(self.status, verdicts, generation=generation, now=self.now)
+        )

@@ -10,6 +10,8 @@ from datetime import datetime, timedelta
 from lmtraining_api.status import LMTrainingJobStatus, Metrics, Progress
 
 PROGRESS_SECONDS = 5.0
+REPORT_TIME_SECONDS = 10.0
+"""The same where nothing is new but the time of the report: training stands, or waits."""
 
 
 def write_time(
@@ -24,7 +26,13 @@ def write_time(
         return None
     if last_write is None or _meaning(old) != _meaning(new):
         return now
-    return max(now, last_write + timedelta(seconds=PROGRESS_SECONDS))
+    wait = REPORT_TIME_SECONDS if _timeless(old) == _timeless(new) else PROGRESS_SECONDS
+    return max(now, last_write + timedelta(seconds=wait))
+
+
+def _timeless(status: LMTrainingJobStatus) -> LMTrainingJobStatus:
+    progress = status.progress.model_copy(update={"report_time": None})
+    return status.model_copy(update={"progress": progress})
 
 
 def _meaning(status: LMTrainingJobStatus) -> LMTrainingJobStatus:

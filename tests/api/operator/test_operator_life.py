@@ -51,7 +51,7 @@ def test_children_of_a_job(stage: Stage, operator: OperatorProcess, figures: Fig
     assert all(pod["metadata"]["ownerReferences"][0]["uid"] == uid for pod in pods)
     assert all("finalizers" not in pod["metadata"] for pod in pods)
     assert stage.intent(pods[0]).peers == [], "a pod waits for its peers"
-    job_file = json.loads(stage.do("GET", "configmaps", "/tiny-1")["data"]["job.json"])
+    job_file = json.loads(stage.do("GET", "configmaps", "/tiny-job-file")["data"]["job.json"])
     assert job_file["runDirectory"] == f"/storage/runs/tiny-{uid[:8]}"
     claim = stage.do("GET", "persistentvolumeclaims", "/tiny-checkpoints")
     assert "ownerReferences" not in claim["metadata"], "the volume outlives the job"
@@ -92,7 +92,7 @@ def test_life_to_completed(
     assert status.checkpoint.last_step == 100
 
     record = exit_record(pods[0], 0, step=400, export_path="export", validation_loss=2.5)
-    stage.end_pod(pods[1], 0)
+    stage.end_pod(pods[1], 0, exit_record(pods[1], 0))
     stage.end_pod(pods[0], 0, record)
     assert stage.wait_for("tiny", "Completed").status == "True"
     ended = stage.status("tiny")
@@ -251,6 +251,8 @@ def test_deleted_job_is_not_made_again(stage: Stage, operator: OperatorProcess) 
     stage.do("DELETE", api.PLURAL, "/brief")
     for pod in pods:
         stage.vanish(pod)
+    stage.do("DELETE", "configmaps", "/brief-job-file")
+    stage.do("DELETE", "networkpolicies", "/brief")
     stage.create_job("brief", workers__replicas=1)
     (pod,) = stage.run_pods("brief", attempt=1, count=1)
     assert len(stage.pods("brief")) == 1

@@ -17,7 +17,6 @@ INTACT = "intact.json"
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 COUNTERS = "counters.json"
-TEMPORARY_PREFIX = ".writing-"
 REJECTED_PREFIX = "rejected-"
 
 _NAME = re.compile(r"step-(\d{8,})")
@@ -68,11 +67,11 @@ def is_marked(directory: Path) -> bool:
 
 
 def is_marked_intact(directory: Path) -> bool:
-    """Whether the hashes of this very manifest were once read back."""
+    """Whether the hashes of this very manifest were once read back. Raises OSError."""
     mark = read_json(directory / INTACT)
     try:
         return mark is not None and mark.get("manifest_sha256") == manifest_sha256(directory)
-    except OSError:
+    except FileNotFoundError:
         return False
 
 

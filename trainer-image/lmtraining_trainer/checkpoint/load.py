@@ -2,9 +2,11 @@
 
 Promise: nothing is loaded whose hashes were not verified just now, on every rank that reads it; a
 broken checkpoint is passed over in favour of the one before it, moved aside, and the journal says
-why (P8). A checkpoint of another model is an error with both shapes in it, not a fresh start.
-Trap avoided: a broken checkpoint that keeps its name counts as one that was kept, and stands in the
-way of the good one that will be written at the same step.
+why (P8). A checkpoint of another model is an error with both shapes in it, not a fresh start; so is
+a run whose checkpoints are all gone (P3).
+Trap avoided: storage that does not answer proves nothing about a checkpoint; it is an error to try
+again after, and nothing is moved. And a broken checkpoint that keeps its name counts as one that
+was kept, and stands in the way of the good one that will be written at the same step.
 """
 
 import json
@@ -47,9 +49,10 @@ class Chosen:
 
 
 def choose(run: Run, identity: dict[str, Any], alive: Callable[[], None]) -> Chosen | None:
-    """The newest checkpoint that is intact, or None where there is none; on the lead.
+    """The newest checkpoint that is intact, or None where none was ever saved; on the lead.
 
-    Raises TrainerError(CONFIGURATION) where it is of another model or tokenizer.
+    Raises TrainerError(CONFIGURATION) where it is of another model or tokenizer,
+    TrainerError(STORAGE) where some were saved and none is left, OSError where storage fails.
     """
     for directory in layout.newest_first(run.checkpoints):
         manifest = layout.manifest_of(directory) or {}
@@ -58,6 +61,7 @@ def choose(run: Run, identity: dict[str, Any], alive: Callable[[], None]) -> Cho
             _reject(run, directory, why)
             continue
         _refuse_another_model(directory, manifest, identity)
+        _forget_rejected(run)
         sha256 = layout.manifest_sha256(directory)
         if not layout.is_marked_intact(directory):
             layout.mark_intact(directory, sha256)
@@ -69,6 +73,7 @@ def choose(run: Run, identity: dict[str, Any], alive: Callable[[], None]) -> Cho
             time=str(manifest["time"]),
             size_bytes=sum(int(entry["size"]) for entry in manifest["files"].values()),
         )
+    _refuse_to_begin_anew(run)
     return None
 
 
@@ -85,7 +90,7 @@ def restore_state(
     """Load `chosen` into `state` and the random generators of this rank.
 
     `verify` is for the ranks that did not just choose it. Where the world size changed, the
-    generators are seeded anew from (seed, rank, step). Raises TrainerError(STORAGE).
+    generators are seeded anew from (seed, rank, step). Raises TrainerError(STORAGE), OSError.
     """
     directory = Path(chosen.directory)
     same_ranks = chosen.world_size == world_size
@@ -135,7 +140,10 @@ def _fault_of(
     alive: Callable[[], None],
     names: list[str] | None = None,
 ) -> str | None:
-    """What is wrong with the files of a checkpoint, or None; sizes first, they cost nothing."""
+    """What is wrong with the files of a checkpoint, or None; sizes first, they cost nothing.
+
+    Raises OSError where they cannot be read, which proves nothing about them.
+    """
     try:
         entries = {name: manifest["files"][name] for name in names or manifest["files"]}
         for name, entry in entries.items():
@@ -147,8 +155,6 @@ def _fault_of(
                 return f"{name} has another SHA-256 than its manifest says"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except OSError as error:
-        return f"a file cannot be read ({error.strerror})"
     except (KeyError, TypeError):
         return "its manifest is incomplete"
     return None
@@ -157,13 +163,31 @@ def _fault_of(
 def _reject(run: Run, directory: Path, why: str) -> None:
     """Journal why, then move it aside, so that its name is free and it is never counted."""
     run.journal.append("Rejected", layout.step_of(directory) or 0, path=directory.name, why=why)
-    older = sorted(
+    aside = run.checkpoints / f"{layout.REJECTED_PREFIX}{directory.name}"
+    remove_directory(aside)
+    directory.rename(aside)
+
+
+def _forget_rejected(run: Run) -> None:
+    """Keep the newest ones as evidence; only once another was found good."""
+    rejected = sorted(
         run.checkpoints.glob(f"{layout.REJECTED_PREFIX}*"), key=lambda path: path.stat().st_mtime
     )
-    aside = run.checkpoints / f"{layout.REJECTED_PREFIX}{directory.name}"
-    for path in {*older[: len(older) + 1 - REJECTED_KEPT], aside}:
+    for path in rejected[:-REJECTED_KEPT]:
         remove_directory(path)
-    directory.rename(aside)
+
+
+def _refuse_to_begin_anew(run: Run) -> None:
+    saved = [entry.step for entry in run.journal.entries if entry.kind == "Saved"]
+    if saved:
+        raise TrainerError(
+            FailureClass.STORAGE,
+            "CheckpointsLost",
+            f"{run.checkpoints} holds no intact checkpoint though {len(saved)} were saved, the "
+            f"newest at step {saved[-1]}: restore one there, or start a new run with another "
+            "checkpoint.path",
+            step=saved[-1],
+        )
 
 
 def _refuse_another_model(

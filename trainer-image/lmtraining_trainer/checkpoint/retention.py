@@ -1,7 +1,8 @@
 """Which checkpoints stay.
 
 Promise: the newest `keepLast` intact checkpoints stay, whatever else lies there; so the newest
-intact one is never deleted (P8). What an earlier gang left half written is removed.
+intact one is never deleted (P8). What an earlier gang left half written is removed: what lay there
+before the fence was last looked at, so that it cannot be a newer gang's.
 Trap avoided: counting directories instead of intact checkpoints lets a crash loop during saving
 push out the last good one.
 """
@@ -9,18 +10,27 @@ push out the last good one.
 import shutil
 
 from lmtraining_trainer.checkpoint import layout
-from lmtraining_trainer.files import remove_directory
+from lmtraining_trainer.files import TEMPORARY_PREFIX, remove_directory
 from lmtraining_trainer.run import Run
+from lmtraining_trainer.run.directory import FINISHED, RUN
 
 
 def tidy(run: Run, keep_last: int) -> None:
-    """Delete what is not to be kept. Raises TrainerError("Fenced")."""
-    run.fence.check()
+    """Delete what is not to be kept. Raises TrainerError("Fenced"), OSError."""
+    leftovers = [
+        *run.checkpoints.glob(".*-step-*"),
+        *run.directory.glob(f"{TEMPORARY_PREFIX}*"),
+        *(path for name in (RUN, FINISHED) for path in run.directory.glob(f".{name}.*.tmp")),
+    ]
     directories = layout.newest_first(run.checkpoints)
     intact = [directory for directory in directories if layout.is_marked_intact(directory)]
+    run.fence.check()
     kept = intact[:keep_last]
     if kept:
         for directory in directories[directories.index(kept[-1]) + 1 :]:
             remove_directory(directory)
-    for leftover in run.checkpoints.glob(".*-step-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in leftovers:
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import safetensors.torch
@@ -38,7 +39,7 @@ def write_tensors(
     header = _header(tensors)
     size = 0
     with path.open("wb") as file:
-        for part in (header, *(_bytes_of(tensor) for tensor in tensors.values())):
+        for part in chain([header], (_bytes_of(tensor) for tensor in tensors.values())):
             for start in range(0, len(part), HASH_CHUNK_BYTES):
                 chunk = part[start : start + HASH_CHUNK_BYTES]
                 digest.update(chunk)

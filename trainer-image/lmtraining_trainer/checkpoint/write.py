@@ -26,6 +26,7 @@ from lmtraining_trainer.files import (
     remove_directory,
     sha256_of,
     sha256_of_file,
+    temporary_beside,
 )
 from lmtraining_trainer.run import Run
 
@@ -51,17 +52,13 @@ class NotIntact(OSError):  # noqa: N818 - an OSError: the storage did not keep w
 def write_checkpoint(run: Run, snapshot: Snapshot, alive: Callable[[], None]) -> CheckpointReport:
     """Publish `snapshot`. Raises OSError where storage fails, TrainerError("Fenced")."""
     final = run.checkpoints / layout.directory_name(snapshot.step)
-    temporary = run.checkpoints / f"{layout.TEMPORARY_PREFIX}{final.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = temporary_beside(final)
     try:
         temporary.mkdir()
         entries = _write_files(temporary, snapshot, alive)
         manifest = _manifest(run, snapshot, entries)
         write_bytes(temporary / layout.MANIFEST, manifest)
-        run.fence.check()
-        if final.exists() and not layout.is_marked_intact(final):
-            remove_directory(final)  # it did not read back as it was written
-        publish_directory(temporary, final)
+        publish_directory(temporary, final, lambda: _make_way(run, final))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _read_back(final, entries, alive)
@@ -75,6 +72,14 @@ def write_checkpoint(run: Run, snapshot: Snapshot, alive: Callable[[], None]) ->
     )
     run.journal.append("Saved", snapshot.step, path=report.path, sha256=report.sha256)
     return report
+
+
+def _make_way(run: Run, final: Path) -> None:
+    """Free the name `final` of what never was marked. Raises TrainerError("Fenced")."""
+    run.fence.check()
+    if final.exists() and not layout.is_marked_intact(final):
+        remove_directory(final)
+        run.fence.check()
 
 
 def _write_files(
@@ -113,4 +118,5 @@ def _read_back(
 ) -> None:
     for name, entry in entries.items():
         if sha256_of_file(directory / name, alive) != entry.sha256:
+            remove_directory(directory)
             raise NotIntact(0, f"{directory / name} reads back otherwise than it was written")

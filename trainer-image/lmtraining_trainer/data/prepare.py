@@ -11,6 +11,7 @@ import hashlib
 import shutil
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,16 +29,17 @@ from lmtraining_trainer.data.tokenizer import train_tokenizer
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.files import (
     json_bytes,
+    nothing,
     publish_directory,
     remove_directory,
     sha256_of,
     sha256_of_file,
     write_json,
 )
+from lmtraining_trainer.heartbeat import while_alive
 
 #: Text the tokenizer is trained on at most; beyond it, documents are drawn by their hash.
 TOKENIZER_TEXT_BYTES_MAX = 256 * 1024 * 1024
-HEARTBEAT_SECONDS = 0.5
 #: A preparation that another job left half done is removed when this old.
 LEFTOVER_AGE_SECONDS_MAX = 24 * 3600.0
 TEMPORARY_PREFIX = ".preparing-"
@@ -45,27 +47,34 @@ TEMPORARY_PREFIX = ".preparing-"
 Progress = Callable[[str], None]
 
 
-def prepare(data: Data, *, cache: Path, credentials: Path, owner: str, progress: Progress) -> str:
+def prepare(
+    data: Data,
+    *,
+    cache: Path,
+    credentials: Path,
+    owner: str,
+    progress: Progress,
+    check: Callable[[], None] = nothing,
+) -> str:
     """The key of the prepared data of `data`, which afterwards exists in `cache`.
 
     `owner` is the job's UID: what it left half done in an earlier attempt is removed. `progress` is
-    called with a sentence at least every second or so and may raise to end it. Raises
-    TrainerError(DATA) for what a person can mend, TrainerError(STORAGE) where `cache` is unusable.
+    called with a sentence at least every second or so and may raise to end it; `check` before
+    anything is removed or published, and may raise too. Raises TrainerError(DATA) for what a person
+    can mend, TrainerError(STORAGE) where `cache` is unusable.
     """
-    progress("listing the files")
-    train = list_files(data.train, credentials)
-    validation = list_files(data.validation, credentials)
+    train, validation = _listed(data, credentials, progress)
     key = key_of(data, train, validation)
     if prepared.open_prepared(cache, key) is not None:
         return key
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(cache, owner)
-        temporary = cache / f"{TEMPORARY_PREFIX}{owner}-{key}"
+        _remove_leftovers(cache, owner, check)
+        temporary = cache / f"{TEMPORARY_PREFIX}{owner}-{uuid.uuid4().hex}"
         temporary.mkdir()
         try:
             _Preparation(data, train, validation, progress).write(temporary)
-            _publish(temporary, cache / key, key)
+            _publish(temporary, cache / key, key, check)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
@@ -76,6 +85,15 @@ def prepare(data: Data, *, cache: Path, credentials: Path, owner: str, progress:
             "make it writable",
         ) from error
     return key
+
+
+def _listed(data: Data, credentials: Path, progress: Progress) -> list[list[SourceFile]]:
+    """The files of training and of validation."""
+    return while_alive(
+        "list the files",
+        lambda: [list_files(sources, credentials) for sources in (data.train, data.validation)],
+        lambda: progress("listing the files"),
+    )
 
 
 def key_of(data: Data, train: Sequence[SourceFile], validation: Sequence[SourceFile]) -> str:
@@ -97,18 +115,22 @@ def _identity(file: SourceFile) -> list[Any]:
     return [file.name, file.size_bytes, file.version, source.format, field_name]
 
 
-def _publish(temporary: Path, final: Path, key: str) -> None:
+def _publish(temporary: Path, final: Path, key: str, check: Callable[[], None]) -> None:
+    check()
     if final.exists() and prepared.open_prepared(final.parent, key) is None:
         remove_directory(final)  # damaged since: its manifest no longer agrees with it
     try:
-        publish_directory(temporary, final)
+        publish_directory(temporary, final, check)
     except OSError:
         if prepared.open_prepared(final.parent, key) is None:
             raise  # otherwise another job was first, with the same tokens
 
 
-def _remove_leftovers(cache: Path, owner: str) -> None:
-    for path in cache.glob(f"{TEMPORARY_PREFIX}*"):
+def _remove_leftovers(cache: Path, owner: str, check: Callable[[], None]) -> None:
+    """What lies there before the check is not of a newer gang of `owner`."""
+    leftovers = list(cache.glob(f"{TEMPORARY_PREFIX}*"))
+    check()
+    for path in leftovers:
         try:
             is_old = time.time() - path.stat().st_mtime > LEFTOVER_AGE_SECONDS_MAX
         except FileNotFoundError:
@@ -142,26 +164,17 @@ class _Preparation:
 
     def _trained(self) -> Tokenizer:
         """The tokenizer, trained in another thread while this one reports."""
-        outcome: list[Tokenizer | BaseException] = []
-
-        def work() -> None:
-            try:
-                vocab_size = self.data.tokenizer.vocab_size
-                outcome.append(train_tokenizer(self._tokenizer_texts(), vocab_size))
-            except BaseException as error:  # raised again by the one that waits
-                outcome.append(error)
-
-        thread = threading.Thread(target=work, name="train tokenizer", daemon=True)
-        thread.start()
+        vocab_size = self.data.tokenizer.vocab_size
         try:
-            while thread.is_alive():
-                self.progress(f"training the tokenizer, {_megabytes(self.text_bytes)} MB read")
-                thread.join(HEARTBEAT_SECONDS)
+            return while_alive(
+                "train the tokenizer",
+                lambda: train_tokenizer(self._tokenizer_texts(), vocab_size),
+                lambda: self.progress(
+                    f"training the tokenizer, {_megabytes(self.text_bytes)} MB read"
+                ),
+            )
         finally:
             self.cancelled.set()
-        if isinstance(outcome[0], BaseException):
-            raise outcome[0]
-        return outcome[0]
 
     def _tokenizer_texts(self) -> Iterator[str]:
         size = sum(file.size_bytes for file in self.train)
@@ -210,7 +223,9 @@ class _Preparation:
         files = {
             name: {
                 "size": (directory / name).stat().st_size,
-                "sha256": sha256_of_file(directory / name),
+                "sha256": sha256_of_file(
+                    directory / name, lambda: self.progress("reading back what was written")
+                ),
             }
             for name in names
         }

@@ -27,7 +27,7 @@ FILES_MAX = 1_000_000
 HASH_CHUNK_BYTES = 8 * 1024 * 1024
 
 _GLOB = re.compile(r"[*?\[]")
-_USER = re.compile(r"(?<=://)[^/@]*@")
+_USER = re.compile(r"(?<=://)[^/?#]*@")
 #: What file systems call the thing that changes when the content does, best first.
 _VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated")
 
@@ -91,9 +91,11 @@ def storage_options(source: DataSource, credentials: Path) -> dict[str, str]:
 
 
 def redacted(uri: str) -> str:
-    """`uri` without what may be secret: user and password, and the query of a web address."""
+    """`uri` without what may be secret: users and passwords, and whatever follows a question mark.
+    In the path of a plain local file that is a wildcard and stays."""
     uri = _USER.sub("", uri)
-    return uri.partition("?")[0] if uri.startswith(("http://", "https://")) else uri
+    is_local = uri.startswith("file://") and "::" not in uri
+    return uri if is_local else uri.partition("?")[0]
 
 
 def _files_of(source: DataSource, credentials: Path) -> list[SourceFile]:

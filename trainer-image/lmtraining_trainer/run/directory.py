@@ -1,8 +1,10 @@
 """Whose run directory it is, and whether there is anything left to do in it.
 
 Promise: a run directory belongs to one job at a time; another job gets it only by saying so
-(`existingRun: Resume`); a finished run stays finished for the same spec (P2).
-Trap avoided: two jobs with the same `checkpoint.path` would mix their checkpoints without a word.
+(`existingRun: Resume`), and so does another training; a finished run stays finished for the same
+spec (P2).
+Trap avoided: two jobs with the same `checkpoint.path` would mix their checkpoints without a word;
+so would one job before and after its spec was edited.
 """
 
 from collections.abc import Iterator
@@ -75,8 +77,11 @@ def claim_run(job: JobFile, place: RankPlace) -> Run:
         (directory / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         record = read_json(directory / RUN)
         taken_over = record is not None and record.get("job_uid") != job.job_uid
+        changed = _changed(job.spec, record or {})
         if taken_over:
             _refuse_unless_wished(job, record or {})
+        elif changed:
+            _refuse_another_training(job, changed)
         fence = Fence(
             directory=directory, job_uid=job.job_uid, attempt=place.attempt, round=place.round
         )
@@ -90,11 +95,20 @@ def claim_run(job: JobFile, place: RankPlace) -> Run:
             record=record or {},
         )
         if record is None or taken_over:
-            run.remember(
-                job_uid=job.job_uid, job_name=job.job_name, created=datetime.now(UTC).isoformat()
-            )
-        run.journal.append("Started", 0, job_uid=job.job_uid, taken_over=taken_over)
+            run.remember(**_of_job(job), training_sha256=training_sha256(job.spec))
+        run.journal.append(
+            "Started",
+            0,
+            job_uid=job.job_uid,
+            taken_over=taken_over,
+            changed=", ".join(changed) or None,
+        )
     return run
+
+
+def _of_job(job: JobFile) -> dict[str, str]:
+    created = datetime.now(UTC).isoformat()
+    return {"job_uid": job.job_uid, "job_name": job.job_name, "created": created}
 
 
 @contextmanager
@@ -106,7 +120,7 @@ def storage_errors(directory: Path) -> Iterator[None]:
         raise TrainerError(
             FailureClass.STORAGE,
             "RunDirectoryUnusable",
-            f"the run directory {directory} cannot be written "
+            f"the run directory {directory} cannot be read or written "
             f"({error.strerror or type(error).__name__}): free space there, or make it writable "
             "for the pod's user",
         ) from error
@@ -116,6 +130,36 @@ def spec_sha256(spec: TrainingSpec) -> str:
     """A name for what is trained and how; where it runs and is kept does not count."""
     content = spec.model_dump(mode="json", exclude={"workers", "checkpoint"})
     return sha256_of(json_bytes(content))
+
+
+def training_sha256(spec: TrainingSpec) -> dict[str, str]:
+    """A name for each block that says what is computed. How long, how often it is looked at, in how
+    many parts and with whose credentials it is read, may be changed within a run."""
+    exclude: dict[str, Any] = {
+        "data": {side: {"__all__": {"credentials"}} for side in ("train", "validation")},
+        "training": {"budget": {"steps"}, "gradient_accumulation": True, "evaluation": True},
+    }
+    content = spec.model_dump(
+        mode="json", include={"model", "data", "training", "precision"}, exclude=exclude
+    )
+    return {block: sha256_of(json_bytes(value)) for block, value in content.items()}
+
+
+def _changed(spec: TrainingSpec, record: dict[str, Any]) -> list[str]:
+    """The blocks that are not what the run was begun with."""
+    ours = training_sha256(spec)
+    theirs = record.get("training_sha256", ours)
+    return [block for block in ours if theirs.get(block) != ours[block]]
+
+
+def _refuse_another_training(job: JobFile, changed: list[str]) -> None:
+    raise TrainerError(
+        FailureClass.CONFIGURATION,
+        "AnotherTraining",
+        f"{job.run_directory} holds a run that was begun with another {' and '.join(changed)} than "
+        "the job has now: put that back, or begin another run (with lmtraining run: rename the job "
+        "or pass --runs; in a cluster: another checkpoint.path)",
+    )
 
 
 def _refuse_unless_wished(job: JobFile, record: dict[str, Any]) -> None:

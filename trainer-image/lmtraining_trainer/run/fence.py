@@ -1,8 +1,11 @@
 """The fence: of two gangs that both believe the run is theirs, the newer one is right.
 
-Promise: a gang that has been replaced publishes nothing more (P1). The newest (attempt, round) is
-in a file of the run directory; it is compared before every checkpoint, journal entry and export.
-Trap avoided: a pod on an unreachable node trains on for minutes after its successor started.
+Promise: a gang that has been replaced publishes nothing more (P1). Each gang leaves a file in
+`fence/` whose name says which it is; the newest name is looked up before every journal entry and
+directly before the rename of every checkpoint and export.
+Trap avoided: one file that all gangs write goes backwards, where an older gang reads it, is held up
+and then writes; names are only added. And a pod on an unreachable node trains on for minutes after
+its successor started.
 """
 
 from dataclasses import dataclass
@@ -10,9 +13,24 @@ from pathlib import Path
 
 from lmtraining_api import FailureClass
 from lmtraining_trainer.errors import TrainerError
-from lmtraining_trainer.files import read_json, write_json
+from lmtraining_trainer.files import sync_directory
 
-FENCE = "fence.json"
+FENCE = "fence"
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Mark:
+    """One gang's name in `fence/`; the newest is the greatest."""
+
+    owner: int
+    """How many jobs had the run before."""
+    attempt: int
+    round: int
+    job_uid: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.owner}-{self.attempt}-{self.round}-{self.job_uid}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,40 +48,52 @@ class Fence:
         Raises TrainerError("Fenced") where a newer gang of the same job was first, and OSError
         where the directory cannot be written.
         """
-        newest = self._newest()
+        newest = newest_mark(self.directory)
+        owner = 0 if newest is None else newest.owner + (newest.job_uid != self.job_uid)
+        ours = Mark(owner=owner, attempt=self.attempt, round=self.round, job_uid=self.job_uid)
         if newest is not None and newest.job_uid == self.job_uid:
             self._refuse_older(newest)
-        write_json(
-            self.directory / FENCE,
-            {"job_uid": self.job_uid, "attempt": self.attempt, "round": self.round},
-        )
+        marks = self.directory / FENCE
+        marks.mkdir(exist_ok=True)
+        sync_directory(self.directory)
+        (marks / ours.name).touch()
+        sync_directory(marks)
+        self.check()
+        for older in (mark for mark in _marks(self.directory) if mark < ours):
+            (marks / older.name).unlink(missing_ok=True)
 
     def check(self) -> None:
-        """Raises TrainerError("Fenced") where this gang may not write any more."""
-        newest = self._newest()
+        """Raises TrainerError("Fenced") where this gang may not write any more, OSError."""
+        newest = newest_mark(self.directory)
         if newest is None:
             return
         if newest.job_uid != self.job_uid:
             raise _fenced(f"the run directory {self.directory} was taken over by another job")
         self._refuse_older(newest)
 
-    def _refuse_older(self, newest: "Fence") -> None:
+    def _refuse_older(self, newest: Mark) -> None:
         if (newest.attempt, newest.round) > (self.attempt, self.round):
             raise _fenced(
                 f"attempt {self.attempt} round {self.round} was replaced by attempt "
                 f"{newest.attempt} round {newest.round}"
             )
 
-    def _newest(self) -> "Fence | None":
-        record = read_json(self.directory / FENCE)
-        if record is None:
-            return None
-        return Fence(
-            directory=self.directory,
-            job_uid=str(record["job_uid"]),
-            attempt=int(record["attempt"]),
-            round=int(record["round"]),
-        )
+
+def newest_mark(directory: Path) -> Mark | None:
+    """The newest gang that wrote in a run directory. Raises OSError."""
+    return max(_marks(directory), default=None)
+
+
+def _marks(directory: Path) -> list[Mark]:
+    try:
+        names = [path.name for path in (directory / FENCE).iterdir()]
+    except FileNotFoundError:
+        return []
+    parts = [name.split("-", 3) for name in names]
+    return [
+        Mark(owner=int(owner), attempt=int(attempt), round=int(round_), job_uid=uid)
+        for owner, attempt, round_, uid in parts
+    ]
 
 
 def _fenced(what: str) -> TrainerError:

@@ -2,9 +2,11 @@
 
 Promise: an entry is on disk before the act it describes, entries are never changed, and the torn
 last line that a crash leaves is dropped (its act cannot have happened).
-Trap avoided: appending after a torn line would join two entries into one that nobody can read.
+Trap avoided: appending after a torn line would join two entries into one that nobody can read; and
+what a buffer could not write to a full disk, it writes again when the file is closed.
 """
 
+import errno
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,15 +47,7 @@ class Journal:
             }
         )
         is_new = not self._path.exists()
-        with self._path.open("ab") as file:
-            length = os.fstat(file.fileno()).st_size
-            try:
-                file.write(entry.model_dump_json(by_alias=True).encode() + b"\n")
-                file.flush()
-                sync(file.fileno())
-            except OSError:
-                os.truncate(self._path, length)  # a full disk tears lines too
-                raise
+        _append(self._path, entry.model_dump_json(by_alias=True).encode() + b"\n")
         if is_new:
             sync_directory(self._path.parent)
         self.entries.append(entry)
@@ -61,6 +55,21 @@ class Journal:
     def details(self, kind: str) -> list[Detail]:
         """The details of all entries of a kind, oldest first."""
         return [entry.detail for entry in self.entries if entry.kind == kind]
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Write and sync a whole line, or nothing. Raises OSError."""
+    with path.open("ab", buffering=0) as file:
+        length, written = os.fstat(file.fileno()).st_size, 0
+        try:
+            written = file.write(line)
+            if written < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            sync(file.fileno())
+        except OSError:
+            if os.fstat(file.fileno()).st_size == length + written:  # nobody wrote after us
+                file.truncate(length)
+            raise
 
 
 def _read(path: Path) -> list[JournalEntry]:

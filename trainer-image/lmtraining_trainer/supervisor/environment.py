@@ -19,12 +19,13 @@ def rank_environment(*, cpus: float, ranks: int) -> dict[str, str]:
     """Variables for `ranks` ranks that share `cpus` cores."""
     threads = max(1, math.floor(cpus / ranks))
     return {
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(threads),  # MKL's is its default, and torch takes over MKL's
         "OPENBLAS_NUM_THREADS": "1",  # numpy's own pool: not used for training
         "OMP_WAIT_POLICY": "PASSIVE",
         "GOMP_SPINCOUNT": "0",
-        "TOKENIZERS_PARALLELISM": "true" if threads > 1 else "false",
+        # While the lead prepares the data, the other ranks of its pod wait.
+        "RAYON_NUM_THREADS": str(max(1, math.floor(cpus))),
+        "TOKENIZERS_PARALLELISM": "true",
         # Asking whether there is a CUDA device must not initialise CUDA in the fork server.
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
         "HF_HUB_OFFLINE": "1",

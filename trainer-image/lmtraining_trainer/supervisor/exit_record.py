@@ -7,9 +7,11 @@ that is another job's.
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterable
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 
 from lmtraining_api import (
@@ -30,6 +32,7 @@ from lmtraining_trainer.supervisor.identity import Identity
 EXITS_DIRECTORY = "exits"
 LEAD_EXIT_FILE = "exit.json"
 RECORDS_READ_MAX = 4096
+_NAME = re.compile(r"attempt-(\d+)-replica-\d+\.json")
 
 
 def record_of(
@@ -112,14 +115,17 @@ def write_to_run_directory(record: ExitRecord, run_directory: Path) -> None:
 def last_exit(run_directory: Path, *, job_uid: str, attempt: int) -> ExitRecord | None:
     """How the newest attempt before `attempt` ended: its cause, not the peers that followed it."""
     try:
-        paths = sorted((run_directory / EXITS_DIRECTORY).glob("attempt-*.json"))
+        paths = list((run_directory / EXITS_DIRECTORY).iterdir())
     except OSError:
         return None
-    return cause_of(
-        record
-        for record in map(_read, paths[:RECORDS_READ_MAX])
-        if record is not None and record.job_uid == job_uid and record.attempt < attempt
-    )
+    named = [(int(name[1]), path) for path in paths if (name := _NAME.fullmatch(path.name))]
+    before = sorted((pair for pair in named if pair[0] < attempt), reverse=True)
+    found = groupby(before[:RECORDS_READ_MAX], key=lambda pair: pair[0])
+    for _, pairs in found:  # a job that had the run before may have come further
+        records = [record for _, path in pairs if (record := _read(path)) is not None]
+        if ours := [record for record in records if record.job_uid == job_uid]:
+            return cause_of(ours)
+    return None
 
 
 def cause_of(records: Iterable[ExitRecord]) -> ExitRecord | None:

@@ -53,10 +53,11 @@ class ForkServer:
 
     def start(self, on_ready: Callable[[], None]) -> None:
         """Start importing; `on_ready` is called from a thread when that is done, or failed."""
-        resource_tracker.ensure_running()  # its start would unblock them
         # Ranks inherit this mask, and open it once they have a handler.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
+            resource_tracker.ensure_running()  # unblocks some of them
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
             forkserver.ensure_running()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -196,9 +196,11 @@ class Supervisor:
         if wake.stops == self._stops_passed_on:
             return
         self._stops_passed_on = wake.stops
-        self._show("Stopping", "told to stop: saving a checkpoint")
+        may_hurry = self._assignment.second_interrupt_kills
+        impatient = may_hurry and wake.interrupts > 1
+        hint = "; Ctrl-C again stops without it" if may_hurry and wake.interrupts == 1 else ""
+        self._show("Stopping", f"told to stop: saving a checkpoint{hint}")
         self._ranks.stop()
-        impatient = self._assignment.second_interrupt_kills and wake.interrupts > 1
         self._hurry(0.0 if impatient else STOP_SECONDS_MAX)
 
     def _end_a_broken_gang(self) -> None:

@@ -7,15 +7,17 @@ Trap avoided: a job identity that changes with the working directory or the cloc
 from the absolute run directory, so the rules about existing runs work as in a cluster.
 """
 
+import errno
 import fcntl
 import json
+import os
 import socket
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from lmtraining_api import (
     ExitRecord,
@@ -27,9 +29,8 @@ from lmtraining_api import (
     TrainingSpec,
 )
 from lmtraining_trainer.errors import TrainerError
-from lmtraining_trainer.files import read_json
 from lmtraining_trainer.report import Snapshot
-from lmtraining_trainer.run.fence import FENCE
+from lmtraining_trainer.run.fence import newest_mark
 from lmtraining_trainer.supervisor.exit_record import write_to_run_directory
 from lmtraining_trainer.supervisor.identity import Identity
 from lmtraining_trainer.supervisor.life import RANK_FUNCTION, Assignment, Supervisor
@@ -52,7 +53,8 @@ class LocalRun:
     @property
     def directory(self) -> Path:
         """The run directory, absolute."""
-        return (self.runs_directory / self.job.metadata.name).absolute()
+        path = self.job.spec.checkpoint.path or self.job.metadata.name
+        return (self.runs_directory / path).absolute()
 
     @property
     def job_file(self) -> JobFile:
@@ -130,14 +132,9 @@ def _next_attempt(directory: Path) -> Iterator[int]:
     path = directory / LOCK_FILE
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
+        file = path.open("a+b", buffering=0)
     except OSError as error:
-        raise TrainerError(
-            FailureClass.STORAGE,
-            "RunDirectoryUnusable",
-            f"the run directory {directory} cannot be written ({error.strerror}): choose another "
-            "with --runs",
-        ) from error
+        raise _unusable(directory, error) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -148,10 +145,24 @@ def _next_attempt(directory: Path) -> Iterator[int]:
                 f"another `lmtraining run` is at work in {directory}: wait for it, or choose "
                 "another directory with --runs",
             ) from error
-        yield _counted(file, fenced=(read_json(directory / FENCE) or {}).get("attempt", 0))
+        try:
+            newest = newest_mark(directory)
+            attempt = _counted(file, fenced=newest.attempt if newest else 0)
+        except OSError as error:
+            raise _unusable(directory, error) from error
+        yield attempt
 
 
-def _counted(file: IO[str], *, fenced: int) -> int:
+def _unusable(directory: Path, error: OSError) -> TrainerError:
+    return TrainerError(
+        FailureClass.STORAGE,
+        "RunDirectoryUnusable",
+        f"the run directory {directory} cannot be written ({error.strerror}): free space there, or "
+        "choose another with --runs",
+    )
+
+
+def _counted(file: FileIO, *, fenced: int) -> int:
     """One more than the attempt noted in the file, noted there before anything is started.
 
     A crash may have cut the file short; `fenced`, the newest attempt that wrote into the run, is
@@ -163,10 +174,10 @@ def _counted(file: IO[str], *, fenced: int) -> int:
     except (ValueError, KeyError, TypeError):
         noted = 0
     attempt = max(noted, fenced) + 1
-    file.seek(0)
-    file.truncate()
-    json.dump({"attempt": attempt}, file)
-    file.flush()
+    content = json.dumps({"attempt": attempt}).encode()
+    file.truncate(0)
+    if file.write(content) < len(content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return attempt
 
 

@@ -102,9 +102,8 @@ def rank_main(pipe: Connection, task: RankTask) -> NoReturn:
     """The whole life of a rank."""
     rank = task.place.rank
     link = PipeLink(pipe, rank)
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C goes to the whole group; the supervisor acts
+    for number in (signal.SIGINT, signal.SIGHUP):  # from a terminal, to the whole group
+        signal.signal(number, signal.SIG_IGN)  # the supervisor acts
     signal.signal(signal.SIGTERM, lambda *_: link.request_stop())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     _die_with_supervisor()

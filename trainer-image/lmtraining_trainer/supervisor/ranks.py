@@ -59,10 +59,6 @@ class Ranks:
         return [rank.number for rank in self._ranks]
 
     @property
-    def process_ids(self) -> list[int]:
-        return [rank.process.pid for rank in self._ranks if rank.process.pid is not None]
-
-    @property
     def ends(self) -> list[RankEnd]:
         """How the ranks that have ended did, in no order."""
         return [rank.end for rank in self._ranks if rank.end is not None]

@@ -1,7 +1,7 @@
 """What wakes the supervisor's loop: a signal, or another thread.
 
-Promise: SIGTERM and SIGINT are counted and nothing else; the loop hears of them at once, since each
-also makes a socket readable.
+Promise: SIGTERM, SIGINT and SIGHUP are counted and nothing else; the loop hears of them at once,
+since each also makes a socket readable.
 Trap avoided: Python resumes an interrupted wait after the handler has run, so a flag alone would be
 seen only when the wait ends by itself.
 """
@@ -13,7 +13,8 @@ from types import FrameType, TracebackType
 from typing import Self
 
 DRAIN_BYTES_MAX = 4096
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+#: SIGHUP: the terminal was closed.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Wake:
@@ -21,7 +22,7 @@ class Wake:
 
     def __init__(self) -> None:
         self.stops = 0
-        """Requests to stop so far, of either signal."""
+        """Requests to stop so far, by any signal."""
         self.interrupts = 0
         """Those by SIGINT."""
         self._reader, self._writer = socket.socketpair()
@@ -34,6 +35,8 @@ class Wake:
         before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._undo.callback(signal.set_wakeup_fd, before)
         for number in STOP_SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # by nohup
             self._undo.callback(signal.signal, number, signal.getsignal(number))
             signal.signal(number, self._count)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # held back since the start

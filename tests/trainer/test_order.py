@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lmtraining_trainer.data.order import sample_order
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.trainer
 
 
 @settings(max_examples=60, deadline=None)

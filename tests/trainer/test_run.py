@@ -1,6 +1,7 @@
 """The run directory: journal, fence, progress mark, ownership."""
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ from lmtraining_trainer import files
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.rank_link import RankPlace
 from lmtraining_trainer.run import Fence, Journal, Run, claim_run
+from lmtraining_trainer.run import fence as fence_module
 from lmtraining_trainer.run.progress_mark import ProgressMark
 from lmtraining_trainer.state import Skips
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.trainer
 
 
 def fence(directory: Path, attempt: int = 1, round_: int = 1, uid: str = "a") -> Fence:
@@ -64,6 +66,24 @@ def test_a_journal_entry_that_the_disk_refused_leaves_no_torn_line(
     assert [entry.kind for entry in Journal(fence(tmp_path)).entries] == ["Started", "Saved"]
 
 
+def test_half_a_line_on_a_full_disk_is_taken_back(tmp_path: Path) -> None:
+    """A limit on the file's size does what a full disk does: a part is written, no more."""
+    journal = Journal(fence(tmp_path))
+    journal.append("Started", 0)
+    path = tmp_path / "journal.jsonl"
+    whole = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, hard))
+    try:
+        with pytest.raises(OSError, match=r"No space|too large"):
+            journal.append("Skipped", 1, position=8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == whole
+    journal.append("Saved", 2)
+    assert [entry.kind for entry in Journal(fence(tmp_path)).entries] == ["Started", "Saved"]
+
+
 @pytest.mark.parametrize(
     ("newest", "ours", "may_write"),
     [
@@ -82,7 +102,7 @@ def test_p1_only_the_newest_gang_may_write(
         fence(tmp_path, *ours).raise_it()
         Journal(fence(tmp_path, *ours)).append("Started", 0)
         return
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    before = sorted(tmp_path.rglob("*"))
     for act in (
         fence(tmp_path, *ours).check,
         fence(tmp_path, *ours).raise_it,
@@ -91,7 +111,26 @@ def test_p1_only_the_newest_gang_may_write(
         with pytest.raises(TrainerError) as raised:
             act()
         assert raised.value.reason == "Fenced"
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_p1_the_fence_never_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old gang that is held up while it raises the fence finds that a newer one was faster."""
+    real, newer = fence_module.sync_directory, fence(tmp_path, 2)
+
+    def slow(path: Path) -> None:
+        real(path)
+        if not newer_raised:
+            newer_raised.append(True)
+            newer.raise_it()
+
+    newer_raised: list[bool] = []
+    monkeypatch.setattr(fence_module, "sync_directory", slow)
+    with pytest.raises(TrainerError, match="replaced by attempt 2"):
+        fence(tmp_path, 1).raise_it()
+    newer.check()
+    fence(tmp_path, 3).raise_it()
+    assert len(list((tmp_path / "fence").iterdir())) == 1
 
 
 def test_p1_a_gang_of_a_job_that_lost_its_run_may_not_write(tmp_path: Path) -> None:
@@ -102,13 +141,22 @@ def test_p1_a_gang_of_a_job_that_lost_its_run_may_not_write(tmp_path: Path) -> N
         ours.check()
 
 
-def job(directory: Path, *, uid: str, existing_run: str = "Refuse", steps: int = 5) -> JobFile:
-    spec = {
+def job(
+    directory: Path,
+    *,
+    uid: str,
+    existing_run: str = "Refuse",
+    steps: int = 5,
+    **blocks: dict[str, object],
+) -> JobFile:
+    spec: dict[str, dict[str, object]] = {
         "model": {"config": {"layers": 1, "hiddenSize": 8, "heads": 1}},
         "data": {"train": [{"uri": "file:///x"}], "sequenceLength": 8},
         "training": {"budget": {"steps": steps}, "batchTokens": 8},
         "checkpoint": {"path": "shared", "existingRun": existing_run},
     }
+    for name, block in blocks.items():
+        spec[name] = {**spec.get(name, {}), **block}
     return JobFile.model_validate(
         {
             "job_name": f"name-of-{uid}",
@@ -156,6 +204,53 @@ def test_resume_takes_a_run_over_and_the_old_job_loses_it(tmp_path: Path) -> Non
         old.journal.append("Saved", 1)
     with pytest.raises(TrainerError, match="holds the run of another job"):
         claim(job(tmp_path, uid="one"), attempt=8)
+
+
+ANOTHER_TRAINING: list[tuple[str, dict[str, object]]] = [
+    ("model", {"config": {"layers": 2, "hiddenSize": 8, "heads": 1}}),
+    ("data", {"train": [{"uri": "file:///y"}]}),
+    ("training", {"optimizer": {"learningRate": 1e-5}}),
+    ("training", {"seed": 2}),
+    ("precision", {"compute": "fp32"}),
+]
+
+
+@pytest.mark.parametrize(("block", "change"), ANOTHER_TRAINING)
+def test_another_training_in_a_jobs_own_run_is_refused(
+    tmp_path: Path, block: str, change: dict[str, object]
+) -> None:
+    claim(job(tmp_path, uid="one"))
+    with pytest.raises(TrainerError) as raised:
+        claim(job(tmp_path, uid="one", **{block: change}), attempt=2)
+    assert raised.value.failure_class is FailureClass.CONFIGURATION
+    for part in (str(tmp_path / "run"), f"another {block} ", "--runs", "checkpoint.path"):
+        assert part in raised.value.message
+    claim(job(tmp_path, uid="one"), attempt=3)
+    taken = claim(job(tmp_path, uid="two", existing_run="Resume", **{block: change}))
+    assert taken.journal.entries[-1].detail["changed"] == block
+    claim(job(tmp_path, uid="two", **{block: change}), attempt=2)
+
+
+THE_SAME_TRAINING: list[tuple[str, dict[str, object]]] = [
+    ("training", {"budget": {"steps": 9}}),
+    ("training", {"gradientAccumulation": 1, "evaluation": {"everySteps": 3}}),
+    ("checkpoint", {"everySteps": 3, "keepLast": 5}),
+    ("stability", {"skippedStepsMax": 3}),
+]
+
+
+@pytest.mark.parametrize(("block", "change"), THE_SAME_TRAINING)
+def test_what_does_not_change_the_mathematics_may_be_changed(
+    tmp_path: Path, block: str, change: dict[str, object]
+) -> None:
+    claim(job(tmp_path, uid="one"))
+    claim(job(tmp_path, uid="one", **{block: change}), attempt=2)
+
+
+def test_other_credentials_for_the_same_data_are_the_same_training(tmp_path: Path) -> None:
+    for attempt, secret in enumerate(("old", "new"), 1):
+        source = {"uri": "s3://b/x", "credentials": {"secretRef": {"name": secret}}}
+        claim(job(tmp_path, uid="one", data={"train": [source]}), attempt=attempt)
 
 
 def test_p2_finished_is_of_one_spec(tmp_path: Path) -> None:

@@ -1,0 +1,110 @@
+"""A gang that is not complete: what was refused, and what finds no place."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from lmtraining_api.status import ConditionType, Scheduled
+from lmtraining_operator.plan import ObservedPod, Refusal
+from lmtraining_operator.plan.decide import RESYNC_SECONDS
+from lmtraining_operator.plan.gang import BROKEN_GANG_GRACE_SECONDS
+from lmtraining_operator.plan.recovery import GANG_BACKOFF_SECONDS_MIN
+from tests.unit.operator_situations import (
+    NOW,
+    decide,
+    deleted,
+    made,
+    message,
+    reason,
+    running_gang,
+    status_of,
+)
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(("seconds", "again"), [(1.0, False), (2.0, True)])
+def test_refused_pod_is_tried_again_after_a_while(seconds: float, again: bool) -> None:
+    refused = Refusal(
+        kind="Pod", name="tiny-1-0-0", code=403, message="exceeded quota", count=1, time=NOW
+    )
+    plan = decide(
+        status_of(complete=False),
+        refusals={"Pod/tiny-1-0-0": refused},
+        now=NOW + timedelta(seconds=seconds),
+    )
+    assert ("Pod/tiny-1-0-0" in made(plan)) is again
+    assert reason(plan, ConditionType.SCHEDULED) == Scheduled.QUOTA_EXCEEDED
+    assert plan.look_again_seconds == (RESYNC_SECONDS if again else 1.0)
+
+
+def test_refusal_of_what_is_there_by_now_does_not_matter() -> None:
+    """A creation that took effect, and whose answer was lost, makes no hurry."""
+    refused = Refusal(kind="Pod", name="tiny-1-1-0", code=403, message="", count=1, time=NOW)
+    lead, peer = running_gang(2)
+    pods = (lead, replace(peer, phase="Pending", node=""))
+    later = NOW + timedelta(minutes=1)
+    plan = decide(status_of(complete=False), pods=pods, refusals={refused.key: refused}, now=later)
+    assert plan.look_again_seconds == RESYNC_SECONDS
+    assert reason(plan, ConditionType.SCHEDULED) == Scheduled.STARTING
+
+
+def test_refused_object_holds_up_what_comes_after_it() -> None:
+    offers = [("ConfigMap", "tiny-job-file", 3), ("Pod", "tiny-1-0-0", 1)]
+    found = [
+        Refusal(kind=kind, name=name, code=403, message="", count=count, time=NOW)
+        for kind, name, count in offers
+    ]
+    refused = {one.key: one for one in found}
+    plan = decide(status_of(complete=False), refusals=refused, now=NOW + timedelta(seconds=5))
+    assert made(plan) == []
+    assert plan.look_again_seconds == 3.0
+
+
+def waiting_gang(**waits: Any) -> tuple[ObservedPod, ...]:
+    lead, peer = running_gang(2)
+    places = {"phase": "Pending", "node": "", "created_at": NOW} | waits
+    return replace(lead, created_at=NOW), replace(peer, **places)
+
+
+@pytest.mark.parametrize(
+    ("waits", "minutes", "given_up"),
+    [
+        ({"unschedulable_message": "no GPU"}, 10, True),
+        ({"unschedulable_message": "no GPU"}, 9, False),
+        ({"node": "node-2", "waiting_reason": "ImagePullBackOff"}, 60, False),
+    ],
+)
+def test_gang_that_finds_no_place_gives_back_its_devices(
+    waits: dict[str, Any], minutes: int, given_up: bool
+) -> None:
+    """Two gangs that each hold half of a cluster would wait for each other for ever."""
+    now = NOW + timedelta(minutes=minutes)
+    plan = decide(status_of(complete=False), pods=waiting_gang(**waits), now=now)
+    assert len(deleted(plan)) == (2 if given_up else 0)
+    failure = plan.status.last_failure
+    assert (failure is not None) is given_up
+    if failure is not None:
+        assert (failure.failure_class, failure.reason) == ("Disruption", "GangIncomplete")
+        assert "no GPU" in message(plan)
+        assert plan.status.next_attempt_time is not None
+        wait = (plan.status.next_attempt_time - now).total_seconds()
+        assert GANG_BACKOFF_SECONDS_MIN <= wait < 2 * GANG_BACKOFF_SECONDS_MIN
+
+
+def test_gang_over_quota_gives_back_its_devices() -> None:
+    lead, _ = waiting_gang()
+    refused = Refusal(
+        kind="Pod", name="tiny-1-1-0", code=403, message="exceeded quota", count=9, time=NOW
+    )
+    plan = decide(
+        status_of(complete=False),
+        pods=(lead,),
+        config_map=True,
+        network_policy=True,
+        refusals={refused.key: refused},
+        now=NOW + timedelta(minutes=10),
+    )
+    assert deleted(plan) == [("tiny-1-0-0", BROKEN_GANG_GRACE_SECONDS)]

@@ -1,0 +1,118 @@
+"""What a person may ask of a job that runs: suspend, go on, delete, a spec that cannot be read."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from lmtraining_api.records import CheckpointReport
+from lmtraining_api.status import ConditionType, Succeeded
+from lmtraining_operator.plan import ObservedReport
+from tests.unit.operator_situations import (
+    NOW,
+    decide,
+    deleted,
+    ended,
+    job_object,
+    made,
+    message,
+    reason,
+    report_of,
+    running_gang,
+    status_of,
+)
+
+pytestmark = pytest.mark.unit
+
+SUSPENDED_JOB = job_object(suspend=True)
+
+
+def test_suspend_gives_the_whole_grace_and_is_no_failure() -> None:
+    gang = running_gang(2)
+    plan = decide(status_of(state=Succeeded.TRAINING), job=SUSPENDED_JOB, pods=gang)
+    assert deleted(plan) == [("tiny-1-0-0", 20), ("tiny-1-1-0", 20)]
+    assert reason(plan, ConditionType.SCHEDULED) == "Suspended"
+    assert reason(plan) == "Suspending", "Suspended only when the pods are gone"
+    leaving = tuple(replace(pod, is_deleting=True) for pod in gang)
+    plan = decide(plan.status, job=SUSPENDED_JOB, pods=(ended(leaving[0], 80), leaving[1]))
+    assert plan.status.last_failure is None
+    plan = decide(plan.status, job=SUSPENDED_JOB)
+    assert reason(plan) == "Suspended"
+    assert made(plan) == []
+
+    plan = decide(plan.status)
+    assert plan.status.attempt == 2
+    assert plan.status.restarts.total == 0
+
+
+def test_suspend_taken_back_while_pods_stop() -> None:
+    """P12, P1: the old gang still goes, and the next attempt waits for it."""
+    gang = running_gang(2)
+    status = decide(status_of(), job=SUSPENDED_JOB, pods=gang).status
+    leaving = (replace(gang[0], is_deleting=True), gang[1])
+    plan = decide(status, pods=leaving)
+    assert plan.status.attempt == 1
+    assert deleted(plan) == [("tiny-1-1-0", 20)]
+    assert plan.status.last_failure is None
+    assert decide(plan.status).status.attempt == 2
+
+
+def test_job_that_is_born_suspended_waits() -> None:
+    plan = decide(job=SUSPENDED_JOB)
+    assert (plan.status.attempt, reason(plan), made(plan)) == (0, "Suspended", [])
+    assert decide(plan.status).status.attempt == 1
+
+
+def test_job_that_is_being_deleted_makes_nothing() -> None:
+    """P5."""
+    job = job_object()
+    job["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"
+    assert decide(job=job).actions == ()
+    assert decide(status_of(complete=False), job=job).actions == ()
+
+
+def test_bad_spec_is_refused_and_taken_up_when_it_is_mended() -> None:
+    """P12, also after a bad wish is taken back."""
+    plan = decide(job=job_object(training__budget__steps=0))
+    assert reason(plan, ConditionType.ACCEPTED) == "Invalid"
+    assert made(plan) == []
+    assert "training.budget.steps" in message(plan)
+    plan = decide(plan.status)
+    assert reason(plan, ConditionType.ACCEPTED) == "Valid"
+    assert plan.status.attempt == 1
+
+
+def test_spec_that_an_older_operator_cannot_read_stops_no_pod() -> None:
+    """P10: a downgrade in the middle of a run."""
+    plan = decide(
+        status_of(state=Succeeded.TRAINING), job=job_object(queue="x"), pods=running_gang(2)
+    )
+    assert reason(plan, ConditionType.ACCEPTED) == "Unsupported"
+    assert (reason(plan), plan.status.attempt) == ("Training", 1)
+    assert deleted(plan) == []
+    assert reason(plan, ConditionType.PROGRESSING) == "Unknown", "P4: nobody watches"
+    assert "spec.queue" in message(plan, ConditionType.PROGRESSING)
+
+
+@pytest.mark.parametrize(("grace", "seconds"), [(33, 33), ("soon", 60)])
+def test_spec_that_cannot_be_read_is_suspended_all_the_same(grace: object, seconds: int) -> None:
+    job = job_object(queue="x", suspend=True, recovery__graceSeconds=grace)
+    plan = decide(status_of(state=Succeeded.TRAINING), job=job, pods=running_gang(2))
+    assert deleted(plan) == [("tiny-1-0-0", seconds), ("tiny-1-1-0", seconds)]
+    assert reason(plan) == "Suspending"
+    plan = decide(plan.status, job=job)
+    assert reason(plan) == "Suspended"
+    assert decide(plan.status).status.attempt == 2, "and taken up when it can be read again"
+
+
+def test_save_at_the_end_of_a_suspended_attempt_is_in_status() -> None:
+    """The last report may have been pulled before it."""
+    gang = running_gang(2)
+    status = decide(status_of(), job=SUSPENDED_JOB, pods=gang).status
+    saved = CheckpointReport(step=15, path="c/15", time=NOW, size_bytes=1, sha256="")
+    stale = ObservedReport(report=report_of(report_time=NOW - timedelta(seconds=2)))
+    ends = (ended(gang[0], 80, checkpoint=saved), gang[1])
+    status = decide(status, job=SUSPENDED_JOB, pods=ends, report=stale).status
+    status = decide(status, job=SUSPENDED_JOB, report=stale).status
+    assert status.checkpoint is not None
+    assert status.checkpoint.last_step == 15
