@@ -19,6 +19,8 @@ STATE_STYLES = {
     "Training": "bold green",
     "Completed": "bold green",
     "Recovering": "bold yellow",
+    "Stalled": "bold yellow",
+    "Unreachable": "bold yellow",
     "Failed": "bold red",
     "Diverged": "bold red",
 }

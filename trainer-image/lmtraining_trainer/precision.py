@@ -42,6 +42,7 @@ class Resolved:
     device: str
     fp32_seconds: float | None = None
     bf16_seconds: float | None = None
+    """Seconds of a pass; None where it was not measured, or did not fit in memory."""
 
 
 def autocast(device: torch.device, precision: Format) -> AbstractContextManager[None]:
@@ -66,8 +67,8 @@ def measure(
     return Resolved(
         precision="bf16" if fp32 >= BF16_GAIN_MIN * bf16 else "fp32",
         device=device_name(device),
-        fp32_seconds=fp32,
-        bf16_seconds=bf16,
+        fp32_seconds=fp32 if math.isfinite(fp32) else None,
+        bf16_seconds=bf16 if math.isfinite(bf16) else None,
     )
 
 
