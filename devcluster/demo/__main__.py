@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from devcluster.cluster import ensure_up
+from devcluster.cluster import Cluster, ensure_up
 from devcluster.demo.job_view import JobView
 from devcluster.demo.screen import draw_curve
 from devcluster.demo.story import Story, check
@@ -52,7 +52,7 @@ def _play(console: Console) -> None:
     _title(console, 3, "A job")
     job = yaml.safe_load(JOB_FILE.read_text())
     _apply(kubectl, job)
-    console.print(f"$ kubectl apply -f examples/{JOB_FILE.name}", highlight=False)
+    console.print(f"$ kubectl -n {NAMESPACE} apply -f examples/{JOB_FILE.name}", highlight=False)
     story = Story(kubectl, console, job["metadata"]["name"])
     view = story.follow()
     claims = check(view, story)
@@ -63,7 +63,7 @@ def _play(console: Console) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
     for claim in claims:
         console.print(f"[green]✓[/green] {claim}", highlight=False)
-    _what_next(console, cluster.kubeconfig)
+    _what_next(console, cluster)
 
 
 def _say_disk(console: Console) -> None:
@@ -185,10 +185,10 @@ def _container(name: str, image: str, arguments: list[str]) -> dict[str, Any]:
     }
 
 
-def _what_next(console: Console, kubeconfig: Path) -> None:
+def _what_next(console: Console, cluster: Cluster) -> None:
     console.print(
         "\nTry next:\n"
-        f"  export KUBECONFIG={kubeconfig}\n"
+        f"  export KUBECONFIG={cluster.kubeconfig} PATH={cluster.binaries}:$PATH\n"
         f"  kubectl -n {NAMESPACE} get lmtj -o wide\n"
         f"  kubectl -n {NAMESPACE} describe lmtj tiny-gpt\n"
         "  kubectl explain lmtj.spec.training\n"
