@@ -241,6 +241,19 @@ def test_end_without_another_attempt(failure_class: FailureClass, code: int, exp
     assert plan.status.last_failure.failure_class is failure_class
 
 
+def test_a_pod_that_has_just_failed_keeps_its_log() -> None:
+    """Its trainer has ended; the kubelet calls the pod Running for a moment longer."""
+    lead, peer = running_gang(2)
+    just_failed = replace(ended(peer, 81), phase="Running")
+    plan = decide(status_of(), pods=(lead, just_failed))
+    assert [name for name, _ in deleted(plan)] == [lead.name]
+    after = decide(plan.status, pods=(lead, just_failed))
+    assert [name for name, _ in deleted(after)] == [lead.name]
+    late = NOW + timedelta(seconds=FINISH_LINGER_SECONDS)
+    plan = decide(plan.status, pods=(just_failed,), now=late)
+    assert [name for name, _ in deleted(plan)] == [peer.name], "its sidecar would live for ever"
+
+
 def test_finished_when_the_lead_says_so() -> None:
     lead, peer = running_gang(2)
     plan = decide(status_of(state=Succeeded.TRAINING), pods=(ended(lead, 0), peer))

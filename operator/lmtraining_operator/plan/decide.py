@@ -101,8 +101,8 @@ def _decide(situation: Situation) -> Plan:
         if failure is not None:
             situation = _failed(situation, failure, productive=productive)
             if situation.status.is_terminal:
-                live = situation.observed.live_pods
-                return ending.ended(situation, gang.release(live, gang.grace_seconds(situation)))
+                left = situation.observed.training_pods
+                return ending.ended(situation, gang.release(left, gang.grace_seconds(situation)))
     if situation.spec.suspend:
         return _suspend(situation)
     if situation.attempt_is_over:

@@ -68,13 +68,16 @@ def after_the_end(status: LMTrainingJobStatus, observed: Observed, now: datetime
     live = observed.live_pods
     ended_at = status.completion_time or now
     linger_until = ended_at + timedelta(seconds=FINISH_LINGER_SECONDS)
-    may_linger = status.condition(ConditionType.SUCCEEDED)
-    is_completed = may_linger is not None and may_linger.reason == Succeeded.COMPLETED
-    wait = (linger_until - now).total_seconds() if is_completed else 0.0
-    actions = gang.release(live, gang.BROKEN_GANG_GRACE_SECONDS) if wait <= 0 else []
+    summary = status.condition(ConditionType.SUCCEEDED)
+    is_completed = summary is not None and summary.reason == Succeeded.COMPLETED
+    wait = (linger_until - now).total_seconds()
+    if wait <= 0:
+        unwanted = live
+    else:
+        unwanted = () if is_completed else observed.training_pods
     return Plan(
         status=status,
-        actions=tuple(actions),
+        actions=tuple(gang.release(unwanted, gang.BROKEN_GANG_GRACE_SECONDS)),
         look_again_seconds=max(wait, RELEASING_SECONDS),
         is_done=not live,
     )

@@ -166,6 +166,12 @@ class Observed:
         """Pods in which a container may run."""
         return tuple(pod for pod in self.pods if not pod.is_terminal)
 
+    @property
+    def training_pods(self) -> tuple[ObservedPod, ...]:
+        """Pods whose trainer may run. One that has ended is left alone for its log, though the
+        kubelet needs a moment to call its pod ended too."""
+        return tuple(pod for pod in self.live_pods if pod.exit is None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Create:
