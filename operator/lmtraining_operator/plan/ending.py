@@ -71,10 +71,8 @@ def after_the_end(status: LMTrainingJobStatus, observed: Observed, now: datetime
     summary = status.condition(ConditionType.SUCCEEDED)
     is_completed = summary is not None and summary.reason == Succeeded.COMPLETED
     wait = (linger_until - now).total_seconds()
-    if wait <= 0:
-        unwanted = live
-    else:
-        unwanted = () if is_completed else observed.training_pods
+    unwanted_at_once = () if is_completed else observed.training_pods
+    unwanted = live if wait <= 0 else unwanted_at_once
     return Plan(
         status=status,
         actions=tuple(gang.release(unwanted, gang.BROKEN_GANG_GRACE_SECONDS)),
