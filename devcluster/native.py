@@ -65,6 +65,7 @@ def up(layout: Layout, settings: Settings, *, announce: Announce) -> None:
     kubectl = Kubectl(programs["kubectl"], layout.kubeconfig)
     documents = json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests.native()})
     kubectl.run("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=documents)
+    _forget_dead(files, announce)  # while the API server was away, its clients may have given up
     for component in components.rest(files, programs):
         _ensure_running(component, files)
     readiness.wait_for_node(kubectl, files)
@@ -114,6 +115,8 @@ def down(layout: Layout) -> None:
         if processes.is_alive(containerd):
             runtime.remove_all_containers(files)
         processes.stop(containerd, grace_seconds=CONTAINERD_GRACE_SECONDS)
+    for stray in processes.unrecorded(node.PROGRAMS, naming=f"{layout.cluster}/"):
+        processes.stop(stray, grace_seconds=0)
     if os.geteuid() == 0:
         leftovers.clear(files)
         network.remove(files)

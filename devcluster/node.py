@@ -10,6 +10,22 @@ from pathlib import Path
 
 from devcluster.paths import Layout
 
+PROGRAMS = frozenset(
+    {
+        "containerd",
+        "coredns",
+        "docker-registry",
+        "etcd",
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-proxy",
+        "kube-scheduler",
+        "kubelet",
+        "kwok",
+        "sharedstorage",
+    }
+)
+"""The programs of which the node consists."""
 NODE_NAME = "devcluster"
 BRIDGE = "lmtrain0"
 BRIDGE_MAC = "02:6c:6d:74:72:00"  # fixed, else it changes with every pod and breaks ARP caches

@@ -11,7 +11,7 @@ import json
 import os
 import select
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -108,6 +108,20 @@ def read_records(records: Path) -> dict[str, ProcessRecord]:
         with contextlib.suppress(ValueError, TypeError):
             record = ProcessRecord(**json.loads(path.read_text()))
             found[record.name] = record
+    return found
+
+
+def unrecorded(programs: Collection[str], *, naming: str) -> list[ProcessRecord]:
+    """Processes of these programs with `naming` in their command line: an `up` that was killed in
+    the instant after a start left no record of it."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            program, *arguments = path.read_text(errors="replace").split("\0")
+            if Path(program).name in programs and any(naming in word for word in arguments):
+                _, start_ticks = parse_stat((path.parent / "stat").read_text())
+                pid = int(path.parent.name)
+                found.append(ProcessRecord(Path(program).name, pid, start_ticks, boot_id(), ""))
     return found
 
 
