@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from lmtraining_api import names as api
-from lmtraining_api.status import ConditionType, LMTrainingJobStatus, Scheduled
+from lmtraining_api.status import LMTrainingJobStatus
 from lmtraining_operator.gateway import Gateway, Object
 from lmtraining_operator.plan import (
     ContainerExit,
@@ -24,6 +24,7 @@ from lmtraining_operator.plan import (
     Refusal,
 )
 from lmtraining_operator.plan import names as children
+from lmtraining_operator.plan.attempts import may_make
 from lmtraining_operator.plan.manifests import CONTAINER
 
 WARNINGS_PODS_MAX = 3
@@ -48,7 +49,7 @@ async def observe(
     metadata = job["metadata"]
     pods = await _pods(gateway, job)
     common: dict[str, Any] = {"pods": pods, "report": report, "refusals": dict(refusals)}
-    if not needs_children(job, status, pods):
+    if not may_make(job, status, pods):
         return Observed(**common)
     namespace = metadata["namespace"]
     claim_name, _ = children.storage_of(job)
@@ -67,20 +68,6 @@ async def observe(
         warnings=warnings,
         other_jobs=others,
     )
-
-
-def needs_children(job: Object, status: LMTrainingJobStatus, pods: tuple[ObservedPod, ...]) -> bool:
-    """Whether the plan may make something, and so must know what is there. A thousand suspended
-    jobs, or running ones, are two requests each."""
-    scheduled = status.condition(ConditionType.SCHEDULED)
-    gang_is_complete = scheduled is not None and scheduled.status == "True"
-    if status.is_terminal or job.get("spec", {}).get("suspend"):
-        return False
-    failure = status.last_failure
-    failed = failure is not None and failure.attempt == status.attempt
-    was_suspended = scheduled is not None and scheduled.reason == Scheduled.SUSPENDED
-    is_over = failed or was_suspended
-    return not pods if is_over else not gang_is_complete
 
 
 def owned_by(found: Object | None, uid: str) -> bool:

@@ -49,6 +49,8 @@ def test_kills_cost_time_and_nothing_else(product: Product, kubectl: Kubectl) ->
     assert ended.restarts.counted == 1
     assert ended.last_recovery is not None
     assert ended.last_recovery.resumed_from_step is not None
+    assert ended.last_failure is not None
+    assert kubectl.run("logs", ended.last_failure.pod), "its pod stays, for its log"
     assert calm.wait_for_end().restarts.total == 0
 
     weights = [

@@ -246,24 +246,45 @@ class World:
                 self.start_pod(pod)
 
     def end_pod(self, pod: Object, code: int, message: str = "", reason: str = "Error") -> None:
-        """The container ends; a pod that is being deleted goes with it."""
+        """The container ends, and the pod with it; one that is being deleted is gone."""
+        self.end_container(pod, code, message, reason)
+        self.settle_pod(pod)
+
+    def end_container(
+        self, pod: Object, code: int, message: str = "", reason: str = "Error"
+    ) -> None:
+        """The container ends; the kubelet calls the pod Running a little longer."""
         ended = {
             "exitCode": code,
             "reason": "Completed" if code == 0 else reason,
             "message": message,
             "finishedAt": self.now.isoformat(),
         }
-        pod["status"] |= {
-            "phase": "Succeeded" if code == 0 else "Failed",
-            "containerStatuses": [{"name": "trainer", "state": {"terminated": ended}}],
-        }
+        pod["status"]["containerStatuses"] = [{"name": "trainer", "state": {"terminated": ended}}]
+
+    def settle_pod(self, pod: Object) -> None:
+        """The kubelet calls the pod ended whose container has ended."""
+        ended = self.exit_of(pod)
+        if ended is None:
+            return
+        pod["status"]["phase"] = "Succeeded" if ended["exitCode"] == 0 else "Failed"
         if "deletionTimestamp" in pod["metadata"]:
             self.remove(pod)
 
-    def fail_pod(self, pod: Object, failure_class: FailureClass, **record: Any) -> None:
+    @staticmethod
+    def exit_of(pod: Object) -> Object | None:
+        """How its container ended; None while it has not."""
+        containers = pod["status"].get("containerStatuses") or [{"state": {}}]
+        ended: Object | None = containers[0]["state"].get("terminated")
+        return ended
+
+    def fail_pod(
+        self, pod: Object, failure_class: FailureClass, *, at_once: bool = True, **record: Any
+    ) -> None:
         """The trainer ends with a record of that class."""
         code = CODE_OF_CLASS[failure_class]
-        self.end_pod(pod, code, self.exit_record(pod, code, failure_class, **record))
+        end = self.end_pod if at_once else self.end_container
+        end(pod, code, self.exit_record(pod, code, failure_class, **record))
 
     def remove(self, pod: Object) -> None:
         self.objects.pop(("Pod", pod["metadata"]["name"]), None)
@@ -295,7 +316,7 @@ class World:
     def is_armed(self, pod: Object) -> bool:
         """True when the pod has been told its peers, and so may write."""
         text = pod["metadata"].get("annotations", {}).get(api.ANNOTATION_INTENT)
-        running = pod["status"]["phase"] == "Running"
+        running = pod["status"]["phase"] == "Running" and self.exit_of(pod) is None
         return running and bool(text) and bool(Intent.model_validate_json(text).peers)
 
     def train(self, steps: int) -> None:
@@ -319,7 +340,8 @@ class World:
     async def pull(self, address: str, *, job_uid: str, attempt: int) -> TrainerReport:
         """The lead's report: the second door of the operator."""
         lead = next((p for p in self.live_pods if p["status"].get("podIP") == address), None)
-        if self.is_silent or lead is None or lead["status"]["phase"] != "Running":
+        has_ended = lead is None or self.exit_of(lead) is not None
+        if self.is_silent or lead is None or has_ended or lead["status"]["phase"] != "Running":
             raise ReportError("no connection")
         first_step = self.first_steps.get(int(lead["metadata"]["labels"][api.LABEL_ATTEMPT]))
         trains = first_step is not None

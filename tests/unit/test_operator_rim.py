@@ -11,20 +11,15 @@ import kopf
 import pytest
 
 from lmtraining_api.names import LABEL_JOB_UID, REPORT_BYTES_MAX, REPORT_PORT
-from lmtraining_api.status import Succeeded
 from lmtraining_operator import handlers, health, main
 from lmtraining_operator.gateway import ApiError
 from lmtraining_operator.logs import JsonFormatter, TextFormatter
 from lmtraining_operator.metrics import Metrics
-from lmtraining_operator.observe import needs_children, pod_view, warning_events
+from lmtraining_operator.observe import pod_view, warning_events
 from lmtraining_operator.reports import ReportError, Reports, parse
 from tests.unit.operator_situations import (
     UID,
-    failure_status,
-    job_object,
     report_of,
-    running_gang,
-    status_of,
 )
 from tests.unit.operator_world import START, World, job_body
 
@@ -190,28 +185,6 @@ async def test_answer_that_is_no_report(
 async def test_nobody_answers(reports: Reports) -> None:
     with pytest.raises(ReportError, match="no connection"):
         await reports.pull("127.1.0.6", job_uid=UID, attempt=1)
-
-
-@pytest.mark.parametrize(
-    ("status", "suspend", "has_pods", "expected"),
-    [
-        ({"attempt": 0, "complete": False}, False, False, True),
-        ({"complete": False}, False, True, True),
-        ({"complete": True}, False, True, False),
-        ({"complete": True}, False, False, False),
-        ({"complete": False}, True, False, False),
-        ({"complete": True, "state": Succeeded.COMPLETED}, False, False, False),
-        ({"complete": False, "last_failure": failure_status()}, False, True, False),
-        ({"complete": False, "last_failure": failure_status()}, False, False, True),
-    ],
-)
-def test_children_are_read_only_when_some_may_be_made(
-    status: dict[str, Any], suspend: bool, has_pods: bool, expected: bool
-) -> None:
-    """A thousand running, suspended or ended jobs are two requests each."""
-    pods = running_gang(2) if has_pods else ()
-    job = job_object(suspend=suspend)
-    assert needs_children(job, status_of(**status), pods) is expected
 
 
 async def test_warnings_are_the_newest_and_none_that_has_passed() -> None:

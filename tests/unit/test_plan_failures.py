@@ -152,7 +152,7 @@ def test_record_is_kept_as_evidence() -> None:
     pod = replace(POD, phase="Failed", node="node-7", exit=ended(89, text))
     failure = failure_of(pod, job_uid=UID, now=NOW)
     assert failure is not None
-    said = failure.as_status(attempt=1)
+    said = failure.as_status(situation())
     assert (said.rank, said.step, said.frames) == (3, 120, ["loop.py:10 step"])
     assert (said.node, said.exit_code, said.attempt) == ("node-7", 89, 1)
     assert said.message == "Pod tiny-1-0-0 on node node-7: told by the trainer"
@@ -162,7 +162,7 @@ def test_numbers_of_a_lying_record_are_bounded() -> None:
     text = record(FailureClass.CRASH, rank=-5, step=2**70)
     failure = failure_of(replace(POD, phase="Failed", exit=ended(89, text)), job_uid=UID, now=NOW)
     assert failure is not None
-    said = failure.as_status(attempt=1)
+    said = failure.as_status(situation())
     assert said.rank == 0
     assert said.step is not None
 

@@ -2,7 +2,8 @@
 two writes, creations are refused, the API server fails, a person suspends and resumes.
 
 Whatever happens, P1 (never two live gangs), the attempt is in status before its pods, P2 (the end
-stays), P12 (it gets there), and nothing is made twice.
+stays), P12 (it gets there), nothing is made twice, and the pod that failed last is there with its
+log, unless somebody took it away.
 """
 
 import copy
@@ -98,18 +99,28 @@ class Simulation:
             phase = pod["status"]["phase"]
             if deleting and self.random.random() < 0.5:
                 self.world.remove(pod)
-            elif phase == "Pending" and not deleting and self.random.random() < 0.6:
+            elif not self.has_just_ended(pod) or self.random.random() < 0.5:
+                self.world.settle_pod(pod)
+            if phase == "Pending" and not deleting and self.random.random() < 0.6:
                 self.world.start_pod(pod)
 
+    def has_just_ended(self, pod: Any) -> bool:
+        ended = self.world.exit_of(pod)
+        return ended is not None and ended["finishedAt"] == self.world.now.isoformat()
+
     def misfortune(self) -> None:
-        choices: list[Any] = [None, self.kill, self.vanish, self.drain, self.refuse]
+        choices: list[Any] = [None, self.kill, self.vanish, self.drain, self.tidy, self.refuse]
         choices += [self.api_fails, self.lose_answer, self.toggle_suspend, None, None]
         chosen = self.random.choice(choices)
         if chosen is not None:
             chosen()
 
     def _any_running(self) -> Any:
-        running = [p for p in self.world.live_pods if p["status"]["phase"] == "Running"]
+        running = [
+            pod
+            for pod in self.world.live_pods
+            if pod["status"]["phase"] == "Running" and self.world.exit_of(pod) is None
+        ]
         return self.random.choice(running) if running else None
 
     def kill(self) -> None:
@@ -118,7 +129,8 @@ class Simulation:
         if pod is None:
             return
         attempt = pod["metadata"]["labels"][api.LABEL_ATTEMPT]
-        self.world.fail_pod(pod, self.random.choice(RETRYABLE))
+        at_once = self.random.random() < 0.5
+        self.world.fail_pod(pod, self.random.choice(RETRYABLE), at_once=at_once)
         for peer in self.world.live_pods:
             same_gang = peer["metadata"]["labels"][api.LABEL_ATTEMPT] == attempt
             if same_gang and self.world.is_armed(peer) and self.random.random() < 0.5:
@@ -128,6 +140,14 @@ class Simulation:
         """Somebody force-deletes a pod."""
         pod = self._any_running()
         if pod is not None:
+            self.vanished[f"Pod/{pod['metadata']['name']}"] += 1
+            self.world.remove(pod)
+
+    def tidy(self) -> None:
+        """Somebody deletes a pod that has ended."""
+        ended = [pod for pod in self.world.pods if pod not in self.world.live_pods]
+        if ended:
+            pod = self.random.choice(ended)
             self.vanished[f"Pod/{pod['metadata']['name']}"] += 1
             self.world.remove(pod)
 
@@ -167,6 +187,8 @@ class Simulation:
         if not self.stale_reads:
             assert len(attempts) <= 1, "P1: pods of two attempts"
         assert all(attempt <= world.status.attempt for attempt in attempts), "attempt before pods"
+        if not self.stale_reads:  # one who sees an old moment may take its pods for lingering
+            self.check_logs()
         written = [status.attempt for status in world.status_writes]
         assert written == sorted(written), "the attempt never goes back"
         ended = [status for status in world.status_writes if status.is_terminal]
@@ -175,6 +197,18 @@ class Simulation:
             for name, count in Counter(world.creates).items():
                 # A pod that somebody took before the gang was complete is made again.
                 assert count <= 1 + self.vanished[name], f"{name} was made {count} times"
+
+    def check_logs(self) -> None:
+        """The pod that failed last is there, unless it was taken away; those before it are not."""
+        status, failure = self.world.status, self.world.status.last_failure
+        if failure is None:
+            return
+        if failure.exit_code is not None:
+            is_there = ("Pod", failure.pod) in self.world.objects
+            assert is_there or self.vanished[f"Pod/{failure.pod}"], f"the log of {failure.pod}"
+        if status.attempt > failure.attempt:
+            kept = {self._attempt(pod) for pod in self.world.pods}
+            assert kept <= {failure.attempt, status.attempt}, "pods of older failures"
 
     def check_end(self) -> None:
         world = self.world

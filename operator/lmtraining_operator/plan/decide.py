@@ -19,7 +19,16 @@ from lmtraining_api.status import (
     Scheduled,
     Succeeded,
 )
-from lmtraining_operator.plan import acceptance, conditions, ending, events, gang, names, recovery
+from lmtraining_operator.plan import (
+    acceptance,
+    attempts,
+    conditions,
+    ending,
+    events,
+    gang,
+    names,
+    recovery,
+)
 from lmtraining_operator.plan.ending import RELEASING_SECONDS
 from lmtraining_operator.plan.failures import (
     Failure,
@@ -141,8 +150,9 @@ def _unreadable(
     verdicts = [Verdict("Unknown", Progressing.UNKNOWN, refusal.message)]
     actions: list[Action] = []
     if job["spec"].get("suspend") is True:
-        verdicts = _suspended(observed)
-        actions = gang.release(observed.pods, acceptance.grace_seconds(job))
+        pods = attempts.in_the_way(observed.pods, status)
+        verdicts = _suspended(pods)
+        actions = gang.release(pods, acceptance.grace_seconds(job))
     said = with_conditions(decided.status, verdicts, generation=generation, now=now)
     return replace(decided, status=said, actions=tuple(actions))
 
@@ -164,7 +174,7 @@ def _accepted(situation: Situation) -> Situation:
 
 def _failed(situation: Situation, failure: Failure, *, productive: bool) -> Situation:
     """Write down the failure, and whether and when the next attempt follows."""
-    said = failure.as_status(situation.attempt)
+    said = failure.as_status(situation)
     end = recovery.end_of_job(
         said, restarts=situation.status.restarts, recovery=situation.spec.recovery
     )
@@ -187,38 +197,37 @@ def _failed(situation: Situation, failure: Failure, *, productive: bool) -> Situ
 def _suspend(situation: Situation) -> Plan:
     """Let the pods save and stop. The mark in Scheduled says that this attempt is over, so that
     the end of its pods is not taken for a failure."""
-    pods = situation.observed.pods
-    grace_seconds = situation.spec.recovery.grace_seconds
-    verdicts = _suspended(situation.observed)
+    pods = situation.in_the_way
+    verdicts = _suspended(pods)
     situation = situation.saying(*verdicts).with_status(next_attempt_time=None)
     return Plan(
         status=situation.status,
-        actions=tuple(gang.release(pods, grace_seconds)),
+        actions=tuple(gang.make_way(situation)),
         report_from=_report_from(situation),
         look_again_seconds=RELEASING_SECONDS if pods else RESYNC_SECONDS,
     )
 
 
-def _suspended(observed: Observed) -> list[Verdict]:
+def _suspended(pods: tuple[ObservedPod, ...]) -> list[Verdict]:
     stopping = Verdict(
-        "Unknown", Succeeded.SUSPENDING, f"{len(observed.pods)} pods save a checkpoint and stop"
+        "Unknown", Succeeded.SUSPENDING, f"{len(pods)} pods save a checkpoint and stop"
     )
     stopped = Verdict("Unknown", Succeeded.SUSPENDED, "set spec.suspend to false to go on")
     return [
         Verdict("False", Scheduled.SUSPENDED),
         Verdict("False", Progressing.NOT_STARTED, "spec.suspend is true"),
-        stopping if observed.pods else stopped,
+        stopping if pods else stopped,
     ]
 
 
 def _between_attempts(situation: Situation) -> Plan:
-    """No pod of an earlier attempt may be left when the next one begins (P1)."""
-    pods = situation.observed.pods
-    if pods:
+    """No pod of an earlier attempt may be left when the next one begins (P1), but for those that
+    have ended and stay for their logs."""
+    if situation.in_the_way:
         situation = _say_waiting(situation, _waiting_for_pods(situation))
         return Plan(
             status=situation.status,
-            actions=tuple(gang.release(pods, gang.grace_seconds(situation))),
+            actions=tuple(gang.make_way(situation)),
             report_from=_report_from(situation),
             look_again_seconds=RELEASING_SECONDS,
         )
@@ -248,7 +257,7 @@ def _say_waiting(situation: Situation, what: str) -> Situation:
 
 
 def _waiting_for_pods(situation: Situation) -> str:
-    pods = situation.observed.pods
+    pods = situation.in_the_way
     first = pods[0]
     place = f" on node {first.node}" if first.node else ""
     more = f" and {len(pods) - 1} more" if len(pods) > 1 else ""

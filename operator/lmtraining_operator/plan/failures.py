@@ -65,21 +65,31 @@ class Failure:
     exit_code: int | None = None
     record: ExitRecord | None = None
 
-    def as_status(self, attempt: int) -> LastFailure:
+    def as_status(self, situation: Situation) -> LastFailure:
         record = self.record
+        log = _where_its_log_is(situation, self.pod)
         return LastFailure(
             failure_class=self.failure_class,
             reason=figures.bounded(self.reason, 64),
-            message=figures.bounded(self.message),
-            attempt=attempt,
+            message=figures.bounded(self.message, figures.MESSAGE_LENGTH_MAX - len(log)) + log,
+            attempt=situation.attempt,
             pod=self.pod,
             node=self.node,
             rank=_count(record.rank) if record else None,
             step=_count(record.step) if record else None,
             exit_code=self.exit_code if self.exit_code in EXIT_CODES else None,
             frames=record.frames if record else [],
-            time=self.time,
+            time=min(self.time, situation.now),
         )
+
+
+def _where_its_log_is(situation: Situation, name: str) -> str:
+    """The command that shows what a pod said that has ended and stays; empty for any other."""
+    namespace = situation.job.metadata.namespace
+    stays = any(
+        pod.name == name and pod.exit is not None and not pod.is_deleting for pod in situation.gang
+    )
+    return f"; its log, while the pod is there: kubectl logs -n {namespace} {name}" if stays else ""
 
 
 def first_failure(situation: Situation) -> Failure | None:
@@ -245,7 +255,7 @@ def _exit_sentence(ended: ContainerExit) -> str:
         return _NO_RECORD
     if ended.code > SIGNAL_BASE:
         return f"its container was killed by signal {ended.code - SIGNAL_BASE} ({ended.reason})"
-    return f"its container ended with exit code {ended.code} ({ended.reason}); its log says more"
+    return f"its container ended with exit code {ended.code} ({ended.reason})"
 
 
 def _ended_by_kubelet(pod: ObservedPod, now: datetime) -> Failure:

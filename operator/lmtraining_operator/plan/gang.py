@@ -5,6 +5,7 @@ table, the starting gun, is given only when every pod of the attempt runs. Trap 
 is absent is made again only if the gang was never complete; later its absence is a failure.
 """
 
+from datetime import timedelta
 from functools import partial
 from itertools import takewhile
 
@@ -23,6 +24,8 @@ from lmtraining_operator.plan.situation import Situation
 
 BROKEN_GANG_GRACE_SECONDS = 5
 """Time to stop for pods whose gang is broken: they make no progress and have nothing to save."""
+ENDING_SECONDS_MAX = 5.0
+"""Time for the kubelet to call a pod ended whose trainer has failed. A sidecar keeps it running."""
 
 
 def children(situation: Situation) -> list[Action]:
@@ -30,6 +33,8 @@ def children(situation: Situation) -> list[Action]:
     after it, until it has waited long enough."""
     if situation.strays:
         return release(situation.strays, BROKEN_GANG_GRACE_SECONDS)
+    if situation.kept and any(refusal.counts_ended_pods for refusal in refusals(situation)):
+        return release(situation.kept, BROKEN_GANG_GRACE_SECONDS)
     if situation.gang_was_complete or not situation.missing:
         return intents(situation)
     return [*takewhile(partial(may_create, situation), wanted(situation))]
@@ -135,6 +140,20 @@ def grace_seconds(situation: Situation) -> int:
     if situation.attempt_was_suspended or is_stopping:
         return situation.spec.recovery.grace_seconds
     return BROKEN_GANG_GRACE_SECONDS
+
+
+def make_way(situation: Situation) -> list[Action]:
+    """Delete what is in the way of the next attempt, but for pods that are about to end."""
+    unwanted = tuple(pod for pod in situation.in_the_way if not _is_ending(situation, pod))
+    return release(unwanted, grace_seconds(situation))
+
+
+def _is_ending(situation: Situation, pod: ObservedPod) -> bool:
+    """Whether the pod will stay for its log, once the kubelet calls it ended."""
+    failure = situation.status.last_failure
+    if failure is None or failure.attempt != pod.attempt or pod.exit is None or pod.is_terminal:
+        return False
+    return situation.now - failure.time < timedelta(seconds=ENDING_SECONDS_MAX)
 
 
 def release(pods: tuple[ObservedPod, ...], grace_seconds: int) -> list[Action]:

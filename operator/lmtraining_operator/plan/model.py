@@ -80,6 +80,12 @@ class ObservedPod:
         return self.phase in TERMINAL_PHASES
 
     @property
+    def has_log(self) -> bool:
+        """True when its trainer has ended, as the kubelet says, and nobody takes the pod away: it
+        cannot write any more, and what it said can be read."""
+        return self.is_terminal and self.exit is not None and not self.is_deleting
+
+    @property
     def has_started(self) -> bool:
         """True when its container runs at an address."""
         is_up = self.phase == "Running" and self.exit is None
@@ -144,6 +150,11 @@ class Refusal:
     @property
     def is_over_quota(self) -> bool:
         return self.code == FORBIDDEN and "exceeded quota" in self.message
+
+    @property
+    def counts_ended_pods(self) -> bool:
+        """True when a quota is full that counts objects, and so pods that have ended too."""
+        return self.is_over_quota and "count/pods" in self.message
 
 
 @dataclass(frozen=True, kw_only=True)

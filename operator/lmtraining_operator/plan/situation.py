@@ -10,8 +10,8 @@ from typing import Any
 
 from lmtraining_api.job import LMTrainingJob, LMTrainingJobSpec
 from lmtraining_api.records import TrainerReport
-from lmtraining_api.status import Condition, ConditionType, LMTrainingJobStatus, Scheduled
-from lmtraining_operator.plan import names
+from lmtraining_api.status import Condition, ConditionType, LMTrainingJobStatus
+from lmtraining_operator.plan import attempts, names
 from lmtraining_operator.plan.model import Observed, ObservedPod, Settings
 from lmtraining_operator.plan.verdicts import Verdict, with_conditions
 
@@ -53,7 +53,17 @@ class Situation:
     @property
     def strays(self) -> tuple[ObservedPod, ...]:
         """Pods of this job that no longer belong to it."""
-        return tuple(pod for pod in self.observed.pods if pod.name not in self.expected)
+        return tuple(pod for pod in self.in_the_way if pod.name not in self.expected)
+
+    @property
+    def kept(self) -> tuple[ObservedPod, ...]:
+        """Pods of the newest failed attempt that stay for their logs."""
+        return tuple(pod for pod in self.observed.pods if attempts.is_kept(pod, self.status))
+
+    @property
+    def in_the_way(self) -> tuple[ObservedPod, ...]:
+        """Pods that must be gone before the next attempt begins."""
+        return attempts.in_the_way(self.observed.pods, self.status)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -72,24 +82,19 @@ class Situation:
 
     @property
     def gang_was_complete(self) -> bool:
-        """True once every pod of the attempt has been seen running; kept in status, so that a pod
-        that is absent can be told from one that was never made."""
-        return self.condition_is(ConditionType.SCHEDULED, "True")
+        return attempts.gang_was_complete(self.status)
 
     @property
     def attempt_failed(self) -> bool:
-        failure = self.status.last_failure
-        return failure is not None and failure.attempt == self.attempt
+        return attempts.has_failed(self.status)
 
     @property
     def attempt_was_suspended(self) -> bool:
-        scheduled = self.condition(ConditionType.SCHEDULED)
-        return scheduled is not None and scheduled.reason == Scheduled.SUSPENDED
+        return attempts.was_suspended(self.status)
 
     @property
     def attempt_is_over(self) -> bool:
-        """True when no pod of the attempt may be made any more. Attempt 0 is over from birth."""
-        return self.attempt == 0 or self.attempt_failed or self.attempt_was_suspended
+        return attempts.is_over(self.status)
 
     @property
     def follows_failure(self) -> bool:

@@ -127,7 +127,7 @@ def test_operator_is_small_healthy_and_stops_fast(
 def test_failed_pod_is_answered_by_a_new_attempt(
     stage: Stage, operator: OperatorProcess, start_trainer: Callable[..., Trainer]
 ) -> None:
-    """P1, P3: the cause is named, the old gang is gone before the new one is made."""
+    """P1, P3: the cause is named; of the failed gang only what has ended stays, for its logs."""
     stage.create_job("tiny", recovery__backoffSeconds=0)
     trainer = start_trainer("tiny")
     first, second = stage.run_pods("tiny", attempt=1, count=2)
@@ -146,6 +146,7 @@ def test_failed_pod_is_answered_by_a_new_attempt(
         85,
     )
     assert "rank 1 hangs" in seen.message
+    assert f"kubectl logs -n {stage.namespace} tiny-1-1-0" in seen.message
 
     trainer = start_trainer("tiny", attempt=2)
     stage.run_pods("tiny", attempt=2, count=2)
@@ -158,7 +159,9 @@ def test_failed_pod_is_answered_by_a_new_attempt(
     assert status.progress.step == 31
     assert status.last_recovery is not None
     assert status.last_recovery.resumed_from_step == 30
-    assert [pod["metadata"]["name"] for pod in stage.pods("tiny")] == ["tiny-2-0-0", "tiny-2-1-0"]
+    assert [pod["metadata"]["name"] for pod in stage.pods("tiny")] == [
+        "tiny-1-0-0", "tiny-1-1-0", "tiny-2-0-0", "tiny-2-1-0",
+    ]  # fmt: skip
 
 
 def test_deleted_pod_is_not_counted_and_answered_at_once(

@@ -1,0 +1,52 @@
+"""Is the attempt over, and which pods may stay when the next one begins?
+
+Promise: of the newest failed attempt the pods that have ended stay, for their logs; all other pods
+of an attempt that is over are in the way of the next one (P1). Asked of status and pods alone, so
+that it can be answered of a job whose spec cannot be read.
+"""
+
+from collections.abc import Iterable
+
+from lmtraining_api.status import ConditionType, LMTrainingJobStatus, Scheduled
+from lmtraining_operator.plan.model import Object, ObservedPod
+
+
+def has_failed(status: LMTrainingJobStatus) -> bool:
+    failure = status.last_failure
+    return failure is not None and failure.attempt == status.attempt
+
+
+def was_suspended(status: LMTrainingJobStatus) -> bool:
+    scheduled = status.condition(ConditionType.SCHEDULED)
+    return scheduled is not None and scheduled.reason == Scheduled.SUSPENDED
+
+
+def is_over(status: LMTrainingJobStatus) -> bool:
+    """True when no pod of the attempt may be made any more. Attempt 0 is over from birth."""
+    return status.attempt == 0 or has_failed(status) or was_suspended(status)
+
+
+def gang_was_complete(status: LMTrainingJobStatus) -> bool:
+    """True once every pod of the attempt has been seen running; kept in status, so that a pod that
+    is absent can be told from one that was never made."""
+    scheduled = status.condition(ConditionType.SCHEDULED)
+    return scheduled is not None and scheduled.status == "True"
+
+
+def is_kept(pod: ObservedPod, status: LMTrainingJobStatus) -> bool:
+    """Whether the pod stays for its log while later attempts run, until one of them fails."""
+    failure = status.last_failure
+    return failure is not None and pod.attempt == failure.attempt and pod.has_log
+
+
+def in_the_way(pods: Iterable[ObservedPod], status: LMTrainingJobStatus) -> tuple[ObservedPod, ...]:
+    """The pods that must be gone before the next attempt begins."""
+    return tuple(pod for pod in pods if not is_kept(pod, status))
+
+
+def may_make(job: Object, status: LMTrainingJobStatus, pods: tuple[ObservedPod, ...]) -> bool:
+    """Whether the plan may make something, and so must know what is there. A thousand suspended
+    jobs, or running ones, are two requests each."""
+    if status.is_terminal or job.get("spec", {}).get("suspend"):
+        return False
+    return not in_the_way(pods, status) if is_over(status) else not gang_was_complete(status)
