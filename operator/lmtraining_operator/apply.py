@@ -97,9 +97,10 @@ class Applier:
         if owned_by(found, self._uid) or is_retained(found, self.job):
             self.refusals.pop(action.key, None)
         else:
-            self._refuse(action, CONFLICT, owner_of(found))
+            leaving = is_leaving(found, self.job)
+            self._refuse(action, CONFLICT, owner_of(found), is_leaving=leaving)
 
-    def _refuse(self, action: Create, code: int, message: str) -> None:
+    def _refuse(self, action: Create, code: int, message: str, *, is_leaving: bool = False) -> None:
         self._refused_now = True
         earlier = self.refusals.get(action.key)
         self.refusals[action.key] = Refusal(
@@ -109,6 +110,7 @@ class Applier:
             message=message,
             count=earlier.count + 1 if earlier else 1,
             time=self.now,
+            is_leaving=is_leaving,
         )
 
     async def _publish(self, event: PublishEvent) -> None:
@@ -155,6 +157,17 @@ def is_retained(found: Object, job: Object) -> bool:
     labels = found["metadata"].get("labels") or {}
     is_claim = found.get("kind") == "PersistentVolumeClaim"
     return is_claim and labels.get(api.LABEL_JOB_NAME) == job["metadata"]["name"]
+
+
+def is_leaving(found: Object, job: Object) -> bool:
+    """Whether the object goes by itself: it is being deleted, or the garbage collector will delete
+    it after an earlier job of this name."""
+    references = found["metadata"].get("ownerReferences") or []
+    name = job["metadata"]["name"]
+    is_of_earlier = any(
+        one.get("kind") == api.KIND and one.get("name") == name for one in references
+    )
+    return is_of_earlier or "deletionTimestamp" in found["metadata"]
 
 
 def owner_of(found: Object) -> str:

@@ -83,15 +83,20 @@ async def test_view_that_has_grown_old_changes_nothing(world: World) -> None:
 
 
 async def test_job_of_the_same_name_is_another_job(world: World) -> None:
-    """P1: what belongs to the other life is neither adopted nor touched."""
+    """P1: what belongs to the other life is neither adopted nor touched, but waited for; P4: nobody
+    is told to delete what goes by itself."""
     operator = world.operator()
     await operator.look()
     old = world.job["metadata"]["uid"]
     del world.objects[api.KIND, "tiny"]
     world.add(job_body())
-    for _ in range(2):
-        await operator.look()
-    assert world.reason("Scheduled") == "NameTaken"
+    await operator.look()
+    outcome = await operator.look()
+    assert outcome.look_seconds < 1, "what goes is soon gone"
+    assert world.reason("Scheduled") == "Pending"
+    world.pass_time(PROGRESS_SECONDS)
+    await operator.look()
+    assert "waiting until ConfigMap tiny-job-file is gone" in world.message("Scheduled")
     assert old in world.message("Scheduled")
     assert {pod["metadata"]["labels"][api.LABEL_JOB_UID] for pod in world.pods} == {old}
     for kind, name in list(world.objects):
@@ -102,6 +107,27 @@ async def test_job_of_the_same_name_is_another_job(world: World) -> None:
     assert len(world.pods) == 2
     assert "PersistentVolumeClaim/tiny-checkpoints" in world.creates
     assert world.creates.count("PersistentVolumeClaim/tiny-checkpoints") == 1, "the claim is reused"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ({}, "NameTaken"),
+        ({"deletionTimestamp": "2026-01-31T12:00:00Z"}, "Pending"),
+        ({"ownerReferences": [{"kind": api.KIND, "name": "tiny", "uid": "old"}]}, "Pending"),
+        ({"ownerReferences": [{"kind": api.KIND, "name": "other", "uid": "old"}]}, "NameTaken"),
+    ],
+)
+async def test_advice_to_delete_is_for_what_stays(
+    world: World, metadata: dict[str, object], reason: str
+) -> None:
+    world.add({"kind": "ConfigMap", "metadata": {"name": "tiny-job-file"} | metadata})
+    operator = world.operator()
+    for _ in range(2):
+        await operator.look()
+    assert world.reason("Scheduled") == reason
+    assert ("delete it" in world.message("Scheduled")) is (reason == "NameTaken")
+    assert "Pod/tiny-1-0-0" not in world.creates
 
 
 async def test_gone_job_is_done(world: World) -> None:

@@ -7,6 +7,9 @@ DOUBLINGS_MAX = 30
 
 REFUSAL_SECONDS_MIN = 2.0
 REFUSAL_SECONDS_MAX = 60.0
+LEAVING_SECONDS_MIN = 0.5
+"""The same while the name belongs to an object that is going."""
+LEAVING_SECONDS_MAX = 5.0
 
 
 def backoff_seconds(*, first: float, limit: float, earlier: int) -> float:
@@ -19,8 +22,11 @@ def jitter(key: str) -> float:
     return zlib.crc32(key.encode()) / 2**32
 
 
-def refusal_wait_seconds(count: int) -> float:
+def refusal_wait_seconds(count: int, *, is_leaving: bool = False) -> float:
     """The wait before an object is offered again that was refused `count` times."""
-    return backoff_seconds(
-        first=REFUSAL_SECONDS_MIN, limit=REFUSAL_SECONDS_MAX, earlier=max(count - 1, 0)
+    first, limit = (
+        (LEAVING_SECONDS_MIN, LEAVING_SECONDS_MAX)
+        if is_leaving
+        else (REFUSAL_SECONDS_MIN, REFUSAL_SECONDS_MAX)
     )
+    return backoff_seconds(first=first, limit=limit, earlier=max(count - 1, 0))

@@ -91,7 +91,7 @@ def may_create(situation: Situation, create: Create) -> bool:
 
 def _wait_seconds(situation: Situation, refusal: Refusal) -> float:
     waited = (situation.now - refusal.time).total_seconds()
-    return refusal_wait_seconds(refusal.count) - waited
+    return refusal_wait_seconds(refusal.count, is_leaving=refusal.is_leaving) - waited
 
 
 def intents(situation: Situation) -> list[Action]:

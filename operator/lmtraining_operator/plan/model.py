@@ -141,6 +141,8 @@ class Refusal:
     """How often in a row."""
     time: datetime
     """When it was refused last."""
+    is_leaving: bool = False
+    """True when the object that has the name goes by itself."""
 
     @property
     def key(self) -> str:

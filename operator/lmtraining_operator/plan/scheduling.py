@@ -63,6 +63,11 @@ def _refused(situation: Situation) -> Verdict | None:
 
 def _verdict_on_refusal(refusal: Refusal) -> Verdict:
     what = f"{refusal.kind} {refusal.name}"
+    if refusal.is_leaving:
+        return _not(
+            Scheduled.PENDING,
+            f"waiting until {what} is gone, which is being deleted ({refusal.message})",
+        )
     if refusal.code == CONFLICT:
         return _not(
             Scheduled.NAME_TAKEN,

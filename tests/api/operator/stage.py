@@ -119,6 +119,15 @@ class Stage:
 
         return self.wait(f"{name}: {kind} {reason}", look, limit_seconds)
 
+    def wait_for_message(self, name: str, words: str, kind: ConditionType) -> None:
+        """Wait until a condition says these words."""
+
+        def look() -> bool | None:
+            condition = self.status(name).condition(kind)
+            return (condition is not None and words in condition.message) or None
+
+        self.wait(f"{name}: {kind} says {words!r}", look)
+
     def wait_for_pods(self, name: str, attempt: int, count: int) -> list[Object]:
         def look() -> list[Object] | None:
             found = [p for p in self.pods(name) if label(p, api.LABEL_ATTEMPT) == attempt]

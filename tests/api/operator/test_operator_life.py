@@ -248,15 +248,17 @@ def test_suspend_and_resume(
 
 
 def test_deleted_job_is_not_made_again(stage: Stage, operator: OperatorProcess) -> None:
-    """P5: there is no garbage collector here, so whatever is deleted stays deleted."""
+    """P5: there is no garbage collector here, so whatever is deleted stays deleted. A job of the
+    same name waits for what is left of the deleted one."""
     stage.create_job("brief")
     pods = stage.run_pods("brief", attempt=1, count=2)
     stage.do("DELETE", api.PLURAL, "/brief")
+    stage.create_job("brief", workers__replicas=1)
+    stage.wait_for_message("brief", "is gone, which is being deleted", ConditionType.SCHEDULED)
     for pod in pods:
         stage.vanish(pod)
     stage.do("DELETE", "configmaps", "/brief-job-file")
     stage.do("DELETE", "networkpolicies", "/brief")
-    stage.create_job("brief", workers__replicas=1)
     (pod,) = stage.run_pods("brief", attempt=1, count=1)
     assert len(stage.pods("brief")) == 1
     stage.do("DELETE", api.PLURAL, "/brief")
