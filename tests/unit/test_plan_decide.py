@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from lmtraining_api.exits import FailureClass
-from lmtraining_api.records import Intent
+from lmtraining_api.records import CheckpointReport, Intent
 from lmtraining_api.status import (
     ConditionType,
+    LMTrainingJobStatus,
     Progress,
     Restarts,
     Succeeded,
@@ -221,6 +222,49 @@ def test_image_is_fixed_when_the_job_begins() -> None:
     ]
     assert plan.status.attempt == 2
     assert images == ["registry.example/trainer:0"] * 2
+
+
+def speed_of(status: LMTrainingJobStatus) -> tuple[str, str]:
+    return status.progress.eta, status.metrics.tokens_per_second
+
+
+@pytest.mark.parametrize(
+    ("job", "crashes", "state"),
+    [
+        ({"suspend": True}, False, "Suspended"),
+        ({"suspend": True, "queue": "x"}, False, "Suspended"),
+        ({}, True, "Recovering"),
+        ({"recovery__restartsMax": 0}, True, "Failed"),
+    ],
+)
+def test_no_speed_is_said_while_no_pod_trains(
+    job: dict[str, Any], crashes: bool, state: str
+) -> None:
+    """P4: no old value without its age; what was reached stays."""
+    lead, peer = running_gang(2)
+    saved = CheckpointReport(step=10, path="c/10", time=NOW, size_bytes=1, sha256="")
+    old = ObservedReport(report=report_of(eta_seconds=90, checkpoint=saved))
+    status = decide(status_of(state=Succeeded.TRAINING), pods=(lead, peer), report=old).status
+    assert speed_of(status) == ("1m30s", "2048")
+
+    body = job_object(**job)
+    pods = (lead, ended(peer, 89)) if crashes else (lead, peer)
+    for left in (pods, ()):
+        plan = decide(status, job=body, pods=left, report=old)
+        status = plan.status
+        assert speed_of(status) == ("", "")
+    assert reason(plan) == state
+    assert (status.progress.step, status.metrics.loss) == (12, "3.25")
+    assert status.checkpoint is not None
+    assert status.progress.report_time == NOW, "their age"
+
+
+def test_speed_of_a_finished_run_is_the_last_reported() -> None:
+    lead, peer = running_gang(2)
+    old = ObservedReport(report=report_of(eta_seconds=90))
+    plan = decide(status_of(state=Succeeded.TRAINING), pods=(ended(lead, 0), peer), report=old)
+    assert reason(plan) == "Completed"
+    assert speed_of(plan.status) == ("", "2048")
 
 
 @pytest.mark.parametrize(

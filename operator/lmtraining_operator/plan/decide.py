@@ -43,7 +43,7 @@ from lmtraining_operator.plan.model import (
     Plan,
     Settings,
 )
-from lmtraining_operator.plan.progress import with_last_checkpoint, with_report
+from lmtraining_operator.plan.progress import with_last_checkpoint, with_report, without_speed
 from lmtraining_operator.plan.situation import Situation
 from lmtraining_operator.plan.verdicts import Verdict, with_conditions
 
@@ -147,13 +147,15 @@ def _unreadable(
     decided = _not_accepted(status, refusal, generation=generation, now=now)
     if status.attempt == 0:
         return decided
+    said = decided.status
     verdicts = [Verdict("Unknown", Progressing.UNKNOWN, refusal.message)]
     actions: list[Action] = []
     if job["spec"].get("suspend") is True:
         pods = attempts.in_the_way(observed.pods, status)
         verdicts = _suspended(pods)
         actions = gang.release(pods, acceptance.grace_seconds(job))
-    said = with_conditions(decided.status, verdicts, generation=generation, now=now)
+        said = without_speed(said)
+    said = with_conditions(said, verdicts, generation=generation, now=now)
     return replace(decided, status=said, actions=tuple(actions))
 
 
@@ -162,6 +164,8 @@ def _accepted(situation: Situation) -> Situation:
     job = situation.job
     situation = situation.having(with_report(situation))
     situation = situation.having(with_last_checkpoint(situation))
+    if situation.attempt_is_over or situation.spec.suspend:
+        situation = situation.having(without_speed(situation.status))
     artifacts = Artifacts(
         claim=names.claim_name(job),
         run_directory=names.run_directory_in_volume(job),
@@ -178,7 +182,7 @@ def _failed(situation: Situation, failure: Failure, *, productive: bool) -> Situ
     end = recovery.end_of_job(
         said, restarts=situation.status.restarts, recovery=situation.spec.recovery
     )
-    situation = situation.with_status(last_failure=said)
+    situation = situation.having(without_speed(situation.status)).with_status(last_failure=said)
     if said.failure_class is FailureClass.DATA:
         situation = situation.saying(Verdict("False", DataReady.FAILED, said.message))
     if end is not None:

@@ -45,6 +45,16 @@ def with_report(situation: Situation) -> LMTrainingJobStatus:
     return status.model_copy(update=changes)
 
 
+def without_speed(status: LMTrainingJobStatus) -> LMTrainingJobStatus:
+    """The status while no pod trains: what was reached stays, what says how fast does not (P4)."""
+    return status.model_copy(
+        update={
+            "progress": status.progress.model_copy(update={"eta": ""}),
+            "metrics": status.metrics.model_copy(update={"tokens_per_second": ""}),
+        }
+    )
+
+
 def with_last_checkpoint(situation: Situation) -> LMTrainingJobStatus:
     """The status with what the lead saved on its way out, after its last report was pulled."""
     status, record = situation.status, lead_exit_record(situation)
