@@ -25,6 +25,7 @@ from lmtraining_operator.reports import Reports
 from lmtraining_operator.tasks import JobTasks
 
 DISTRIBUTION = "lm-training-operator"
+INSTALL = f"kubectl apply --server-side -f crds/{api.PLURAL}.{api.GROUP}.yaml"
 
 logger = logging.getLogger(__name__)
 
@@ -147,8 +148,8 @@ async def require_jobs(gateway: KubernetesGateway, namespaces: tuple[str, ...]) 
             await gateway.close()
             raise SystemExit(
                 f"the cluster has no {api.PLURAL}.{api.GROUP}: install the "
-                "CustomResourceDefinition (the chart does so with crds.create=true), then start "
-                "the operator again"
+                f"CustomResourceDefinition, by the chart (crds.create=true) or by `{INSTALL}`, "
+                "then start the operator again"
             ) from None
         logger.warning("jobs could not be listed, which is tried again: %s", error)
 

@@ -21,7 +21,9 @@ from tests.api.operator.stage import (
 class OperatorProcess:
     """`python -m lmtraining_operator run`, outside the cluster."""
 
-    def __init__(self, server: ApiServer, namespace: str, log: Path) -> None:
+    def __init__(
+        self, server: ApiServer, namespace: str, log: Path, *, kubeconfig: Path | None = None
+    ) -> None:
         self.health_port, self.metrics_port = free_ports(2)
         self.log = log
         command = [
@@ -34,7 +36,7 @@ class OperatorProcess:
             f"--health-address=127.0.0.1:{self.health_port}",
             f"--metrics-address=127.0.0.1:{self.metrics_port}",
         ]
-        environment = os.environ | {"KUBECONFIG": str(server.kubeconfig)}
+        environment = os.environ | {"KUBECONFIG": str(kubeconfig or server.kubeconfig)}
         with log.open("ab") as output:
             self._process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
 
@@ -49,6 +51,18 @@ class OperatorProcess:
             return 0, ""
         finally:
             connection.close()
+
+    def wait_log(self, words: str) -> None:
+        wait_until(
+            f"the operator says {words!r}",
+            lambda: words in self.log.read_text() or None,
+            limit_seconds=WAIT_SECONDS_MAX,
+            poll_seconds=POLL_SECONDS,
+        )
+
+    def wait_end(self) -> int:
+        """Its exit code."""
+        return self._process.wait(WAIT_SECONDS_MAX)
 
     def wait_ready(self) -> None:
         wait_until(
