@@ -1,5 +1,5 @@
-"""The real operator against a real API server that is not ready for it: what is missing is said, and
-once it is there the operator works (P4, P12)."""
+"""The real operator against a real API server that is not ready for it: what is missing is said,
+and once it is there the operator works (P4, P12)."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,5 +89,6 @@ def test_rights_that_come_later(bare_server: ApiServer, start: Start) -> None:
     install(bare_server)
     operator = start()
     operator.wait_log("jobs could not be listed, which is tried again: 403 Forbidden")
+    operator.wait_log("will retry")
     grant(bare_server)
     assert_works(bare_server)
