@@ -84,6 +84,7 @@ class JobReconciler:
         self._view: _View | None = None
         self._life = ("", 0)
         self._report = ObservedReport()
+        self._last_pull: datetime | None = None
         self._refusals: dict[str, Refusal] = {}
         self._last_write: datetime | None = None
         self.event_errors: list[ApiError] = []
@@ -116,8 +117,9 @@ class JobReconciler:
             now=now,
         )
         decided = plan(job, status, observed, now, self._settings)
-        self._view = _View(job=job, status=status, observed=observed, plan=decided)
-        return await self._carry_out(now)
+        self._view = view = _View(job=job, status=status, observed=observed, plan=decided)
+        has_news = not (decided.report_from and self._is_progress(view, decided, now))
+        return await self._carry_out(now, has_news=has_news)
 
     async def pull_report(self) -> bool:
         """Ask the lead pod how it goes; False, with a reason and a time to tell, when it does not
@@ -132,9 +134,11 @@ class JobReconciler:
                 attempt=view.plan.status.attempt,
             )
         except ReportError as error:
-            since = self._report.failing_since or self._clock()
+            self._last_pull = self._clock()
+            since = self._report.failing_since or self._last_pull
             self._report = replace(self._report, error=str(error), failing_since=since)
             return False
+        self._last_pull = self._clock()
         self._report = ObservedReport(report=report)
         return True
 
@@ -151,27 +155,28 @@ class JobReconciler:
         if decided.actions or decided.is_done or means_more:
             return await self.look()
         self._view = replace(view, plan=decided, observed=observed)
-        return await self._carry_out(now)
+        return await self._carry_out(now, has_news=True)
 
     def _is_progress(self, view: _View, decided: Plan, now: datetime) -> bool:
         """Whether only figures have changed: such a change would wait after a write just now."""
         due = write_time(view.status, decided.status, last_write=now, now=now)
         return due is not None and due > now
 
-    async def _carry_out(self, now: datetime) -> Outcome:
-        """Status first, then the actions; a conflict means that the view was old: look again."""
+    async def _carry_out(self, now: datetime, *, has_news: bool) -> Outcome:
+        """Status first, then the actions; a conflict means that the view was old: look again.
+        Without news, the write waits for a fresh report."""
         try:
-            return await self._write_and_apply(now)
+            return await self._write_and_apply(now, has_news=has_news)
         except ApiError as error:
             if error.code == CONFLICT:
                 return Outcome(look_seconds=AGAIN_SECONDS)
             raise
 
-    async def _write_and_apply(self, now: datetime) -> Outcome:
+    async def _write_and_apply(self, now: datetime, *, has_news: bool) -> Outcome:
         view = self._view
         assert view is not None
         due = self._write_time(view.status, view.plan.status, now)
-        if due is not None and due <= now:
+        if has_news and due is not None and due <= now:
             await self._write(view, now)
             due = None
         self._log(view.plan)
@@ -187,12 +192,15 @@ class JobReconciler:
         )
 
     def _report_seconds(self, decided: Plan, due: datetime | None, now: datetime) -> float | None:
-        """A write that is due soon carries a fresh report."""
+        """A write that is due soon carries a fresh report, and a look puts off no pull."""
         if not decided.report_from:
             return None
-        if due is None:
-            return REPORT_SECONDS_BETWEEN
-        return min(REPORT_SECONDS_BETWEEN, max((due - now).total_seconds(), AGAIN_SECONDS))
+        waits = [0.0]
+        if self._last_pull is not None:
+            waits = [REPORT_SECONDS_BETWEEN - (now - self._last_pull).total_seconds()]
+        if due is not None:
+            waits.append((due - now).total_seconds())
+        return max(min(waits), AGAIN_SECONDS)
 
     def _write_time(
         self, old: LMTrainingJobStatus, new: LMTrainingJobStatus, now: datetime
@@ -237,5 +245,5 @@ class JobReconciler:
         if uid != self._life[0]:
             self._view, self._last_write = None, None
         self._life = (uid, attempt)
-        self._report = ObservedReport()
+        self._report, self._last_pull = ObservedReport(), None
         self._refusals = {}
