@@ -1,0 +1,58 @@
+"""The door to the API server: no request waits for ever."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from kubernetes.aio.client.api_client import ApiClient
+from kubernetes.aio.client.configuration import Configuration
+
+from lmtraining_operator import gateway
+from lmtraining_operator.gateway import ApiError, KubernetesGateway
+
+pytestmark = pytest.mark.unit
+
+POD = ("Pod", "team", "tiny-1-0-0")
+BODY = {"kind": "Pod", "metadata": {"name": "tiny", "namespace": "team"}}
+
+
+@pytest.fixture
+async def silent(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[KubernetesGateway]:
+    """A gateway to a server that accepts every connection and never answers."""
+    monkeypatch.setattr(gateway, "REQUEST_SECONDS_MAX", 0.05)
+    closed = asyncio.Event()
+
+    async def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await closed.wait()
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    configuration = Configuration()
+    configuration.host = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    made = KubernetesGateway(ApiClient(configuration), lambda *_: None)
+    yield made
+    await made.close()
+    closed.set()
+    server.close()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda g: g.get(*POD),
+        lambda g: g.list_objects("Pod", "team"),
+        lambda g: g.list_page("Pod", "team", limit=1),
+        lambda g: g.create(BODY),
+        lambda g: g.delete(*POD, uid="u", grace_seconds=0),
+        lambda g: g.annotate(*POD, uid="u", annotations={}),
+        lambda g: g.apply_status(BODY),
+    ],
+    ids=["get", "list", "list page", "create", "delete", "annotate", "apply status"],
+)
+async def test_server_that_never_answers(
+    silent: KubernetesGateway, ask: Callable[[KubernetesGateway], Awaitable[object]]
+) -> None:
+    async with asyncio.timeout(5):
+        with pytest.raises(ApiError) as error:
+            await ask(silent)
+    assert error.value.code == 0
