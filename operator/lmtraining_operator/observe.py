@@ -24,6 +24,7 @@ from lmtraining_operator.plan import (
     Refusal,
 )
 from lmtraining_operator.plan import names as children
+from lmtraining_operator.plan.acceptance import may_have_rivals
 from lmtraining_operator.plan.attempts import may_make
 from lmtraining_operator.plan.manifests import CONTAINER
 
@@ -144,8 +145,7 @@ def _is_late(pod: ObservedPod, now: datetime) -> bool:
 async def _other_jobs(
     gateway: Gateway, job: Object, status: LMTrainingJobStatus
 ) -> tuple[Object, ...]:
-    has_path = bool((job.get("spec", {}).get("checkpoint") or {}).get("path"))
-    if status.attempt > 0 or not has_path:
+    if not may_have_rivals(job, status):
         return ()
     metadata = job["metadata"]
     jobs = await gateway.list_objects(api.KIND, metadata["namespace"])

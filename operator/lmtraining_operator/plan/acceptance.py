@@ -104,6 +104,13 @@ def grace_seconds(job: Object) -> int:
         return Recovery().grace_seconds
 
 
+def may_have_rivals(job: Object, status: LMTrainingJobStatus) -> bool:
+    """Whether the other jobs of the namespace must be known: one that names no path has a run
+    directory of its own, and one that has begun goes on."""
+    checkpoint = job.get("spec", {}).get("checkpoint") or {}
+    return status.attempt == 0 and bool(checkpoint.get("path"))
+
+
 def _directory_is_taken(situation: Situation) -> NotAccepted | None:
     job = situation.job
     if job.spec.checkpoint.path is None:
