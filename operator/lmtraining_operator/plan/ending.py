@@ -50,7 +50,8 @@ def completed(situation: Situation, record: ExitRecord) -> Plan:
 
 
 def ended(situation: Situation, actions: list[Action]) -> Plan:
-    """Say that it is over. Pods that have ended stay, for their logs."""
+    """Say that it is over. Pods that have ended stay, for their logs, also those of the newest
+    failed attempt: status still names one."""
     situation = situation.saying(
         Verdict("False", Scheduled.FINISHED),
         Verdict("False", Progressing.FINISHED),

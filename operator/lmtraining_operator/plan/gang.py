@@ -1,8 +1,9 @@
 """Which pods should exist, and what are they told?
 
-Promise: pods of an attempt are made only while no pod of another attempt is left (P1), and the peer
-table, the starting gun, is given only when every pod of the attempt runs. Trap avoided: a pod that
-is absent is made again only if the gang was never complete; later its absence is a failure.
+Promise: pods of an attempt are made only while no pod of another attempt is left that could still
+write (P1), and the peer table, the starting gun, is given only when every pod of the attempt runs.
+Trap avoided: a pod that is absent is made again only if the gang was never complete; later its
+absence is a failure.
 """
 
 from datetime import timedelta
