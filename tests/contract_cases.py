@@ -38,7 +38,12 @@ def merged(document: Document, patch: Document) -> Document:
 
 def minimal(**spec: Any) -> Document:
     """The smallest job, with changes to its spec."""
-    return merged(MINIMAL, {"spec": spec})
+    return changed(MINIMAL, **spec)
+
+
+def changed(document: Document, **spec: Any) -> Document:
+    """A job with changes to its spec."""
+    return merged(document, {"spec": spec})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +89,13 @@ def named(name: str) -> Document:
 SECRET = {"secretRef": {"name": "storage-key"}}
 DEVICES = {"count": 2}
 TRAIN_URI = "spec.data.train[0].uri"
+
+ROW_TOKENS_MAX = 61_035 * 2 * 8192  # 999,997,440, all that batchTokens has room for
+LONGEST_ROW = minimal(
+    data={"sequenceLength": 8192},
+    training={"batchTokens": ROW_TOKENS_MAX, "gradientAccumulation": 61_035},
+    workers={"replicas": 2},
+)
 
 PAIRS = (
     # metadata
@@ -195,6 +207,14 @@ PAIRS = (
         "(data.sequenceLength 8 x 6 ranks x training.gradientAccumulation 2): choose 192 or "
         "another multiple",
     ),
+    Pair(
+        accept=LONGEST_ROW,
+        refuse=changed(LONGEST_ROW, training={"gradientAccumulation": 61_036}),
+        at="spec.training.batchTokens",
+        sentence="one sequence on every rank is 1000013824 tokens (data.sequenceLength 8192 x 2 "
+        "ranks x training.gradientAccumulation 61036), and training.batchTokens ends at "
+        "1000000000: lower one of the three",
+    ),
     # workers
     Pair(
         accept=workers(accelerator=DEVICES, ranksPerReplica=2),
@@ -214,20 +234,20 @@ PAIRS = (
         accept=workers(resources={"cpu": "0.5"}),
         refuse=workers(resources={"cpu": 0}),
         at="spec.workers.resources.cpu",
-        sentence="cpu 0 is outside 1m to 1024: write cores, such as 2 or 500m",
+        sentence="cpu 0 is not a quantity from 1m to 1024: write cores, such as 2 or 500m",
     ),
     Pair(
         accept=workers(resources={"memory": 2**31}),
         refuse=workers(resources={"memory": 2}),
         at="spec.workers.resources.memory",
-        sentence="memory 2 is outside 16Mi to 64Ti: write a size with its unit, such as 2Gi",
+        sentence="memory 2 is not a quantity from 16Mi to 64Ti: write a size with its unit, such "
+        "as 2Gi",
     ),
     Pair(
         accept=workers(sharedMemory="1Mi"),
         refuse=workers(sharedMemory="512m"),
         at="spec.workers.sharedMemory",
-        sentence="sharedMemory 512m is outside 1Mi to 64Ti: write a size with its unit, such as "
-        "512Mi",
+        sentence="sharedMemory 512m is not a quantity from 1Mi to 64Ti: write 512M or 512Mi",
     ),
     Pair(
         accept=workers(sharedMemory="1024Mi", resources={"memory": "1Gi"}),
@@ -253,7 +273,8 @@ PAIRS = (
         accept=minimal(checkpoint={"storage": {"claim": {"size": "1Mi"}}}),
         refuse=minimal(checkpoint={"storage": {"claim": {"size": 10}}}),
         at="spec.checkpoint.storage.claim.size",
-        sentence="size 10 is outside 1Mi to 64Ti: write a size with its unit, such as 10Gi",
+        sentence="size 10 is not a quantity from 1Mi to 64Ti: write a size with its unit, such as "
+        "10Gi",
     ),
     Pair(
         accept=minimal(workers={"replicas": 2}, checkpoint={"storage": {"claim": {}}}),
@@ -311,6 +332,19 @@ CHANGES = (
         at="spec.checkpoint",
     ),
 )
+
+#: Batches that do not divide into rows, and the batch that is advised.
+BATCH_ADVICE: tuple[tuple[Document, int], ...] = (
+    # smaller than one sequence on every rank
+    (minimal(training={"batchTokens": 8}, workers={"replicas": 3}), 24),
+    (changed(LONGEST_ROW, training={"batchTokens": 8}), ROW_TOKENS_MAX),
+    # the next multiple would be out of bounds
+    (minimal(training={"batchTokens": 999_999_999}, workers={"ranksPerReplica": 3}), 999_999_984),
+    (changed(LONGEST_ROW, training={"batchTokens": 10**9}), ROW_TOKENS_MAX),
+)
+
+#: What people write for two gigabytes; Kubernetes knows none of it.
+SIZE_MISTAKES = ("2GB", "2GiB", "2gb", "2gib", "2Gb", "2g", "2gi")
 
 #: What may change in a job that exists: everything else is immutable.
 MUTABLE = {"recovery": {"restartsMax": 9}, "suspend": True}

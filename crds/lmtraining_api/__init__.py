@@ -5,6 +5,7 @@ from lmtraining_api.base import Record, Rule, SpecModel, StatusModel, Transition
 from lmtraining_api.exits import CLASS_OF_CODE, CODE_OF_CLASS, ExitCode, FailureClass
 from lmtraining_api.explain import explain_validation_error
 from lmtraining_api.job import LMTrainingJob, LMTrainingJobSpec, TrainingSpec
+from lmtraining_api.problems import problems_of
 from lmtraining_api.records import (
     CheckpointReport,
     ExitRecord,
@@ -49,4 +50,5 @@ __all__ = [
     "TransitionRule",
     "explain_validation_error",
     "names",
+    "problems_of",
 ]

@@ -22,10 +22,10 @@ BROKEN_RULES = "broken_rules"
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """A whole number that a message names and no field holds: the API server's form, and ours."""
+    """A whole number or a text that a message names and no field holds, as CEL and as Python."""
 
     cel: str
-    value: Callable[[Any], int]
+    value: Callable[[Any], int | str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,9 @@ class Rule:
     """One cross-field rule.
 
     `cel` is the API server's form, with `self` the object that carries the rule; `check` is the
-    same question here. `message` is one sentence with the field, the value and the fix;
+    same question here. Neither asks whether the fields it reads are within their own bounds: the
+    CRD guards each rule with them, and a model has no field that is out of them. `message` is one
+    sentence with the field, the value and the fix;
     `{field.path}` stands for the value at that path below `self` (camelCase, as the user wrote it),
     `{term}` for one of `terms`. A path may be named only if it is present whenever the rule is
     broken. Values that may hold a secret (a uri) are not named (P11). `at` is the field to point

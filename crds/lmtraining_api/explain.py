@@ -9,7 +9,7 @@ that was put in the wrong place (P11).
 
 import difflib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -47,20 +47,29 @@ _EXPECTED = {
 }
 
 
-def explain_validation_error(error: ValidationError) -> list[str]:
-    """One sentence for each thing that is wrong; never empty, never more than PROBLEMS_MAX + 1."""
+def explain_validation_error(error: ValidationError, further: Iterable[str] = ()) -> list[str]:
+    """One sentence for each thing that is wrong; never empty, never more than PROBLEMS_MAX + 1.
+
+    `further` are sentences that are known already; each is said once.
+    """
     model = _model_named(error.title)
     problems = error.errors(include_url=False)
-    sentences = list(dict.fromkeys(s for p in problems for s in _sentences(p, model)))
+    found = [sentence for problem in problems for sentence in _sentences(problem, model)]
+    sentences = list(dict.fromkeys([*found, *further]))
     more = len(sentences) - PROBLEMS_MAX
     return sentences[:PROBLEMS_MAX] + ([f"and {more} more problems"] if more > 0 else [])
+
+
+def rule_sentence(path: str, text: str) -> str:
+    """What a broken rule says, with the field that it points at."""
+    return f"{path}: {text}".lstrip(": ")
 
 
 def _sentences(problem: ErrorDetails, model: type[BaseModel] | None) -> list[str]:
     path = _path(problem["loc"])
     kind, context = problem["type"], problem.get("ctx", {})
     if kind == BROKEN_RULES:
-        return [f"{joined(path, at)}: {text}".lstrip(": ") for at, text in context["broken"]]
+        return [rule_sentence(joined(path, at), text) for at, text in context["broken"]]
     if kind == "extra_forbidden":
         return [f"{path} {_unknown_field(problem['loc'], model)}"]
     if kind == "missing":

@@ -76,6 +76,10 @@ _RANKS = (
 )
 _ROW = f"(self.data.sequenceLength * {_RANKS} * self.training.gradientAccumulation)"
 _MULTIPLE = f"((self.training.batchTokens / {_ROW} + 1) * {_ROW})"
+_ROW_TERMS = {
+    "row": Term(cel=_ROW, value=lambda s: s.tokens_per_sequence_row),
+    "ranks": Term(cel=_RANKS, value=lambda s: s.workers.world_size),
+}
 
 
 class TrainingSpec(SpecModel):
@@ -98,16 +102,28 @@ class TrainingSpec(SpecModel):
 
     rules: ClassVar = (
         Rule(
-            cel=f"self.training.batchTokens % {_ROW} == 0",
+            cel=f"{_ROW} <= {BATCH_TOKENS_MAX}",
+            message="one sequence on every rank is {row} tokens (data.sequenceLength "
+            "{data.sequenceLength} x {ranks} ranks x training.gradientAccumulation "
+            "{training.gradientAccumulation}), and training.batchTokens ends at "
+            f"{BATCH_TOKENS_MAX}: lower one of the three",
+            check=lambda s: s.tokens_per_sequence_row <= BATCH_TOKENS_MAX,
+            at="training.batchTokens",
+            terms=_ROW_TERMS,
+        ),
+        Rule(
+            cel=f"{_ROW} > {BATCH_TOKENS_MAX} || self.training.batchTokens % {_ROW} == 0",
             message="training.batchTokens {training.batchTokens} is not a multiple of {row}, one "
             "sequence on every rank (data.sequenceLength {data.sequenceLength} x {ranks} ranks x "
             "training.gradientAccumulation {training.gradientAccumulation}): choose {multiple} or "
             "another multiple",
-            check=lambda s: s.training.batch_tokens % s.tokens_per_sequence_row == 0,
+            check=lambda s: (
+                s.tokens_per_sequence_row > BATCH_TOKENS_MAX  # no multiple of it can be chosen
+                or s.training.batch_tokens % s.tokens_per_sequence_row == 0
+            ),
             at="training.batchTokens",
             terms={
-                "row": Term(cel=_ROW, value=lambda s: s.tokens_per_sequence_row),
-                "ranks": Term(cel=_RANKS, value=lambda s: s.workers.world_size),
+                **_ROW_TERMS,
                 "multiple": Term(
                     cel=f"({_MULTIPLE} <= {BATCH_TOKENS_MAX} ? {_MULTIPLE} : {_MULTIPLE} - {_ROW})",
                     value=lambda s: s.next_batch_tokens,

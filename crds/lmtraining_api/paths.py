@@ -22,7 +22,7 @@ def objects_below(model: type[BaseModel], path: str = "") -> Iterator[tuple[str,
         annotation = model.model_fields[name].annotation
         inner = model_in(annotation)
         if inner is not None:
-            yield from objects_below(inner, joined(path, alias) + ("[]" * _is_list(annotation)))
+            yield from objects_below(inner, joined(path, alias) + ("[]" * is_list(annotation)))
 
 
 def field_paths(model: type[BaseModel]) -> Iterator[str]:
@@ -54,5 +54,6 @@ def joined(path: str, name: str) -> str:
     return ".".join(filter(None, (path, name)))
 
 
-def _is_list(annotation: object) -> bool:
+def is_list(annotation: object) -> bool:
+    """Whether an annotation is `list[...]`."""
     return getattr(annotation, "__origin__", None) is list

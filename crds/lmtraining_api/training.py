@@ -130,8 +130,10 @@ class DataSource(SpecModel):
             at="credentials",
         ),
         Rule(
-            cel="self.format == 'jsonl' || self.textField == 'text'",
-            message="textField {textField} has no effect on format {format}: set format to jsonl "
+            # An entry of a list keeps what was written: the API server adds no defaults to it.
+            cel="!has(self.textField) || self.textField == 'text' || "
+            "(has(self.format) && self.format == 'jsonl')",
+            message="textField {textField} has no effect on format text: set format to jsonl "
             "or remove textField",
             check=lambda s: s.format == "jsonl" or s.text_field == "text",
             at="textField",

@@ -5,14 +5,16 @@ Trap avoided: a size without its unit ("memory: 2") is two bytes to Kubernetes; 
 the unit to write.
 """
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from lmtraining_api.base import Rule, SpecModel, value_at
+from lmtraining_api.base import Rule, SpecModel, Term, value_at
 from lmtraining_api.fields import (
     IMAGE_PATTERN,
+    QUANTITY_PATTERN,
     ObjectName,
     Quantity,
     RelativePath,
@@ -21,18 +23,57 @@ from lmtraining_api.fields import (
 )
 from lmtraining_api.training import STEPS_MAX
 
-MEMORY_MIN = "16Mi"
+_MEMORY = ("16Mi", "64Ti")
+_SHARED_MEMORY = ("1Mi", "64Ti")
+#: Sizes as people write them elsewhere: 2GB, 2GiB, 2gb, 2g; and 512m, half a byte to Kubernetes.
+_ALMOST_A_SIZE = r"^[0-9]+(\.[0-9]+)?([mgt]i?|[MGTmgt][Ii]?[Bb])$"
 
 
-def _between(field: str, low: str, high: str, write: str) -> Rule:
+def _quantity(
+    field: str, bounds: tuple[str, str], *, write: str, terms: Mapping[str, Term] | None = None
+) -> Rule:
     """A quantity within bounds; Kubernetes itself would take 0 or a size without its unit."""
-    cel = f"quantity(string(self.{field})).compareTo(quantity('{{}}'))"
     return Rule(
-        cel=f"{cel.format(low)} >= 0 && {cel.format(high)} <= 0",
-        message=f"{field} {{{field}}} is outside {low} to {high}: write {write}",
-        check=lambda m: quantity_value(low) <= _amount(m, field) <= quantity_value(high),
+        cel=_is_between_cel(field, bounds),
+        message=f"{field} {{{field}}} is not a quantity from {bounds[0]} to {bounds[1]}: "
+        f"write {write}",
+        check=lambda m: _is_between(m, field, bounds),
         at=field,
+        terms=terms or {},
     )
+
+
+def _size(field: str, bounds: tuple[str, str], *, example: str) -> Rule:
+    """A quantity of bytes, with the unit to write where it can be guessed."""
+    text, otherwise = f"string(self.{field})", f"a size with its unit, such as {example}"
+    number, unit = f"{text}.find('^[0-9.]+')", f"{text}.upperAscii().find('[MGT]')"
+    guess = f"{number} + {unit} + ' or ' + {number} + {unit} + 'i'"
+    advice = Term(
+        cel=f"({text}.matches(r'{_ALMOST_A_SIZE}') ? {guess} : '{otherwise}')",
+        value=lambda m: _size_meant(str(value_at(m, field))) or otherwise,
+    )
+    return _quantity(field, bounds, write="{advice}", terms={"advice": advice})
+
+
+def _size_meant(text: str) -> str | None:
+    """2G or 2Gi for 2GB; None for what is not nearly a size."""
+    if not matches(_ALMOST_A_SIZE, text):
+        return None
+    size = text.rstrip("iIbB")
+    return f"{size.upper()} or {size.upper()}i"
+
+
+def _is_between_cel(field: str, bounds: tuple[str, str]) -> str:
+    text = f"string(self.{field})"
+    low, high = (f"quantity({text}).compareTo(quantity('{bound}'))" for bound in bounds)
+    return f"({text}.matches(r'{QUANTITY_PATTERN}') && {low} >= 0 && {high} <= 0)"
+
+
+def _is_between(model: SpecModel, path: str, bounds: tuple[str, str]) -> bool:
+    if not matches(QUANTITY_PATTERN, str(value_at(model, path))):
+        return False
+    low, high = map(quantity_value, bounds)
+    return low <= _amount(model, path) <= high
 
 
 def _amount(model: SpecModel, path: str) -> Decimal:
@@ -57,8 +98,8 @@ class Resources(SpecModel):
     """Memory, such as 2Gi, including sharedMemory."""
 
     rules: ClassVar = (
-        _between("cpu", "1m", "1024", "cores, such as 2 or 500m"),
-        _between("memory", MEMORY_MIN, "64Ti", "a size with its unit, such as 2Gi"),
+        _quantity("cpu", ("1m", "1024"), write="cores, such as 2 or 500m"),
+        _size("memory", _MEMORY, example="2Gi"),
     )
 
 
@@ -91,15 +132,17 @@ class Workers(SpecModel):
             ),
             at="ranksPerReplica",
         ),
-        _between("sharedMemory", "1Mi", "64Ti", "a size with its unit, such as 512Mi"),
-        Rule(
-            cel=f"quantity(string(self.resources.memory)).compareTo(quantity('{MEMORY_MIN}')) < 0 "
-            "|| quantity(string(self.sharedMemory))"
+        _size("sharedMemory", _SHARED_MEMORY, example="512Mi"),
+        Rule(  # of sizes that are good each by itself: said once is enough
+            cel=f"!{_is_between_cel('resources.memory', _MEMORY)} || "
+            f"!{_is_between_cel('sharedMemory', _SHARED_MEMORY)} || "
+            "quantity(string(self.sharedMemory))"
             ".compareTo(quantity(string(self.resources.memory))) <= 0",
             message="sharedMemory {sharedMemory} is larger than resources.memory "
             "{resources.memory}, in which it counts: lower it or raise resources.memory",
             check=lambda w: (
-                _amount(w, "resources.memory") < quantity_value(MEMORY_MIN)  # said once is enough
+                not _is_between(w, "resources.memory", _MEMORY)
+                or not _is_between(w, "sharedMemory", _SHARED_MEMORY)
                 or _amount(w, "sharedMemory") <= _amount(w, "resources.memory")
             ),
             at="sharedMemory",
@@ -136,7 +179,7 @@ class Claim(SpecModel):
     storage_class_name: ObjectName | None = None
     """Storage class; left out: the cluster's default."""
 
-    rules: ClassVar = (_between("size", "1Mi", "64Ti", "a size with its unit, such as 10Gi"),)
+    rules: ClassVar = (_size("size", ("1Mi", "64Ti"), example="10Gi"),)
 
 
 class Storage(SpecModel):

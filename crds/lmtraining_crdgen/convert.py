@@ -64,6 +64,20 @@ def without_defaults(schema: Schema) -> Schema:
     return kept
 
 
+def without_item_defaults(schema: Schema) -> Schema:
+    """The schema with no default for a part of a list's entry.
+
+    A client-side `kubectl apply` compares a list as a whole. An entry to which the server has added
+    a default differs from its file for ever, and each apply would send it again.
+    """
+    kept = dict(schema)
+    if "properties" in kept:
+        kept["properties"] = {n: without_item_defaults(s) for n, s in kept["properties"].items()}
+    if "items" in kept:
+        kept["items"] = without_defaults(kept["items"])
+    return kept
+
+
 def _converted(
     node: Schema,
     definitions: Mapping[str, Schema],

@@ -10,7 +10,12 @@ from typing import Any
 import yaml
 
 from lmtraining_api import LMTrainingJob, LMTrainingJobSpec, LMTrainingJobStatus, names
-from lmtraining_crdgen.convert import Schema, structural_schema, without_defaults
+from lmtraining_crdgen.convert import (
+    Schema,
+    structural_schema,
+    without_defaults,
+    without_item_defaults,
+)
 from lmtraining_crdgen.rules import with_rules
 from lmtraining_crdgen.words import explained
 
@@ -59,7 +64,7 @@ def manifest() -> dict[str, Any]:
         "name": names.VERSION,
         "served": True,
         "storage": True,
-        "schema": {"openAPIV3Schema": _explained(root_schema())},
+        "schema": {"openAPIV3Schema": without_item_defaults(_explained(root_schema()))},
         "subresources": {"status": {}},
         "selectableFields": [{"jsonPath": f".{path}"} for path in SELECTABLE],
         "additionalPrinterColumns": [

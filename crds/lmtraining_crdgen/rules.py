@@ -1,10 +1,15 @@
 """The contract's rules as `x-kubernetes-validations`.
 
-Promise: the API server refuses what the models refuse, with the same sentence.
-Trap avoided: `"..." + string(self.x)` in a messageExpression costs a hundred times the budget of a
-CRD; `"...".format([self.x])` does not. A sentence without values stands by, for the case that
-the expression cannot be evaluated.
+Promise: the API server refuses what the models refuse, with the same sentence, and one mistake gets
+one sentence.
+Traps avoided: an API server asks a rule about a field that is out of its own bounds too, and adds
+"modulus by zero", or advice for a value that cannot stay. `"..." + string(self.x)` in a
+messageExpression costs a hundred times the budget of a CRD where x has no `maxLength`;
+`"...".format([self.x])` does not. A sentence without values stands by, for the case that the
+expression cannot be evaluated.
 """
+
+import re
 
 from pydantic import BaseModel
 
@@ -12,6 +17,8 @@ from lmtraining_api import Rule, SpecModel, TransitionRule
 from lmtraining_crdgen.convert import Schema, UnsupportedSchemaError
 
 _REASON = {"reason": "FieldValueInvalid"}
+_HAS = re.compile(r"has\([^)]*\)")
+_PATH = re.compile(r"\bself\.([A-Za-z0-9.]+)")
 
 
 def with_rules(model: type[BaseModel], node: Schema) -> Schema:
@@ -28,12 +35,51 @@ def validation(rule: Rule, node: Schema) -> Schema:
     message = {"message": rule.text_without_values()}
     if rule.placeholders():
         message["messageExpression"] = message_expression(rule, node)
-    return {"rule": rule.cel, **message, **_REASON, **_field_path(rule.at)}
+    return {"rule": guarded(rule.cel, node), **message, **_REASON, **_field_path(rule.at)}
 
 
 def transition(rule: TransitionRule) -> Schema:
     """A rule about a change."""
     return {"rule": rule.cel, "message": rule.message, **_REASON, **_field_path(rule.at)}
+
+
+def guarded(cel: str, node: Schema) -> str:
+    """The rule, kept by any object in which a field that it reads is out of its own bounds."""
+    paths = dict.fromkeys(_PATH.findall(_HAS.sub("", cel)))  # has() reads no value
+    unless = [doubt for path in paths for doubt in _out_of_bounds(path.split("."), node)]
+    return " || ".join([*unless, f"({cel})"]) if unless else cel
+
+
+def _out_of_bounds(path: list[str], node: Schema) -> list[str]:
+    """CEL, one for each bound: the field is there, and its own schema refuses its value.
+
+    Lengths and types are left out: the API server asks no rule at all when one of those is wrong.
+    """
+    field, there = "self", []
+    for name in path:
+        if name not in node.get("properties", {}):
+            break  # a method of the value
+        is_required = name in node.get("required", [])
+        field, node = f"{field}.{name}", node["properties"][name]
+        is_block = "properties" in node
+        if not is_required and not (is_block and "default" in node):
+            there.append(f"has({field})")
+    return [" && ".join([*there, beyond]) for beyond in _beyond(field, node)]
+
+
+def _beyond(field: str, node: Schema) -> list[str]:
+    beyond = []
+    if "minimum" in node:
+        beyond.append(f"{field} {'<=' if node.get('exclusiveMinimum') else '<'} {node['minimum']}")
+    if "maximum" in node:
+        beyond.append(f"{field} {'>=' if node.get('exclusiveMaximum') else '>'} {node['maximum']}")
+    if "enum" in node:
+        beyond.append(f"!({field} in {node['enum']})")
+    if "pattern" in node:
+        beyond.append(f"!{field}.matches(r'{node['pattern']}')")
+    if node.get("minLength"):
+        beyond.append(f"size({field}) == 0")
+    return beyond
 
 
 def message_expression(rule: Rule, node: Schema) -> str:
@@ -47,9 +93,9 @@ def message_expression(rule: Rule, node: Schema) -> str:
 
 
 def _form(rule: Rule, name: str, node: Schema) -> str:
-    """%d for whole numbers, %s for text; others print differently in CEL and here."""
+    """%d for whole numbers, %s for text and terms; others print differently in CEL and here."""
     if name in rule.terms:
-        return "%d"
+        return "%s"
     for part in name.split("."):
         node = node.get("properties", {}).get(part, {})
     if node.get("type") == "integer":

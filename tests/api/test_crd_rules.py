@@ -2,21 +2,27 @@
 
 import pytest
 
-from tests.api.conftest import Jobs
+from tests.api.conftest import Answer, Jobs
+from tests.contract_bounds import just_out_of_bounds
 from tests.contract_cases import (
+    BATCH_ADVICE,
     CHANGES,
     MINIMAL,
     MUTABLE,
     OUT_OF_BOUNDS,
     PAIRS,
+    SIZE_MISTAKES,
     Change,
     Document,
     Pair,
+    changed,
+    workers,
 )
 
 pytestmark = pytest.mark.api
 
 CREATED, INVALID = 201, 422
+DRY_RUN = "?dryRun=All"
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.sentence[:40])
@@ -35,6 +41,37 @@ def test_a_field_out_of_bounds_is_refused_by_its_path(
     refused = jobs.create(document)
     assert refused.code == INVALID
     assert any(field.startswith(path) for field, _ in refused.causes), refused.causes
+
+
+def test_a_value_just_out_of_bounds_gives_one_cause_and_no_rule_fails_over_it(jobs: Jobs) -> None:
+    """Every bound of every field: the one cause is about that field."""
+    given = [(path, mistakes(jobs.create(document))) for path, document in just_out_of_bounds()]
+    assert len(given) > 100
+    wrong = [(path, found) for path, found in given if [field for field, _ in found] != [path]]
+    assert wrong == []
+
+
+def mistakes(answer: Answer) -> list[tuple[str, str]]:
+    """The causes, without the note that rules wait until a type or a length is mended."""
+    note = "some validation rules were not checked"
+    return [cause for cause in answer.causes if note not in cause[1]]
+
+
+def test_the_advised_batch_is_the_one_that_the_models_advise(jobs: Jobs) -> None:
+    for document, advised in BATCH_ADVICE:
+        ((_, sentence),) = jobs.create(document).causes
+        assert f"choose {advised} or another multiple" in sentence
+        better = jobs.create(changed(document, training={"batchTokens": advised}), DRY_RUN)
+        assert better.code == CREATED, better.message
+
+
+def test_a_size_in_other_units_is_told_what_to_write(jobs: Jobs) -> None:
+    for size in SIZE_MISTAKES:
+        ((field, sentence),) = jobs.create(workers(resources={"memory": size})).causes
+        assert field == "spec.workers.resources.memory"
+        assert sentence.endswith(
+            f"memory {size} is not a quantity from 16Mi to 64Ti: write 2G or 2Gi"
+        )
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.at)

@@ -24,6 +24,7 @@ MISSPELT = minimal(trainng={"seed": 3})
 def test_the_server_stores_the_defaults_of_the_models(jobs: Jobs) -> None:
     stored = jobs.create(MINIMAL).body
     expected = LMTrainingJob.from_document(MINIMAL).model_dump(by_alias=True, exclude_none=True)
+    expected["spec"]["data"]["train"] = MINIMAL["spec"]["data"]["train"]  # entries stay as written
     assert stored["spec"] == expected["spec"]
     assert "status" not in stored, "the server must not speak for the operator (P4)"
 
@@ -36,6 +37,14 @@ def test_what_the_server_stores_is_read_back(jobs: Jobs) -> None:
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_is_accepted(kubectl: Kubectl, example: Path) -> None:
     kubectl.run("apply", "--filename", str(example))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_applied_again_is_unchanged(kubectl: Kubectl, example: Path) -> None:
+    """P12: the same wish is no new wish; a file that is applied every minute writes nothing."""
+    kubectl.run("apply", "--filename", str(example))
+    again = kubectl.run("apply", "--filename", str(example)).splitlines()
+    assert [line.split()[-1] for line in again if line] == ["unchanged"]
 
 
 class TestAMisspeltField:

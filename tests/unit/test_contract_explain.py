@@ -5,7 +5,13 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from lmtraining_api import ExitRecord, JobFile, LMTrainingJob, explain_validation_error
+from lmtraining_api import (
+    ExitRecord,
+    JobFile,
+    LMTrainingJob,
+    explain_validation_error,
+    problems_of,
+)
 from lmtraining_api.explain import PROBLEMS_MAX
 from tests.contract_cases import MINIMAL, Document, config, merged, minimal, source, workers
 
@@ -107,7 +113,8 @@ def explained(document: Any) -> list[str]:
         ),
         (
             workers(resources={"memory": "10GB"}),
-            'spec.workers.resources.memory is "10GB": write a quantity such as 2, 500m or 10Gi',
+            "spec.workers.resources.memory: memory 10GB is not a quantity from 16Mi to 64Ti: write "
+            "10G or 10Gi",
         ),
         (
             workers(resources={"cpu": 0.5}),
@@ -168,7 +175,7 @@ def test_there_is_a_limit() -> None:
 )
 def test_no_secret_is_repeated(document: Document) -> None:
     """P11: the sentences reach status and logs."""
-    assert "hunter2" not in "".join(explained(document))
+    assert "hunter2" not in "".join(explained(document) + problems_of(document))
 
 
 def test_a_spec_in_a_job_file_is_as_strict_as_in_a_job() -> None:

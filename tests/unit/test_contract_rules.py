@@ -4,6 +4,7 @@ The same table goes through a real API server in tests/api/test_crd_rules.py.
 """
 
 import re
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -14,9 +15,23 @@ from lmtraining_api import (
     Rule,
     SpecModel,
     explain_validation_error,
+    problems_of,
 )
 from lmtraining_api.paths import aliases, objects_below
-from tests.contract_cases import CHANGES, MUTABLE, OUT_OF_BOUNDS, PAIRS, Document, Pair, minimal
+from tests.contract_bounds import just_out_of_bounds
+from tests.contract_cases import (
+    BATCH_ADVICE,
+    CHANGES,
+    MUTABLE,
+    OUT_OF_BOUNDS,
+    PAIRS,
+    SIZE_MISTAKES,
+    Document,
+    Pair,
+    changed,
+    minimal,
+    workers,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -26,7 +41,7 @@ def spec_models() -> set[type[SpecModel]]:
     return {model for model in models if issubclass(model, SpecModel)}
 
 
-def problems_of(document: Document) -> list[str]:
+def refusal(document: Document) -> list[str]:
     with pytest.raises(ValidationError) as refused:
         LMTrainingJob.from_document(document)
     return explain_validation_error(refused.value)
@@ -35,19 +50,76 @@ def problems_of(document: Document) -> list[str]:
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.sentence[:40])
 def test_a_rule_accepts_one_and_refuses_the_other(pair: Pair) -> None:
     LMTrainingJob.from_document(pair.accept)
-    assert problems_of(pair.refuse) == [f"{pair.at}: {pair.sentence}"]
+    assert refusal(pair.refuse) == [f"{pair.at}: {pair.sentence}"]
 
 
 @pytest.mark.parametrize(("document", "path"), OUT_OF_BOUNDS, ids=lambda case: str(case)[:60])
 def test_a_field_out_of_bounds_is_refused_by_its_path(document: Document, path: str) -> None:
-    (problem,) = problems_of(document)
+    (problem,) = refusal(document)
     assert problem.startswith(path)
 
 
-def test_advice_keeps_within_the_bounds_of_its_field() -> None:
-    big = minimal(training={"batchTokens": 999_999_999}, workers={"ranksPerReplica": 3})
-    (problem,) = problems_of(big)
-    assert "choose 999999984 or" in problem
+def test_a_value_just_out_of_bounds_gives_one_sentence_about_its_field() -> None:
+    given = [(path, problems_of(document)) for path, document in just_out_of_bounds()]
+    assert len(given) > 100
+    wrong = [(p, found) for p, found in given if len(found) != 1 or not found[0].startswith(p)]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("document", "advised"), BATCH_ADVICE)
+def test_the_advised_batch_is_accepted(document: Document, advised: int) -> None:
+    (problem,) = refusal(document)
+    assert f"choose {advised} or another multiple" in problem
+    LMTrainingJob.from_document(changed(document, training={"batchTokens": advised}))
+
+
+@pytest.mark.parametrize("size", SIZE_MISTAKES)
+def test_a_size_in_other_units_is_told_what_to_write(size: str) -> None:
+    (problem,) = refusal(workers(resources={"memory": size}))
+    assert problem.endswith(f"memory {size} is not a quantity from 16Mi to 64Ti: write 2G or 2Gi")
+
+
+class TestEveryProblemIsToldAtOnce:
+    def test_a_rule_is_asked_beside_a_field_that_is_refused(self) -> None:
+        mistakes = minimal(
+            model={"config": {"heads": 3, "layers": 0}},
+            data={"train": [{"uri": "corpus", "format": "csv"}, {"uri": "corpus"}]},
+            training={"batchTokens": 100, "seed": "x"},
+            workers={"accelerator": {"resource": "tpu", "count": "2"}, "ranksPerReplica": 3},
+        )
+        assert [problem.split(":")[0] for problem in sorted(problems_of(mistakes))] == [
+            "spec.data.train",
+            'spec.data.train[0].format is "csv"',
+            "spec.data.train[0].uri",
+            "spec.data.train[1].uri",
+            "spec.model.config.heads",
+            "spec.model.config.layers is 0",
+            "spec.training.batchTokens",
+            'spec.training.seed is "x"',
+            'spec.workers.accelerator.resource is "tpu"',
+            "spec.workers.ranksPerReplica",
+        ]
+
+    @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.sentence[:40])
+    def test_and_each_only_once(self, pair: Pair) -> None:
+        beside = changed(pair.refuse, training={"seed": "x"})
+        assert sorted(problems_of(beside)) == sorted(
+            [
+                f"{pair.at}: {pair.sentence}",
+                'spec.training.seed is "x": write a whole number',
+            ]
+        )
+
+    @pytest.mark.parametrize(
+        "document",
+        [None, [], {}, {"spec": []}, minimal(workers=[]), minimal(data={"train": [1, {}]})],
+        ids=str,
+    )
+    def test_what_has_not_even_the_shape_of_a_job_is_explained(self, document: Any) -> None:
+        assert problems_of(document) == refusal(document)
+
+    def test_a_good_job_has_none(self) -> None:
+        assert problems_of(minimal()) == []
 
 
 def test_every_rule_has_a_pair() -> None:

@@ -1,5 +1,6 @@
 """pydantic's forms become what an API server accepts, or an error; nothing is lost on the way."""
 
+import json
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -11,6 +12,7 @@ from lmtraining_crdgen.convert import (
     UnsupportedSchemaError,
     structural_schema,
     without_defaults,
+    without_item_defaults,
 )
 from lmtraining_crdgen.rules import validation, with_rules
 
@@ -158,6 +160,20 @@ def test_a_status_has_no_defaults_but_may_have_a_field_of_that_name() -> None:
     assert "default" not in schema["properties"]["rows"]
 
 
+def test_an_entry_of_a_list_has_no_defaults_at_any_depth() -> None:
+    class Entry(SpecModel):
+        inner: Inner = Inner()
+
+    class Table(SpecModel):
+        size: int = 3
+        rows: list[Entry] = Field(default=[])
+
+    schema = without_item_defaults(structural_schema(Table, with_rules))
+    assert schema["properties"]["size"]["default"] == 3
+    assert schema["properties"]["rows"]["default"] == []
+    assert '"default"' not in json.dumps(schema["properties"]["rows"]["items"])
+
+
 NODE = {"properties": {"n": {"type": "integer"}, "s": {"type": "string"}, "f": {"type": "number"}}}
 
 
@@ -179,6 +195,43 @@ def test_a_message_without_values_has_no_expression() -> None:
         "message": "one of a and b: keep one",
         "reason": "FieldValueInvalid",
     }
+
+
+BOUNDED = {
+    "required": ["n"],
+    "properties": {
+        "n": {"type": "integer", "minimum": 1, "maximum": 9},
+        "f": {"type": "number", "minimum": 0.0, "exclusiveMinimum": True, "default": 1.0},
+        "s": {"type": "string", "minLength": 1, "pattern": "^a$"},
+        "word": {"type": "string", "enum": ["a", "b"]},
+        "block": {"required": ["n"], "properties": {"n": {"type": "integer", "maximum": 9}}},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("cel", "guards"),
+    [
+        ("self.n % 2 == 0", "self.n < 1 || self.n > 9"),
+        ("self.n + self.n == 2", "self.n < 1 || self.n > 9"),
+        ("self.f == 1.0", "has(self.f) && self.f <= 0.0"),
+        (
+            "self.s.startsWith('a')",
+            "has(self.s) && !self.s.matches(r'^a$') || has(self.s) && size(self.s) == 0",
+        ),
+        ("self.word == 'a'", "has(self.word) && !(self.word in ['a', 'b'])"),
+        ("self.block.n == 1", "has(self.block) && self.block.n > 9"),
+    ],
+)
+def test_a_rule_is_silent_where_the_bounds_of_its_fields_speak(cel: str, guards: str) -> None:
+    rule = Rule(cel=cel, message="m", check=bool)
+    assert validation(rule, BOUNDED)["rule"] == f"{guards} || ({cel})"
+
+
+@pytest.mark.parametrize("cel", ["has(self.n) != has(self.s)", "has(self.block)"])
+def test_a_rule_that_reads_no_value_needs_no_guard(cel: str) -> None:
+    rule = Rule(cel=cel, message="m", check=bool)
+    assert validation(rule, BOUNDED)["rule"] == cel
 
 
 @pytest.mark.parametrize("name", ["f", "missing"])

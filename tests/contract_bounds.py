@@ -1,0 +1,67 @@
+"""For each bound of each field of a job: a job that is just outside it.
+
+Made from the schema, so that no field can be forgotten. tests/unit asks the models, tests/api a
+real API server.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from lmtraining_crdgen.manifest import root_schema
+from tests.contract_cases import Document, minimal
+
+#: What a block needs before another field of it can be the only one that is wrong.
+BESIDE: Document = {"accelerator": {"count": 1}}
+NOT_QUANTITIES = ("2GB", "2gib", "2 G", "10E", "-", "", -1, 0, "100P", "9" * 31)
+
+
+def just_out_of_bounds() -> list[tuple[str, Document]]:
+    """The path of the field as an API server writes it, and the job."""
+    spec = root_schema()["properties"]["spec"]
+    return [
+        (f"spec.{'.'.join(location).replace('[]', '[0]')}", minimal(**_patch(location, value)))
+        for location, field in _fields(spec)
+        for value in _values_outside(field)
+    ]
+
+
+def _fields(block: Document, *above: str) -> Iterator[tuple[tuple[str, ...], Document]]:
+    for name, field in block["properties"].items():
+        yield (*above, name), field
+        if "properties" in field:
+            yield from _fields(field, *above, name)
+        elif "items" in field:
+            yield from _fields(field["items"], *above, f"{name}[]")
+
+
+def _values_outside(field: Document) -> Iterator[Any]:
+    """A value beyond each bound; of an exclusive one, the bound itself."""
+    step = 1 if field.get("type") == "integer" else 1e-6
+    if "minimum" in field:
+        yield field["minimum"] - step * ("exclusiveMinimum" not in field)
+    if "maximum" in field:
+        yield field["maximum"] + step * ("exclusiveMaximum" not in field)
+    if "enum" in field:
+        yield "nonsense"
+    if "pattern" in field:
+        yield "-"
+    if "minLength" in field:
+        yield ""
+    if "maxLength" in field:
+        yield "a" * (field["maxLength"] + 1)
+    if "minItems" in field:
+        yield []
+    if "maxItems" in field:
+        yield [{"uri": f"s3://many/{n}"} for n in range(field["maxItems"] + 1)]
+    if "x-kubernetes-int-or-string" in field:
+        yield from NOT_QUANTITIES
+
+
+def _patch(location: Sequence[str], value: Any) -> Document:
+    name, *below = location
+    if not below:
+        return {name: value}
+    inner = _patch(below, value)
+    if name.endswith("[]"):
+        return {name.removesuffix("[]"): [{"uri": f"s3://{name.removesuffix('[]')}/1"} | inner]}
+    return {name: BESIDE.get(name, {}) | inner}
