@@ -266,8 +266,9 @@ NO_JOBS = [
     ("a: [", "line 1, column 5"),
     ("", "no Kubernetes object"),
     ("kind: Pod", "kind Pod"),
-    ("kind: LMTrainingJob\n---\nkind: LMTrainingJob", "2 jobs"),
     ("kind: LMTrainingJob", "metadata is missing"),
+    ("apiVersion: lmtraining.dev/v1alpha1\nkind: LMTrainJob", "choose 'LMTrainingJob'"),
+    ("- 1", "no Kubernetes object"),
     ("\x00", "not text"),
 ]
 
@@ -284,6 +285,36 @@ def test_a_file_without_a_job_is_refused(terminal: Terminal, text: str, words: s
 def test_a_good_job_is_called_valid(terminal: Terminal) -> None:
     code, output = terminal.type("validate", str(terminal.job(spec(replicas=2))))
     assert (code, "is valid: tiny, 20 steps, 2 ranks" in output) == (0, True), output
+
+
+SAID = [
+    "jobs.yaml document 1 is skipped: kind Pod is not checked",
+    "jobs.yaml document 2 is valid: tiny, 20 steps, 2 ranks",
+    "jobs.yaml document 3: spec.model.config.heads: hiddenSize",
+    'jobs.yaml document 3: spec.suspend is "maybe": write true or false',
+    "jobs.yaml document 3: spec.workers.replicas is 0: choose 1 or more",
+    "jobs.yaml, line",
+]
+
+
+def test_every_document_of_a_file_is_checked_and_every_problem_told(terminal: Terminal) -> None:
+    good = terminal.job(spec(replicas=2)).read_text()
+    bad = terminal.job(spec() | {"workers": {"replicas": 0}} | {"suspend": "maybe"}).read_text()
+    broken = bad.replace("heads: 2", "heads: 3")
+    assert broken != bad
+    path = terminal.directory / "jobs.yaml"
+    path.write_text("---\n".join(["kind: Pod\n", good, broken, "a: ["]))
+    code, output = terminal.type("validate", "jobs.yaml")
+    assert code == ExitCode.CONFIGURATION
+    told = zip(sorted(output.splitlines()), SAID, strict=True)
+    assert [line[: len(start)] for line, start in told] == SAID
+
+
+def test_a_run_needs_one_job(terminal: Terminal) -> None:
+    job = terminal.job().read_text()
+    (terminal.directory / "jobs.yaml").write_text(f"{job}---\n{job}")
+    code, output = terminal.type("run", "jobs.yaml")
+    assert (code, "holds 2 jobs" in output) == (ExitCode.CONFIGURATION, True), output
 
 
 def test_an_absent_file_and_an_absent_model_are_said(terminal: Terminal) -> None:

@@ -28,7 +28,7 @@ from lmtraining_trainer.supervisor import (
     run_locally,
     supervise_pod,
 )
-from lmtraining_trainer.supervisor.job_document import BadJobError, read_job
+from lmtraining_trainer.supervisor.job_document import BadJobError, check_file, read_job
 from lmtraining_trainer.supervisor.life import RANK_FUNCTION
 
 app = typer.Typer(
@@ -110,15 +110,24 @@ def run(
 
 
 @app.command()
-def validate(job_path: JobPath) -> None:
+def validate(
+    job_path: Annotated[Path, typer.Argument(help="YAML file; every LMTrainingJob is checked.")],
+) -> None:
     """Check a job file by the rules of the API server, without one."""
-    job = _job_or_exit(job_path)
-    ranks = job.spec.workers.world_size
-    _say(
-        Console(),
-        f"{job_path} is valid: {job.metadata.name}, {job.spec.training.budget.steps} steps, "
-        f"{ranks} rank{'s' if ranks > 1 else ''}",
-    )
+    output, errors = Console(), Console(stderr=True)
+    documents = check_file(job_path)
+    many = len(documents) > 1
+    for number, checked in enumerate(documents, start=1):
+        where = f"{job_path} document {number}" if many else str(job_path)
+        prefix = f"{where}: " if many and checked.document is not None else ""
+        for problem in checked.problems:
+            _say(errors, f"{prefix}{problem}")
+        if checked.job is not None:
+            _say(output, f"{where} is valid: {_summary(checked.job)}")
+        elif not checked.problems:
+            _say(output, f"{where} is skipped: kind {checked.kind} is not checked")
+    if any(checked.problems for checked in documents):
+        raise typer.Exit(int(ExitCode.CONFIGURATION))
 
 
 @app.command()
@@ -192,6 +201,12 @@ def _finished(last: Snapshot | None) -> str:
     baseline = f" (unigram {report.unigram_loss:.4f})" if loss and report.unigram_loss else ""
     seconds = duration(sum(last.clock.past_seconds.values()))
     return f"Finished {report.step} steps in {seconds}{loss}{baseline}."
+
+
+def _summary(job: LMTrainingJob) -> str:
+    ranks = job.spec.workers.world_size
+    steps = job.spec.training.budget.steps
+    return f"{job.metadata.name}, {steps} steps, {ranks} rank{'s' if ranks > 1 else ''}"
 
 
 def _job_or_exit(path: Path) -> LMTrainingJob:
