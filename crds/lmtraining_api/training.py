@@ -224,7 +224,7 @@ class Schedule(SpecModel):
 
     name: Literal["cosine"] = "cosine"
     """cosine: linear warm-up, then half a cosine down to finalFraction of the peak."""
-    warmup_fraction: float = Field(default=0.02, ge=0.0, lt=1.0)
+    warmup_fraction: float = Field(default=0.05, ge=0.0, lt=1.0)
     """Share of the steps in which the rate rises from 0 to the peak."""
     final_fraction: float = Field(default=0.1, ge=0.0, le=1.0)
     """Rate at the last step, as a share of the peak."""
