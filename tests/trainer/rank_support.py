@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,11 @@ class LocalLink:
     def report(self) -> dict[str, Any]:
         """All fields said so far, the newest of each."""
         return {key: value for update in self.updates for key, value in update.fields.items()}
+
+    def report_before(self, field: str, value: object) -> dict[str, Any]:
+        """The same, as it was before `field` was said to be `value`."""
+        before = takewhile(lambda update: update.fields.get(field) != value, self.updates)
+        return {key: value for update in before for key, value in update.fields.items()}
 
     @property
     def states(self) -> list[str]:

@@ -1,5 +1,6 @@
 """The loop: what a bad step does, what is reported, how a run ends."""
 
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -126,8 +127,11 @@ def test_p7_a_skipped_batch_stays_skipped_after_a_resume(tmp_path: Path) -> None
 def test_speed_has_no_waits_and_no_first_step_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a clock that only the test moves: a step takes a second, the first ten."""
+    """P4: by a clock that only the test moves: a step takes a second, the first ten, and one that
+    a busy machine held up twelve; in the end the speed is that of all steps."""
     now = [0.0]
+    held_up_seconds = {0: 10.0, 5: 12.0}
+    done = itertools.count()
 
     def taking(seconds: float, work: Callable[..., Any]) -> Callable[..., Any]:
         def slow(*arguments: Any, **fields: Any) -> Any:
@@ -137,7 +141,7 @@ def test_speed_has_no_waits_and_no_first_step_in_it(
         return slow
 
     def step(*arguments: Any) -> Any:
-        now[0] += 1.0 if now[0] else 10.0
+        now[0] += held_up_seconds.get(next(done), 1.0)
         return real(*arguments)
 
     real = loop.forward_backward
@@ -149,7 +153,7 @@ def test_speed_has_no_waits_and_no_first_step_in_it(
     outcome = run_alone(job_of(tiny_spec(write_text(tmp_path / "text.jsonl")), tmp_path))
     speeds = [update.fields["tokens_per_second"] for update in outcome.link.updates
               if "tokens_per_second" in update.fields]  # fmt: skip
-    assert speeds == [12.8] + [128.0] * 11
+    assert speeds == [None] + [128.0] * 11 + [128.0 * 11 / 22]
 
 
 def test_replayed_steps_are_those_done_before(tmp_path: Path) -> None:
@@ -160,6 +164,10 @@ def test_replayed_steps_are_those_done_before(tmp_path: Path) -> None:
     replayed = [update.fields["replayed_steps"] for update in resumed.link.updates
                 if "replayed_steps" in update.fields]  # fmt: skip
     assert replayed == [1, 2, 3, 3, 3, 3, 3, 3]
+    # P4: the speed of the attempt before is not this one's, and neither is its end in sight.
+    report = resumed.link.report_before("replayed_steps", 2)
+    assert (report["step"], report["loss"] > 0) == (5, True)
+    assert (report["tokens_per_second"], report["eta_seconds"]) == (None, None)
 
 
 def test_more_steps_for_a_finished_run_go_on_from_its_end(tmp_path: Path) -> None:

@@ -65,6 +65,10 @@ class Trainer:
         step = self.state.counters.step
         return step % every_steps == 0 or step == self.total_steps
 
+    def tokens_per_second(self, step_seconds: float | None) -> float | None:
+        """The speed of steps of that length."""
+        return self.spec.training.batch_tokens / step_seconds if step_seconds else None
+
     def autocast(self) -> AbstractContextManager[None]:
         return autocast(self.device, self.precision)
 
@@ -172,6 +176,7 @@ def _step_fields(trainer: Trainer, verdict: Verdict, rate: float) -> dict[str, A
         return {"step": counters.step}
     trainer.first_step_time = trainer.first_step_time or now
     step_seconds = trainer.speed.step_seconds
+    left = trainer.total_steps - counters.step
     return {
         "step": counters.step,
         "tokens": counters.tokens,
@@ -180,8 +185,8 @@ def _step_fields(trainer: Trainer, verdict: Verdict, rate: float) -> dict[str, A
         "loss_is_finite": True,
         "gradient_norm": verdict.gradient_norm,
         "learning_rate": rate,
-        "tokens_per_second": trainer.spec.training.batch_tokens / step_seconds,
-        "eta_seconds": step_seconds * (trainer.total_steps - counters.step),
+        "tokens_per_second": trainer.tokens_per_second(step_seconds),
+        "eta_seconds": None if step_seconds is None else step_seconds * left,
         "replayed_steps": trainer.resumed.replayed(counters.step),
         "first_step_time": trainer.first_step_time,
     }

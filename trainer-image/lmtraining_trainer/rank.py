@@ -95,6 +95,7 @@ def _export(trainer: Trainer) -> dict[str, Any]:
             "precision": trainer.precision,
             "parameters": parameter_count(trainer.state.model),
             "skipped_steps": trainer.skips.of_this_job,
+            "tokens_per_second": trainer.tokens_per_second(trainer.speed.mean_step_seconds),
             "export_path": path.name,
             "eta_seconds": 0.0,
         }
