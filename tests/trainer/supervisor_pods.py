@@ -112,7 +112,10 @@ class Pod:
             *("--rendezvous-port", str(rendezvous_port or free_port())),
         ]
         if function:
-            self.command += ["--rank-function", f"tests.trainer.supervisor_ranks:{function}"]
+            module = "" if ":" in function else "tests.trainer.supervisor_ranks:"
+            self.command += ["--rank-function", module + function]
+        self.environment: dict[str, str] = {}
+        self.cgroup: Path | None = None
         self.log = self.home / "log"
 
     def start(self, *, as_pid_1: bool = False) -> None:
@@ -123,10 +126,13 @@ class Pod:
             names.ENV_POD_ADDRESS: "127.0.0.1",
             names.ENV_ATTEMPT: str(self.attempt),
             names.ENV_REPLICA: str(self.replica),
+            **self.environment,
         }
+        join = f"echo $$ > {self.cgroup}/cgroup.procs; " if self.cgroup else ""
+        joined = ["sh", "-c", f'{join}exec "$@"', "sh"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*(PID_1 if as_pid_1 else []), *self.command],
+                [*joined, *(PID_1 if as_pid_1 else []), *self.command],
                 env=environment,
                 stdout=log,
                 stderr=log,

@@ -75,6 +75,16 @@ def raises_out_of_memory(job: JobFile, place: RankPlace, link: RankLink) -> None
     _raise_on_rank_1(job, place, link, MemoryError(SECRET))
 
 
+def eats(job: JobFile, place: RankPlace, link: RankLink) -> None:
+    """Takes more memory than any test allows; rank 1 waits for it in vain."""
+    _note(job, place)
+    link.say("Training", step=1)
+    eaten = []
+    while place.rank == 0:
+        eaten.append(b"x" * 2**20)
+    ignores_the_stop(job, place, link)
+
+
 def diverges(job: JobFile, place: RankPlace, link: RankLink) -> None:
     """Rank 1 knows what is wrong."""
     error = TrainerError(

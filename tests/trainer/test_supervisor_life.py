@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from lmtraining_api import ExitCode, ExitRecord, FailureClass
+from tests.trainer.memory_cgroup import memory_cgroup
 from tests.trainer.supervisor_pods import PID_1, Pod, pods, spec, until
+from tests.trainer.supervisor_preloads import FAULT
 from tests.trainer.supervisor_ranks import SECRET
 
 pytestmark = pytest.mark.trainer
@@ -209,8 +211,51 @@ def test_a_killed_fork_server_ends_the_pod_with_its_ranks(tmp_path: Path) -> Non
         pod.intend()
         ranks = [pod.rank_process(0), pod.rank_process(1)]
         os.kill(int(_status(ranks[0], "PPid")), signal.SIGKILL)
-        assert pod.wait() == ExitCode.CRASH
+        assert pod.wait() == ExitCode.UNKNOWN
         until(lambda: not set(ranks) & set(pod.processes()), "no rank", seconds=5)
+    assert pod.record().reason == "ForkServerEnded"
+    assert "with SIGKILL" in pod.record().message
+
+
+PRELOADS = "tests.trainer.supervisor_preloads:never"
+MEMORY_LIMIT = 200 * 2**20
+
+
+@pytest.mark.parametrize("as_pid_1", [False, True])
+@pytest.mark.parametrize(("fault", "words"), [("killed", "SIGKILL"), ("segfault", "SIGSEGV")])
+def test_a_fork_server_that_ends_while_it_imports_is_named(
+    tmp_path: Path, fault: str, words: str, as_pid_1: bool
+) -> None:
+    """P4: not by the exception of the pipe that broke."""
+    if as_pid_1 and subprocess.run([*PID_1, "true"], check=False).returncode:
+        pytest.skip("no right to make a PID namespace")
+    pod = _pod(tmp_path, PRELOADS)
+    pod.environment = {FAULT: fault}
+    pod.intend()
+    pod.start(as_pid_1=as_pid_1)
+    pod.wait()
+    record = pod.record()
+    assert (record.failure_class, record.reason) == (FailureClass.UNKNOWN, "ForkServerEnded")
+    assert f"ended with {words}" in record.message
+    assert record.frames == []
+
+
+@pytest.mark.parametrize(("function", "who"), [("eats", "rank 0"), (PRELOADS, "the fork server")])
+def test_what_the_kernel_kills_for_memory_is_out_of_memory(
+    tmp_path: Path, function: str, who: str
+) -> None:
+    """P4: with the limit and the field that sets it; in a cgroup as a container has one."""
+    pod = _pod(tmp_path, function)
+    pod.environment = {FAULT: "eats"}
+    with memory_cgroup(MEMORY_LIMIT) as cgroup:
+        pod.cgroup = cgroup
+        with pods(pod):
+            pod.intend()
+            assert pod.wait() == ExitCode.OUT_OF_MEMORY
+    record = pod.record()
+    assert (record.failure_class, record.reason) == (FailureClass.OUT_OF_MEMORY, "OutOfMemory")
+    assert f"the kernel killed {who} because memory ran out at 200Mi" in record.message
+    assert "workers.resources.memory" in record.message
 
 
 def _status(process: int, field: str) -> str:

@@ -22,6 +22,7 @@ from lmtraining_trainer.errors import Preempted, TrainerError
 
 FRAME_LENGTH_MAX = 256
 TYPE_LENGTH_MAX = 128
+RANK_EXITED = "RankExited"
 
 OUT_OF_MEMORY_REMEDY = (
     "lower training.batchTokens or data.sequenceLength, raise training.gradientAccumulation, or "
@@ -46,6 +47,8 @@ class RankEnd:
     step: int | None = None
     exception_type: str | None = None
     frames: tuple[str, ...] = ()
+    signal: int | None = None
+    """What killed the process."""
 
 
 def finished(rank: int, *, now: float) -> RankEnd:
@@ -119,7 +122,7 @@ def end_of_process(exit_code: int, *, rank: int, now: float) -> RankEnd:
     rank that finished would have said so (and a pod must not exit 0 for less).
     """
     if exit_code >= 0:
-        reason = "RankExited"
+        reason = RANK_EXITED
         message = f"rank {rank} ended with code {exit_code} without a result; see the log"
     else:
         reason = "RankKilled"
@@ -138,6 +141,39 @@ def end_of_process(exit_code: int, *, rank: int, now: float) -> RankEnd:
         failure_class=FailureClass.CRASH,
         reason=reason,
         message=message,
+        signal=-exit_code if exit_code < 0 else None,
+    )
+
+
+def end_of_fork_server(exit_code: int, *, now: float) -> RankEnd:
+    """The fork server is gone, and with it the way to start a rank or to hear of its end."""
+    how = f"with {signal_name(-exit_code)}" if exit_code < 0 else f"with code {exit_code}"
+    return RankEnd(
+        rank=None,
+        outcome="Failed",
+        time=now,
+        failure_class=FailureClass.UNKNOWN,
+        reason="ForkServerEnded",
+        message=f"the fork server, which imports torch and starts the ranks, ended {how}; see the "
+        "log",
+        signal=-exit_code if exit_code < 0 else None,
+    )
+
+
+def killed_for_memory(end: RankEnd, *, limit_bytes: int | None) -> RankEnd:
+    """`end`, which was a SIGKILL, once it is known that the kernel sent it for want of memory."""
+    who = "the fork server" if end.rank is None else f"rank {end.rank}"
+    where = (
+        "the machine's memory ran out: set workers.resources.memory to what the ranks need"
+        if limit_bytes is None
+        else f"memory ran out at {limit_bytes / 2**20:.0f}Mi (workers.resources.memory): raise it"
+    )
+    return replace(
+        end,
+        failure_class=FailureClass.OUT_OF_MEMORY,
+        reason="OutOfMemory",
+        message=f"the kernel killed {who} because {where}, or lower training.batchTokens or raise "
+        "training.gradientAccumulation",
     )
 
 

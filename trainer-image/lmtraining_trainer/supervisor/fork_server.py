@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
+from typing import Any
 
 from lmtraining_trainer.supervisor.wake import STOP_SIGNALS
 
@@ -35,6 +36,10 @@ LIBRARIES = (
 #: The console script is every rank's main module, and imports the command line.
 OURS = ("lmtraining_trainer.supervisor.rank_process", "lmtraining_trainer.cli")
 
+
+#: A process whose socket has closed is a zombie within this.
+ENDED_SECONDS_MAX = 5.0
+POLL_SECONDS = 0.01
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +68,33 @@ class ForkServer:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         threading.Thread(target=self._probe, args=(on_ready,), name="preload", daemon=True).start()
 
+    @property
+    def process_id(self) -> int | None:
+        """Its process; `multiprocessing` has no public name for it."""
+        server: Any = vars(forkserver)["_forkserver"]
+        process_id: int | None = server._forkserver_pid
+        return process_id
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended, as a `Process` has it: a signal is negative; None while it lives."""
+        if self.process_id is None:
+            return None
+        try:  # WNOWAIT: `multiprocessing` reaps it
+            ended = os.waitid(os.P_PID, self.process_id, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return None
+        if ended is None:
+            return None
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+    def await_end(self) -> int | None:
+        """Its exit code, where a connection broke: that is seen a moment before it can be asked."""
+        deadline = time.monotonic() + ENDED_SECONDS_MAX
+        while self.exit_code is None and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        return self.exit_code
+
     def _probe(self, on_ready: Callable[[], None]) -> None:
         began = time.monotonic()
         try:
@@ -72,6 +104,7 @@ class ForkServer:
             self.ready = True
             logger.info("libraries imported in %.1f s", time.monotonic() - began)
         except Exception as error:  # raised again by the supervisor's main thread
+            self.await_end()
             self.error = error
         on_ready()
 

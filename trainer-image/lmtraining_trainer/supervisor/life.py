@@ -8,6 +8,7 @@ Trap avoided: doing work in a signal handler. A signal wakes the one loop there 
 
 import logging
 import os
+import signal
 import time
 import traceback
 from collections.abc import Callable
@@ -21,14 +22,18 @@ from lmtraining_trainer.report import Snapshot, StateClock, heard
 from lmtraining_trainer.supervisor.environment import cpu_limit, rank_environment, with_defaults
 from lmtraining_trainer.supervisor.exit_record import last_exit, record_of, with_last_words
 from lmtraining_trainer.supervisor.failure import (
+    RANK_EXITED,
     RankEnd,
     decisive,
+    end_of_fork_server,
     end_of_supervisor,
+    killed_for_memory,
     stopped_before_start,
 )
 from lmtraining_trainer.supervisor.fork_server import LIBRARIES, ForkServer
 from lmtraining_trainer.supervisor.identity import Identity
 from lmtraining_trainer.supervisor.intent import Gang, gang_of
+from lmtraining_trainer.supervisor.memory import MemoryWatch
 from lmtraining_trainer.supervisor.rank_process import RankTask
 from lmtraining_trainer.supervisor.ranks import FAILED_GANG_SECONDS_MAX, Ranks
 from lmtraining_trainer.supervisor.wake import Wake
@@ -89,6 +94,8 @@ class Supervisor:
         self._observe = observe
         self._ranks = Ranks()
         self._wake = Wake()
+        self._memory = MemoryWatch.begun()
+        self._fork_server: ForkServer | None = None
         self._stops_passed_on = 0
         self._patience_ends = float("inf")
         self._logged = (self.snapshot.report.state, float("-inf"))
@@ -101,7 +108,7 @@ class Supervisor:
         """Live; the record says how it ended."""
         with self._wake:
             try:
-                end = self._live()
+                end = self._explained(self._live())
             except Exception as error:  # whatever it is, the pod leaves a record
                 traceback.print_exc()
                 end = end_of_supervisor(error, now=time.monotonic())
@@ -119,19 +126,44 @@ class Supervisor:
 
     def _live(self) -> RankEnd | None:
         """From waiting to the decisive end; None: finished."""
-        fork_server = self._start_fork_server()
+        fork_server = self._fork_server = self._start_fork_server()
         self._read_last_exit()
         gang = self._await_gang()
         if gang is None or not self._await_fork_server(fork_server):
             return stopped_before_start(now=time.monotonic())
-        self._show("Starting", "starting the ranks")
+        code = fork_server.exit_code
+        if code is None:
+            code = self._start_ranks(fork_server, gang)
+        if code is not None:
+            return end_of_fork_server(code, now=time.monotonic())
+        self._watch()
+        end = decisive(self._ranks.ends)
+        if end is not None and end.reason == RANK_EXITED:  # so it looks without the fork server
+            code = fork_server.exit_code
+            return end if code is None else end_of_fork_server(code, now=time.monotonic())
+        return end
+
+    def _start_ranks(self, fork_server: ForkServer, gang: Gang) -> int | None:
+        """Fork them all. The exit code of the fork server where it has ended meanwhile."""
         ranks_each = self._assignment.job.spec.workers.ranks_each
+        self._show("Starting", f"{ranks_each} rank{'s' if ranks_each > 1 else ''}")
         tasks = [self._assignment.task(local, gang) for local in range(ranks_each)]
-        self._ranks.start(tasks, fork_server)
+        try:
+            self._ranks.start(tasks, fork_server)
+        except (EOFError, OSError):
+            code = fork_server.await_end()
+            if code is None:
+                raise
+            return code
         started = dict.fromkeys(self._ranks.numbers, time.monotonic())
         self.snapshot = replace(self.snapshot, heard=started)  # the age of a rank that never speaks
-        self._watch()
-        return decisive(self._ranks.ends)
+        return None
+
+    def _explained(self, end: RankEnd | None) -> RankEnd | None:
+        """`end`, with what the kernel knows of it."""
+        if end is None or end.signal != signal.SIGKILL or not self._memory.has_killed:
+            return end
+        return killed_for_memory(end, limit_bytes=self._memory.limit_bytes)
 
     def _start_fork_server(self) -> ForkServer:
         ranks = self._assignment.job.spec.workers.ranks_each
@@ -169,14 +201,14 @@ class Supervisor:
         return None
 
     def _await_fork_server(self, server: ForkServer) -> bool:
-        """True once ranks can be forked, False when told to stop first."""
+        """True once ranks can be forked or it has ended, False when told to stop first."""
         if not server.ready:
             self._show("Starting", "importing torch")
         while not self._wake.stops:
+            if server.ready or server.exit_code is not None:
+                return True
             if server.error is not None:
                 raise server.error
-            if server.ready:
-                return True
             self._turn(INTENT_POLL_SECONDS)
         return False
 
@@ -222,7 +254,7 @@ class Supervisor:
                 self.snapshot, update, voice=self._ranks.numbers[0], now=time.monotonic()
             )
         if os.getpid() == 1:
-            _reap_orphans()
+            _reap_orphans(spared=self._fork_server.process_id if self._fork_server else None)
         self._log_change_of_state()
         self._observe(self.snapshot)
 
@@ -263,12 +295,14 @@ def _last_state(end: RankEnd | None) -> tuple[State, str]:
     return ("Stopping" if end.outcome == "Preempted" else "Failed"), end.message
 
 
-def _reap_orphans() -> None:
-    """PID 1 inherits processes whose parent died. The fork server reaps the ranks themselves."""
+def _reap_orphans(*, spared: int | None) -> None:
+    """PID 1 inherits processes whose parent died. The fork server reaps the ranks themselves, and
+    is spared: how it ended is asked later, and ends the pod."""
     for _ in range(ORPHANS_PER_TURN_MAX):
         try:
-            process_id, _status = os.waitpid(-1, os.WNOHANG)
+            dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if dead is None or dead.si_pid == spared:
+                return
+            os.waitpid(dead.si_pid, os.WNOHANG)
         except ChildProcessError:
-            return
-        if process_id == 0:
             return
