@@ -2,8 +2,10 @@
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 
 from lmtraining_api import FailureClass
 from lmtraining_trainer import saving
-from lmtraining_trainer.checkpoint import layout
+from lmtraining_trainer.checkpoint import layout, tensors
 from lmtraining_trainer.checkpoint import load as load_module
 from lmtraining_trainer.checkpoint import write as write_module
 from lmtraining_trainer.checkpoint.tensors import read_tensors, write_tensors
@@ -361,3 +363,26 @@ def test_tensors_come_back_bit_for_bit(tmp_path: Path) -> None:
 
 def layout_names(tmp_path: Path) -> list[str]:
     return checkpoint_names(job_of(tiny_spec("file:///x"), tmp_path))
+
+
+def test_a_slow_disk_is_heard_of_after_every_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P4: no sync has much to bring to disk, and after each the rank says that it lives."""
+    events: list[str] = []
+    path = tmp_path / "model.safetensors"
+    sizes = [0]
+
+    def synced(descriptor: int) -> None:
+        events.append("sync")
+        sizes.append(os.fstat(descriptor).st_size)
+
+    monkeypatch.setattr(tensors, "sync", synced)
+    monkeypatch.setattr(tensors, "SYNC_BYTES", 4096)
+    monkeypatch.setattr(tensors, "HASH_CHUNK_BYTES", 1024)
+    tensors.write_tensors(path, {"w": torch.zeros(8192)}, lambda: events.append("alive"))
+    assert events.count("sync") >= 8
+    assert all(after == "alive" for before, after in pairwise(events) if before == "sync")
+    assert max(after - before for before, after in pairwise(sizes)) <= 4096 + 1024
+    assert sizes[-1] == path.stat().st_size
+    assert torch.equal(tensors.read_tensors(path)["w"], torch.zeros(8192))

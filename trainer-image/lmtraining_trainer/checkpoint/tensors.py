@@ -3,7 +3,8 @@
 Promise: the hash that goes into the manifest is that of the memory, taken while it is written, so
 that reading it back proves something; and writing needs no second copy of the tensors.
 Trap avoided: the library's writer returns neither hash nor sign of life, and its `save` builds the
-whole file in memory. Reading is the library's.
+whole file in memory. One sync of a large file at its end can take minutes without a sign of life.
+Reading is the library's.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import os
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
 import safetensors.torch
 import torch
@@ -31,13 +33,17 @@ _DTYPES = {
 }
 
 
+#: Bytes that one sync has to bring to disk at most: about a second of a slow one.
+SYNC_BYTES = 64 * 1024 * 1024
+
+
 def write_tensors(
     path: Path, tensors: dict[str, torch.Tensor], alive: Callable[[], None]
 ) -> FileEntry:
-    """Write and sync `tensors`; `alive` is called between chunks. Raises OSError."""
+    """Write and sync `tensors`; `alive` is called between chunks and syncs. Raises OSError."""
     digest = hashlib.sha256(usedforsecurity=False)
     header = _header(tensors)
-    size = 0
+    size = synced = 0
     with path.open("wb") as file:
         for part in chain([header], (_bytes_of(tensor) for tensor in tensors.values())):
             for start in range(0, len(part), HASH_CHUNK_BYTES):
@@ -45,9 +51,12 @@ def write_tensors(
                 digest.update(chunk)
                 file.write(chunk)
                 size += len(chunk)
+                if size - synced >= SYNC_BYTES:
+                    _sync(file)
+                    synced = size
                 alive()
-        file.flush()
-        sync(file.fileno())
+        _sync(file)
+        alive()
     return FileEntry(size=size, sha256=digest.hexdigest())
 
 
@@ -55,10 +64,14 @@ def write_bytes(path: Path, content: bytes) -> FileEntry:
     """Write and sync `content`. Raises OSError."""
     with path.open("wb") as file:
         file.write(content)
-        file.flush()
-        sync(file.fileno())
+        _sync(file)
     sha256 = hashlib.sha256(content, usedforsecurity=False).hexdigest()
     return FileEntry(size=len(content), sha256=sha256)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    sync(file.fileno())
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

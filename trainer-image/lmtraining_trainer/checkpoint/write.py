@@ -85,14 +85,14 @@ def _make_way(run: Run, final: Path) -> None:
 def _write_files(
     directory: Path, snapshot: Snapshot, alive: Callable[[], None]
 ) -> dict[str, layout.FileEntry]:
-    tensors = {
+    entries = {
         name: write_tensors(directory / name, named, alive)
         for name, named in snapshot.tensors.items()
     }
-    documents = {
-        name: write_bytes(directory / name, content) for name, content in snapshot.documents.items()
-    }
-    return tensors | documents
+    for name, content in snapshot.documents.items():
+        entries[name] = write_bytes(directory / name, content)
+        alive()
+    return entries
 
 
 def _manifest(run: Run, snapshot: Snapshot, entries: dict[str, layout.FileEntry]) -> bytes:
