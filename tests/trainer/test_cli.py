@@ -87,7 +87,8 @@ def test_help_comes_at_once_and_without_torch(terminal: Terminal) -> None:
 def test_a_run_trains_resumes_to_nothing_and_samples(terminal: Terminal) -> None:
     """The whole way, with real ranks."""
     wanted = spec(corpus(terminal.directory / "corpus"), replicas=2)
-    job = terminal.job(wanted | {"precision": {"compute": "auto"}})
+    wanted["precision"]["compute"] = "auto"
+    job = terminal.job(wanted)
     terminal.environment["OMP_NUM_THREADS"] = "2"
     code, output = terminal.type("run", str(job))
     assert code == 0, output
@@ -100,6 +101,12 @@ def test_a_run_trains_resumes_to_nothing_and_samples(terminal: Terminal) -> None
     code, output = terminal.type("run", str(job))
     assert code == 0, output
     assert "finished before" in output
+    assert "→" not in output
+    wanted["training"]["budget"]["steps"] = 22
+    code, output = terminal.type("run", str(terminal.job(wanted)))
+    assert code == 0, output
+    assert output.startswith("training.budget.steps: 20 → 22\n")
+    assert "Finished 22 steps" in output
     code, output = terminal.type(
         "sample", str(terminal.run / "export"), "--prompt", "the ", "--tokens", "4"
     )
@@ -232,6 +239,36 @@ def test_a_second_run_in_the_same_directory_is_refused(terminal: Terminal) -> No
     assert terminal.finish(process)[0] == ExitCode.PREEMPTED
 
 
+def _without_torch(terminal: Terminal) -> Path:
+    """A torch that only leaves a trace; the trace."""
+    trace = terminal.directory / "torch-was-imported"
+    modules = terminal.directory / "modules"
+    modules.mkdir()
+    (modules / "torch.py").write_text(f"import pathlib\npathlib.Path({str(trace)!r}).touch()\n")
+    terminal.environment["PYTHONPATH"] = f"{modules}:{ROOT}"
+    return trace
+
+
+def test_a_run_directory_that_is_not_free_is_said_before_torch_is_imported(
+    terminal: Terminal,
+) -> None:
+    """P1: whoever holds it, and without a wait of many seconds."""
+    job = terminal.job()
+    process = terminal.start("run", str(job), fake="trains_until_stopped")
+    until((terminal.run / "pid-0").exists, "a rank")
+    trace = _without_torch(terminal)
+    code, output = terminal.type("run", str(job))
+    assert (code, "RunInUse" in output) == (ExitCode.CONFIGURATION, True), output
+    process.terminate()
+    assert terminal.finish(process)[0] == ExitCode.PREEMPTED
+    (terminal.run / "run.json").write_text('{"job_uid": "u", "job_name": "of-a-cluster"}')
+    code, output = terminal.type("run", str(job))
+    assert (code, "RunExists" in output) == (ExitCode.CONFIGURATION, True), output
+    assert "of-a-cluster" in output
+    assert not trace.exists()
+    assert len(output.splitlines()) == 1
+
+
 def test_attempts_are_counted_and_outputs_kept(terminal: Terminal) -> None:
     job = terminal.job()
     for attempt in (1, 2):
@@ -240,6 +277,28 @@ def test_attempts_are_counted_and_outputs_kept(terminal: Terminal) -> None:
         assert f"attempt-{attempt}.log" in output
         assert "once upon a time" in (terminal.run / "logs" / f"attempt-{attempt}.log").read_text()
         assert "once upon a time" not in output
+
+
+MISTAKES = [
+    ("file:///nowhere/*.txt", 300, ExitCode.DATA, "file:///nowhere/*.txt"),
+    (None, 60_000, ExitCode.DATA, "data.tokenizer.vocabSize"),
+]
+
+
+@pytest.mark.parametrize(("uri", "vocabulary", "code", "words"), MISTAKES)
+def test_a_mistake_in_the_data_is_one_sentence(
+    terminal: Terminal, uri: str | None, vocabulary: int, code: ExitCode, words: str
+) -> None:
+    """P4: with the exit code, and nothing of the code's insides."""
+    wanted = spec(uri or corpus(terminal.directory / "corpus"))
+    wanted["data"]["tokenizer"]["vocabSize"] = vocabulary
+    returned, output = terminal.type("run", str(terminal.job(wanted)))
+    assert returned == code, output
+    last = output.splitlines()[-1]
+    assert f"(exit code {int(code)}): " in last
+    assert words in last
+    for inside in ("Traceback", ".py:", "Try again", "Log:"):
+        assert inside not in output
 
 
 BAD = [

@@ -17,7 +17,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lmtraining_api import CODE_OF_CLASS, ExitCode, ExitRecord, LMTrainingJob, names
+from lmtraining_api import (
+    CODE_OF_CLASS,
+    ExitCode,
+    ExitRecord,
+    FailureClass,
+    LMTrainingJob,
+    names,
+)
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.report import Snapshot
 from lmtraining_trainer.report_terminal import ProgressView, duration
@@ -30,6 +37,11 @@ from lmtraining_trainer.supervisor import (
 )
 from lmtraining_trainer.supervisor.job_document import BadJobError, check_file, read_job
 from lmtraining_trainer.supervisor.life import RANK_FUNCTION
+
+#: What one sentence explains: there is nothing to look up, and trying again alone cannot help.
+USERS_TO_MEND = frozenset({FailureClass.CONFIGURATION, FailureClass.DATA})
+#: What was not foreseen, so that the places in the code are worth their lines.
+NOT_UNDERSTOOD = frozenset({FailureClass.CRASH, FailureClass.UNKNOWN})
 
 app = typer.Typer(
     add_completion=False,
@@ -98,11 +110,16 @@ def run(
                     view.show(snapshot)
 
             record = run_locally(
-                local, observe=observe, report_port=report_port, rank_function=rank_function
+                local,
+                observe=observe,
+                say=lambda line: _say(console, line),
+                report_port=report_port,
+                rank_function=rank_function,
             )
     except TrainerError as error:
-        _say(console, error.message)
-        raise typer.Exit(int(CODE_OF_CLASS[error.failure_class])) from error
+        code = CODE_OF_CLASS[error.failure_class]
+        _say(console, _failed(error.reason, error.message, code))
+        raise typer.Exit(int(code)) from error
     again = f"lmtraining run {shlex.quote(str(job_path))} --runs {shlex.quote(str(runs))}"
     for line in ending(record, local, newest[-1] if newest else None, again=again):
         _say(console, line)
@@ -179,11 +196,15 @@ def ending(record: ExitRecord, local: LocalRun, last: Snapshot | None, *, again:
             f"Model: {export}",
             f"Try it: lmtraining sample {shlex.quote(str(export))} --prompt 'The '",
         ]
-    log = f"Log: {local.log(record.attempt)}"
     if record.exit_code == ExitCode.PREEMPTED:
         return [f"Stopped: {record.message}.", saved, f"Go on with: {again}"]
-    frames = [f"  {frame}" for frame in record.frames]
-    return [f"{record.reason}: {record.message}.", *frames, saved, log, f"Try again with: {again}"]
+    said = _failed(record.reason, record.message, record.exit_code)
+    if record.failure_class in USERS_TO_MEND:
+        return [said]
+    is_known = record.failure_class not in NOT_UNDERSTOOD
+    frames = [] if is_known else [f"  {frame}" for frame in record.frames]
+    log = f"Log: {local.log(record.attempt)}"
+    return [said, *frames, saved, log, f"Try again with: {again}"]
 
 
 def main() -> None:
@@ -207,6 +228,10 @@ def _summary(job: LMTrainingJob) -> str:
     ranks = job.spec.workers.world_size
     steps = job.spec.training.budget.steps
     return f"{job.metadata.name}, {steps} steps, {ranks} rank{'s' if ranks > 1 else ''}"
+
+
+def _failed(reason: str, message: str, code: ExitCode) -> str:
+    return f"{reason} (exit code {int(code)}): {message.rstrip('.')}."
 
 
 def _job_or_exit(path: Path) -> LMTrainingJob:

@@ -2,8 +2,11 @@
 
 Promise: the same figures as in the report, and nothing that is not in it. A log file gets a line
 when the state changes and every `PLAIN_LINE_SECONDS`, not a bar.
+Trap avoided: rich cuts each column a little where the terminal is too narrow, so that no figure can
+be read any more. What has no room is left out as a whole.
 """
 
+import textwrap
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +22,11 @@ from lmtraining_trainer.report import Snapshot
 
 PLAIN_LINE_SECONDS = 10.0
 REFRESH_SECONDS = 0.1
+STATE_WIDTH = 13
+BAR_WIDTH = 20
+#: What stands before the figures, with the spaces between.
+BAR_COLUMNS = STATE_WIDTH + 1 + BAR_WIDTH + 1
+BETWEEN = "  "
 
 
 class ProgressView:
@@ -71,8 +79,8 @@ class ProgressView:
             self._task,
             description=report.state,
             completed=report.step,
-            total=report.total_steps or None,
-            figures=figures_of(report),
+            total=(report.step and report.total_steps) or None,
+            figures=fitting(report, max(1, self._console.width - BAR_COLUMNS)),
         )
         self._bar.refresh()
 
@@ -80,11 +88,31 @@ class ProgressView:
 def line_of(report: TrainerReport) -> str:
     """One line for a log."""
     steps = f"step {report.step}/{report.total_steps}  " if report.step else ""
-    return f"{report.state:<13} {steps}{figures_of(report)}".rstrip()
+    return f"{report.state:<{STATE_WIDTH}} {steps}{figures_of(report)}".rstrip()
 
 
 def figures_of(report: TrainerReport) -> str:
     """The figures that are known; before the first step, what is being done."""
+    return BETWEEN.join([*_figures(report), *_message(report)])
+
+
+def fitting(report: TrainerReport, width: int) -> str:
+    """Steps, message and the figures that have room as a whole; the message may lose words."""
+    steps = [f"{report.step}/{report.total_steps}"] if report.step and report.total_steps else []
+    message = [textwrap.shorten(text, width, placeholder="…") for text in _message(report)]
+    shown: list[str] = []
+    for part in [*message, *steps, *_figures(report)]:
+        if len(BETWEEN.join([*shown, part])) <= width:
+            shown.append(part)
+    return BETWEEN.join(shown)
+
+
+def _message(report: TrainerReport) -> list[str]:
+    """What is being done; why it failed is said at the end, with what to do."""
+    return [report.message] if report.message and report.state != "Failed" else []
+
+
+def _figures(report: TrainerReport) -> list[str]:
     figures = [
         f"loss {report.loss:.4f}" if report.loss is not None else "",
         "loss is not finite" if not report.loss_is_finite else "",
@@ -92,9 +120,8 @@ def figures_of(report: TrainerReport) -> str:
         _speed(report.tokens_per_second),
         f"{report.skipped_steps} skipped" if report.skipped_steps else "",
         f"eta {duration(report.eta_seconds)}" if report.eta_seconds is not None else "",
-        report.message if report.state != "Failed" else "",  # said at the end, with what to do
     ]
-    return "  ".join(figure for figure in figures if figure)
+    return [figure for figure in figures if figure]
 
 
 def duration(seconds: float) -> str:
@@ -112,9 +139,8 @@ def _speed(tokens_per_second: float | None) -> str:
 
 def _bar(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description:<13}", markup=False),
-        BarColumn(bar_width=24),
-        TextColumn("{task.completed}/{task.total}", markup=False),
+        TextColumn(f"{{task.description:<{STATE_WIDTH}}}", markup=False),
+        BarColumn(bar_width=BAR_WIDTH),
         TextColumn("{task.fields[figures]}", markup=False),
         console=console,
         auto_refresh=False,  # a thread less beside the loop; every turn of it refreshes

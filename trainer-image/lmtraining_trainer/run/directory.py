@@ -76,12 +76,9 @@ def claim_run(job: JobFile, place: RankPlace) -> Run:
     with storage_errors(directory):
         (directory / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         record = read_json(directory / RUN)
-        taken_over = record is not None and record.get("job_uid") != job.job_uid
+        check_claim(job, record)
+        taken_over = _is_anothers(job, record)
         changed = _changed(job.spec, record or {})
-        if taken_over:
-            _refuse_unless_wished(job, record or {})
-        elif changed:
-            _refuse_another_training(job, changed)
         fence = Fence(
             directory=directory, job_uid=job.job_uid, attempt=place.attempt, round=place.round
         )
@@ -96,6 +93,9 @@ def claim_run(job: JobFile, place: RankPlace) -> Run:
         )
         if record is None or taken_over:
             run.remember(**_of_job(job), training_sha256=training_sha256(job.spec))
+        as_written = {"spec": spec_as_written(job.spec), "ranks": job.spec.workers.world_size}
+        if not as_written.items() <= run.record.items():
+            run.remember(**as_written)
         run.journal.append(
             "Started",
             0,
@@ -104,6 +104,19 @@ def claim_run(job: JobFile, place: RankPlace) -> Run:
             changed=", ".join(changed) or None,
         )
     return run
+
+
+def check_claim(job: JobFile, record: dict[str, Any] | None) -> None:
+    """Look only, at the content of run.json. Raises TrainerError(CONFIGURATION) where the run is
+    another job's or another training."""
+    if _is_anothers(job, record):
+        _refuse_unless_wished(job, record or {})
+    elif changed := _changed(job.spec, record or {}):
+        _refuse_another_training(job, changed)
+
+
+def _is_anothers(job: JobFile, record: dict[str, Any] | None) -> bool:
+    return record is not None and record.get("job_uid") != job.job_uid
 
 
 def _of_job(job: JobFile) -> dict[str, str]:
@@ -130,6 +143,12 @@ def spec_sha256(spec: TrainingSpec) -> str:
     """A name for what is trained and how; where it runs and is kept does not count."""
     content = spec.model_dump(mode="json", exclude={"workers", "checkpoint"})
     return sha256_of(json_bytes(content))
+
+
+def spec_as_written(spec: TrainingSpec) -> dict[str, Any]:
+    """What is trained, as a user would write it. What is at its default is absent, so that another
+    version with more defaults has changed nothing; where it runs does not count."""
+    return spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"workers"})
 
 
 def training_sha256(spec: TrainingSpec) -> dict[str, str]:

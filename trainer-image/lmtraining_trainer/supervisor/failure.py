@@ -206,6 +206,12 @@ def decisive(ends: Sequence[RankEnd]) -> RankEnd | None:
     return min((end for end in ends if end.outcome != "Finished"), key=order, default=None)
 
 
+def print_unless_known(error: BaseException) -> None:
+    """The traceback of what nobody expected; an error of ours has said it all in its sentence."""
+    if not isinstance(error, TrainerError | Preempted):
+        traceback.print_exception(error)
+
+
 def frames_of(trace: TracebackType | None) -> tuple[str, ...]:
     """file:line function, innermost last, with paths relative to where modules are found."""
     frames = [

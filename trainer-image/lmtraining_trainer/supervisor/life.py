@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -28,6 +27,7 @@ from lmtraining_trainer.supervisor.failure import (
     end_of_fork_server,
     end_of_supervisor,
     killed_for_memory,
+    print_unless_known,
     stopped_before_start,
 )
 from lmtraining_trainer.supervisor.fork_server import LIBRARIES, ForkServer
@@ -110,7 +110,7 @@ class Supervisor:
             try:
                 end = self._explained(self._live())
             except Exception as error:  # whatever it is, the pod leaves a record
-                traceback.print_exc()
+                print_unless_known(error)
                 end = end_of_supervisor(error, now=time.monotonic())
             finally:
                 self._ranks.close()

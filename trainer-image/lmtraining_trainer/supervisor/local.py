@@ -1,8 +1,9 @@
 """`lmtraining run`: the same supervisor and ranks on this machine, without a cluster.
 
 Promise: all ranks of the job run here, in a run directory of their own; run again, they go on from
-the newest checkpoint, as another attempt of the same job. Two runs in one directory are refused
-(P1).
+the newest checkpoint, as another attempt of the same job, and what has changed in the job is said
+first. Two runs in one directory are refused (P1), and so is another job's run, before torch is
+imported.
 Trap avoided: a job identity that changes with the working directory or the clock. It is a name made
 from the absolute run directory, so the rules about existing runs work as in a cluster.
 """
@@ -29,7 +30,10 @@ from lmtraining_api import (
     TrainingSpec,
 )
 from lmtraining_trainer.errors import TrainerError
+from lmtraining_trainer.files import read_json
 from lmtraining_trainer.report import Snapshot
+from lmtraining_trainer.run import changes
+from lmtraining_trainer.run.directory import RUN, check_claim
 from lmtraining_trainer.run.fence import newest_mark
 from lmtraining_trainer.supervisor.exit_record import write_to_run_directory
 from lmtraining_trainer.supervisor.identity import Identity
@@ -92,12 +96,15 @@ def run_locally(
     run: LocalRun,
     *,
     observe: Callable[[Snapshot], None],
+    say: Callable[[str], None] = lambda _: None,
     report_port: int | None = None,
     rank_function: str = RANK_FUNCTION,
 ) -> ExitRecord:
-    """Run to the end; the record says which. Raises TrainerError where it cannot begin."""
+    """Run to the end; the record says which, and `say` hears of each changed field first. Raises
+    TrainerError where it cannot begin."""
+    job = run.job_file
     with _next_attempt(run.directory) as attempt:
-        job = run.job_file
+        _say_changes(run, job, say)
         supervisor = Supervisor(
             Assignment(
                 identity=Identity(
@@ -117,6 +124,18 @@ def run_locally(
             record = supervisor.run()
         write_to_run_directory(record, run.directory)
         return record
+
+
+def _say_changes(run: LocalRun, job: JobFile, say: Callable[[str], None]) -> None:
+    """What is not as it was in the run before. Raises TrainerError where it cannot be gone on with
+    like that."""
+    try:
+        record = read_json(run.directory / RUN)
+    except OSError as error:
+        raise _unusable(run.directory, error) from error
+    for line in changes(record or {}, job.spec):
+        say(line)
+    check_claim(job, record)
 
 
 def _intent(job: JobFile, attempt: int) -> str:

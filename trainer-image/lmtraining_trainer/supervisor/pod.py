@@ -6,7 +6,6 @@ the contract and a record in its termination log. The report is answered from th
 
 import logging
 import time
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from lmtraining_trainer.supervisor.exit_record import (
     write_termination_log,
     write_to_run_directory,
 )
-from lmtraining_trainer.supervisor.failure import end_of_supervisor
+from lmtraining_trainer.supervisor.failure import end_of_supervisor, print_unless_known
 from lmtraining_trainer.supervisor.identity import Identity, identity_from, read_job_file
 from lmtraining_trainer.supervisor.intent import read_intent_file
 from lmtraining_trainer.supervisor.life import FIRST_ROUND, RANK_FUNCTION, Assignment, Supervisor
@@ -62,7 +61,7 @@ def supervise_pod(
         _check_place(identity, job)
         record = _live(identity, job, files=files, ports=ports, rank_function=rank_function)
     except Exception as error:  # whatever it is, the pod leaves a record
-        traceback.print_exc()
+        print_unless_known(error)
         record = record_of(
             end_of_supervisor(error, now=time.monotonic()),
             identity=identity,

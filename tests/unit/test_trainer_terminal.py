@@ -1,0 +1,73 @@
+"""What a person sees of a local run, whatever the width of the terminal."""
+
+import io
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from lmtraining_api import TrainerReport
+from lmtraining_trainer.report import Snapshot, StateClock
+from lmtraining_trainer.report_terminal import ProgressView, fitting, line_of
+
+pytestmark = pytest.mark.unit
+
+
+def _report(state: str, **fields: Any) -> TrainerReport:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    return TrainerReport(
+        job_uid="u", attempt=1, round=1, state=state, report_time=now, total_steps=1000, **fields
+    )
+
+
+STARTING = _report("Starting", message="importing torch")
+TRAINING = _report(
+    "Training",
+    step=120,
+    loss=2.34,
+    validation_loss=2.5,
+    tokens_per_second=18_500.0,
+    eta_seconds=4000.0,
+)
+WORDS = "told to stop: saving a checkpoint; Ctrl-C again stops without it"
+STOPPING = TRAINING.model_copy(update={"state": "Stopping", "message": WORDS})
+FIGURES = ["120/1000", "loss 2.3400", "validation 2.5000", "18.5k tok/s", "eta 1:06:40"]
+
+
+def _shown(report: TrainerReport, width: int) -> str:
+    """All that the bar has printed."""
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=width, color_system=None)
+    with ProgressView(console, bar=True) as view:
+        view.show(Snapshot(report=report, clock=StateClock(state=report.state, since=0.0)))
+    return screen.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_a_figure_is_shown_whole_or_not_at_all(width: int) -> None:
+    shown = _shown(TRAINING, width)
+    assert "Training" in shown
+    assert "120/1000" in shown
+    assert "…" not in shown
+    parts = fitting(TRAINING, width - 35).split("  ")
+    assert set(parts) <= set(FIGURES)
+    assert all(part in shown for part in parts)
+    if width == 140:
+        assert parts == FIGURES
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 140])
+def test_a_message_loses_whole_words_only(width: int) -> None:
+    shown = fitting(STOPPING, width - 35)
+    message, more, _ = shown.partition("…")
+    words = message.split("  ")[0].split()
+    assert words == WORDS.split()[: len(words)]
+    assert bool(more) == (width < 140)
+
+
+def test_before_the_first_step_there_are_no_steps_and_no_word_twice() -> None:
+    assert fitting(STARTING, 80) == "importing torch"
+    assert line_of(STARTING).split() == ["Starting", "importing", "torch"]
+    assert "0/" not in _shown(STARTING, 80)
+    assert "None" not in _shown(STARTING, 80)
