@@ -128,11 +128,11 @@ class Pod:
             names.ENV_REPLICA: str(self.replica),
             **self.environment,
         }
-        join = f"echo $$ > {self.cgroup}/cgroup.procs; " if self.cgroup else ""
-        joined = ["sh", "-c", f'{join}exec "$@"', "sh"]
+        join = f'echo $$ > {self.cgroup}/cgroup.procs; exec "$@"'
+        limited = ["sh", "-c", join, "sh"] if self.cgroup else []
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*joined, *(PID_1 if as_pid_1 else []), *self.command],
+                [*limited, *(PID_1 if as_pid_1 else []), *self.command],
                 env=environment,
                 stdout=log,
                 stderr=log,

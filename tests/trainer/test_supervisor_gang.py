@@ -133,6 +133,6 @@ def test_the_start_of_the_ranks_costs_a_fork_and_not_an_import(tmp_path: Path) -
         until(lambda: "libraries imported" in pod.log.read_text(), "the libraries")
         pod.intend()
         assert pod.wait() == ExitCode.FINISHED
-    lines = [line for line in pod.log.read_text().splitlines() if ": starting the ranks" in line]
+    lines = [line for line in pod.log.read_text().splitlines() if line.endswith("Starting: 1 rank")]
     assert len(lines) == 1
     assert "importing torch" not in pod.log.read_text()

@@ -246,8 +246,9 @@ def _errors_of(name: str) -> Iterator[None]:
     except ImportError as error:
         raise _data_error(
             "NoSuchProtocol",
-            f"{name} needs a package that the trainer image lacks "
-            f"({getattr(error, 'name', None) or 'see the log'}): use an image that has it",
+            f"{name} needs a package that this environment lacks "
+            f"({getattr(error, 'name', None) or 'see the log'}): install it; in a cluster use an "
+            "image that has it",
         ) from error
     except ValueError as error:
         raise _data_error(
