@@ -56,7 +56,21 @@ FULL_STATUS: dict[str, Any] = {
         "precision": "bf16",
         "parameters": 4096,
     },
-    "stability": {"skippedSteps": 1},
+    "stability": {
+        "skippedSteps": 1,
+        "clippedSteps": 2,
+        "rewinds": 1,
+        "rateScale": "0.5",
+        "healthyStep": 400,
+        "lastRemedy": {
+            "remedy": "Rewind",
+            "fault": "Divergence",
+            "step": 700,
+            "toStep": 400,
+            "message": "the loss has risen to 4.1 from its best level 3.2",
+            "time": "2026-01-01T00:00:00Z",
+        },
+    },
     "checkpoint": {
         "lastStep": 40,
         "lastTime": TIME,

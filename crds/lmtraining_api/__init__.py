@@ -14,6 +14,7 @@ from lmtraining_api.records import (
     JournalEntry,
     Peer,
     RankHealth,
+    RemedyReport,
     State,
     TrainerReport,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "Peer",
     "RankHealth",
     "Record",
+    "RemedyReport",
     "Rule",
     "SpecModel",
     "State",

@@ -176,10 +176,23 @@ REASON_HELP: dict[ConditionType, dict[str, Help]] = {
     },
     ConditionType.HEALTHY: {
         Healthy.UNKNOWN: Help("No report of this attempt yet."),
-        Healthy.STABLE: Help("Every recent step was finite.", "Nothing."),
+        Healthy.STABLE: Help("Every recent step was good.", "Nothing."),
         Healthy.SKIPPING: Help(
-            "Steps with a non-finite loss or gradient were skipped; the parameters are untouched.",
-            "If `stability.skippedSteps` grows, lower `optimizer.learningRate`.",
+            "Bad batches were skipped; the parameters are untouched. It ends after "
+            "`stability.healthySteps` good steps.",
+            "Look at `stability.lastRemedy`. If `stability.skippedSteps` grows, lower "
+            "`optimizer.learningRate`.",
+        ),
+        Healthy.REWINDING: Help(
+            "The run went back to a healthy checkpoint and round the data before the fault. It "
+            "ends after `stability.healthySteps` good steps.",
+            "Look at `stability.lastRemedy`. If it comes again, lower `optimizer.learningRate` or "
+            "look at the data.",
+        ),
+        Healthy.REPLICA_DIVERGENCE: Help(
+            "A rank's parameters were not those of the others; all went back to a healthy "
+            "checkpoint.",
+            "`stability.lastRemedy` names the rank: test its device and memory.",
         ),
     },
     ConditionType.CHECKPOINTED: {

@@ -154,6 +154,22 @@ class ExitRecord(Record):
     """Directory of the exported model, relative to the run directory."""
 
 
+class RemedyReport(StatusModel):
+    """What the guard did, and why."""
+
+    remedy: Word
+    """Skip, Rewind or Rerun."""
+    fault: Word
+    """What was found: NonFinite, LossSpike, Divergence and so on."""
+    step: int
+    """Steps done when it was found."""
+    to_step: int | None = None
+    """Of a rewind: the step of the healthy checkpoint that was loaded."""
+    message: Message = ""
+    """What was found, in numbers."""
+    time: AwareDatetime
+
+
 class TrainerReport(Record):
     """What the lead pod answers to GET /report. At most 64 KiB."""
 
@@ -197,7 +213,17 @@ class TrainerReport(Record):
     """Trainable parameters."""
 
     skipped_steps: int = 0
-    """Steps with a non-finite loss or gradient, over all attempts."""
+    """Bad batches that were skipped, over all attempts."""
+    clipped_steps: int = 0
+    """Steps whose gradient was clipped below gradientClipNorm, over all attempts."""
+    rewinds: int = 0
+    """Rewinds to a healthy checkpoint, over all attempts."""
+    rate_scale: float = 1.0
+    """What rewinds have made of the learning rate."""
+    is_stable: bool = True
+    """False from a remedy until as many good steps as make a checkpoint healthy."""
+    last_remedy: RemedyReport | None = None
+    """The newest thing that was done about a bad step."""
 
     time_seconds: dict[Word, float] = Field(default={}, max_length=32)
     """Seconds of this attempt by state, since the supervisor started; adds up to its wall time."""
@@ -212,6 +238,8 @@ class TrainerReport(Record):
 
     checkpoint: CheckpointReport | None = None
     """The newest intact checkpoint."""
+    healthy_step: int | None = None
+    """The step of the newest healthy one: where a rewind would go."""
     checkpoint_error: Message = ""
     """Why the newest save failed; empty when it did not."""
     export_path: PathInRun | None = None
@@ -233,7 +261,9 @@ class JournalEntry(Record):
         "Resolved",  # what an `auto` became
         "Loaded",  # a checkpoint was loaded
         "Rejected",  # a checkpoint was not loaded, and why
-        "Skipped",  # a bad step
+        "Skipped",  # a bad batch, and what was bad about it
+        "Rewound",  # to a healthy checkpoint, and past which data
+        "Rerun",  # a bad batch was computed again and came out otherwise
         "Saved",  # a checkpoint is intact
         "Stopped",  # told to stop, saved
         "Finished",  # the export is written

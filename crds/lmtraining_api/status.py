@@ -109,6 +109,8 @@ class Healthy(StrEnum):
     UNKNOWN = "Unknown"
     STABLE = "Stable"
     SKIPPING = "Skipping"
+    REWINDING = "Rewinding"
+    REPLICA_DIVERGENCE = "ReplicaDivergence"
 
 
 class Checkpointed(StrEnum):
@@ -188,11 +190,39 @@ class Metrics(StatusModel):
     """Trainable parameters."""
 
 
+class LastRemedy(StatusModel):
+    """The newest thing that was done about a bad step."""
+
+    remedy: Short
+    """Skip, Rewind or Rerun."""
+    fault: Short
+    """What was found: NonFinite, LossSpike, ZeroGradient, Divergence, ReplicaDivergence or
+    SilentCorruption."""
+    step: Count
+    """Steps done when it was found."""
+    to_step: Count | None = None
+    """Of a rewind: the step of the healthy checkpoint that was loaded."""
+    message: Message = ""
+    """What was found, in numbers."""
+    time: AwareDatetime
+    """When it was done."""
+
+
 class StabilityStatus(StatusModel):
     """Stability incidents so far."""
 
     skipped_steps: Count = 0
-    """Steps skipped because the loss or a gradient was not finite."""
+    """Bad batches that were skipped."""
+    clipped_steps: Count = 0
+    """Steps whose gradient was clipped below gradientClipNorm."""
+    rewinds: Count = 0
+    """Rewinds to a healthy checkpoint."""
+    rate_scale: Short = ""
+    """What rewinds have made of the learning rate, as a factor; empty while it is 1."""
+    healthy_step: Count | None = None
+    """The step of the newest healthy checkpoint: where a rewind would go."""
+    last_remedy: LastRemedy | None = None
+    """The newest thing that was done about a bad step."""
 
 
 class CheckpointStatus(StatusModel):

@@ -273,4 +273,17 @@ class Stability(SpecModel):
     """What to do when a step is bad."""
 
     skipped_steps_max: int = Field(default=10, ge=0, le=1_000_000)
-    """Steps with a non-finite loss or gradient that may be skipped before the job is Diverged."""
+    """Bad batches that may be skipped; after that, or after three among the last 16, the run is
+    rewound. Bad: a loss or gradient that is not finite, a gradient of zero, a loss spike."""
+    rewinds_max: int = Field(default=3, ge=0, le=1000)
+    """Rewinds to the newest healthy checkpoint before the job is Diverged. Each jumps over the data
+    that went before the fault; from the second on, the learning rate is halved and warmed up."""
+    loss_spike_deviations: float = Field(default=8.0, ge=3.0, le=1000.0)
+    """How many standard deviations (by median absolute deviation of the last 128 good steps) a loss
+    must rise above their median to be a spike."""
+    divergence_nats: float = Field(default=0.5, gt=0.0, le=100.0)
+    """How far the median loss of the last 32 steps may rise above the lowest it ever was."""
+    healthy_steps: int = Field(default=50, ge=1, le=1_000_000)
+    """Good steps that must follow a checkpoint before it counts as healthy."""
+    adaptive_clip: bool = True
+    """Also clip gradients whose norm is out of the usual for this run."""

@@ -5,17 +5,19 @@ not an import.
 """
 
 import json
+import math
 import multiprocessing
 import os
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
@@ -34,6 +36,18 @@ WORDS = ("the", "of", "by", "we", "they", "see", "hear", "find", "lose", "red", 
 
 
 @dataclass(frozen=True, kw_only=True)
+class Injection:
+    """What befalls one rank at the batch that begins at `position`."""
+
+    position: int
+    what: Literal["nan", "inf-gradient", "zero-gradient", "spike", "bit-flip"]
+    factor: float = 5.0
+    """Of a spike: what loss and gradients are multiplied by."""
+    times: int = 1 << 30
+    """How often the batch may be computed before the fault is gone."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Faults:
     """What goes wrong, and when. Ranks are keys, steps are values."""
 
@@ -43,6 +57,8 @@ class Faults:
     """The rank is killed when it reports that step."""
     poison: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     """The rank's loss and gradients are NaN for the batches that begin at these positions."""
+    inject: Mapping[int, tuple[Injection, ...]] = field(default_factory=dict)
+    """Other faults of the rank."""
 
 
 @dataclass
@@ -241,7 +257,9 @@ def _rank_process(job: JobFile, place: RankPlace, faults: Faults, pipe: Connecti
 
 
 def _outcome_of(job: JobFile, place: RankPlace, link: LocalLink) -> Outcome:
-    _poison(link.faults.poison.get(place.rank, ()))
+    faults = link.faults
+    poison = (Injection(position=at, what="nan") for at in faults.poison.get(place.rank, ()))
+    _inject((*poison, *faults.inject.get(place.rank, ())))
     try:
         # One thread: models this small gain nothing from a second, and on a busy machine the
         # barriers between two cost many times the work.
@@ -269,24 +287,50 @@ _forward_backward = lmtraining_trainer.loop.forward_backward
 _batch = BatchPlan.batch
 
 
-def _poison(positions: tuple[int, ...]) -> None:
-    """Make the loss and the gradients NaN for those batches."""
-    if not positions:
+def _inject(injections: tuple[Injection, ...]) -> None:
+    """Let the rank's batches go wrong as told."""
+    if not injections:
         return
-    seen: list[int] = []
+    position = -1
+    computed: Counter[int] = Counter()
 
-    def batch(self: Any, position: int) -> Any:
-        seen.append(position)
-        return _batch(self, position)
+    def batch(self: Any, at: int) -> Any:
+        nonlocal position
+        position = at
+        return _batch(self, at)
 
     def forward_backward(model: Any, batch: Any, autocast: Any) -> Measured:
         measured = _forward_backward(model, batch, autocast)
-        if seen[-1] not in positions:
-            return measured
-        for parameter in model.parameters():
-            parameter.grad.fill_(float("nan"))
-        nan = torch.tensor(float("nan"))
-        return Measured(loss=float("nan"), gradient_norm=nan)
+        computed[position] += 1
+        for injection in injections:
+            if injection.position == position and computed[position] <= injection.times:
+                measured = _damaged(model, measured, injection)
+        return measured
 
     BatchPlan.batch = batch  # type: ignore[method-assign]
     lmtraining_trainer.loop.forward_backward = forward_backward
+
+
+def _damaged(model: Any, measured: Measured, injection: Injection) -> Measured:
+    parameters = list(model.parameters())
+    loss, norm = measured.loss, measured.gradient_norm
+    match injection.what:
+        case "nan":
+            for parameter in parameters:
+                parameter.grad.fill_(math.nan)
+            return Measured(loss=math.nan, gradient_norm=norm * math.nan)
+        case "inf-gradient":
+            parameters[0].grad[0] = math.inf
+            return Measured(loss=loss, gradient_norm=norm * math.inf)
+        case "zero-gradient":
+            for parameter in parameters:
+                parameter.grad.zero_()
+            return Measured(loss=loss, gradient_norm=norm * 0.0)
+        case "spike":
+            for parameter in parameters:
+                parameter.grad.mul_(injection.factor)
+            return Measured(loss=loss * injection.factor, gradient_norm=norm * injection.factor)
+        case "bit-flip":
+            with torch.no_grad():
+                parameters[0].view(torch.int32)[0, 0] ^= 1 << 20
+            return measured

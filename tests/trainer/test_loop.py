@@ -36,8 +36,8 @@ def test_a_run_from_nothing_to_an_export(tmp_path: Path) -> None:
     assert outcome.end == "finished", outcome
     assert outcome.link.states == [
         "Starting", "Preparing", "Starting", "Loading", "Training", "Checkpointing", "Training",
-        "Evaluating", "Training", "Checkpointing", "Training", "Evaluating", "Training",
-        "Checkpointing", "Training", "Exporting", "Finished",
+        "Checkpointing", "Training", "Evaluating", "Training", "Checkpointing", "Training",
+        "Evaluating", "Training", "Checkpointing", "Training", "Exporting", "Finished",
     ]  # fmt: skip
     report = outcome.link.report
     assert set(report) <= set(TrainerReport.model_fields)
@@ -48,9 +48,12 @@ def test_a_run_from_nothing_to_an_export(tmp_path: Path) -> None:
     assert report["checkpoint"].step == 12
     assert report["export_path"] == "export"
     assert "resumed_from_step" not in report
-    assert checkpoint_names(job) == ["step-00000004", "step-00000008", "step-00000012"]
+    assert checkpoint_names(job) == [
+        f"step-{step:08d}"
+        for step in (0, 4, 8, 12)  # the first one is where a rewind could go
+    ]
     assert [entry["kind"] for entry in journal(tmp_path)] == [
-        "Started", "Saved", "Saved", "Saved", "Finished",
+        "Started", "Saved", "Saved", "Saved", "Saved", "Finished",
     ]  # fmt: skip
 
 
@@ -99,13 +102,15 @@ def test_p6_one_ranks_nan_is_every_ranks_skip(tmp_path: Path) -> None:
 
 
 def test_too_many_bad_steps_stop_the_run_with_numbers_and_advice(tmp_path: Path) -> None:
-    spec = tiny_spec(write_text(tmp_path / "text.jsonl"), stability={"skippedStepsMax": 2})
+    spec = tiny_spec(
+        write_text(tmp_path / "text.jsonl"), stability={"skippedStepsMax": 2, "rewindsMax": 0}
+    )
     outcome = run_alone(job_of(spec, tmp_path), faults=Faults(poison={0: (8, 24, 40)}))
-    assert (outcome.failure_class, outcome.reason) == (FailureClass.DIVERGED, "TooManyBadSteps")
+    assert (outcome.failure_class, outcome.reason) == (FailureClass.DIVERGED, "RemediesSpent")
     assert outcome.step == 3
-    for part in ("3 steps", "skippedStepsMax 2", "learningRate 0.003", "after step 3"):
+    for part in ("2 batches", "skippedStepsMax 2", "rewindsMax 0", "learningRate 0.003"):
         assert part in outcome.message
-    again = run_alone(job_of(spec, tmp_path), attempt=2)
+    again = run_alone(job_of(spec, tmp_path), attempt=2, faults=Faults(poison={0: (48,)}))
     assert again.failure_class is FailureClass.DIVERGED  # the count is the run's, not the attempt's
 
 

@@ -9,11 +9,11 @@ import pytest
 from lmtraining_api import FailureClass, JobFile, JournalEntry
 from lmtraining_trainer import files
 from lmtraining_trainer.errors import TrainerError
+from lmtraining_trainer.guard import Remedies
 from lmtraining_trainer.rank_link import RankPlace
 from lmtraining_trainer.run import Fence, Journal, Run, claim_run
 from lmtraining_trainer.run import fence as fence_module
 from lmtraining_trainer.run.progress_mark import ProgressMark
-from lmtraining_trainer.state import Skips
 
 pytestmark = pytest.mark.trainer
 
@@ -298,12 +298,12 @@ def entries(*kinds: tuple[str, dict[str, object]]) -> list[JournalEntry]:
 def test_skips_are_counted_once_and_anew_for_a_job_that_takes_over() -> None:
     started, skip = ("Started", {"taken_over": False}), ("Skipped", {"position": 8})
     other, taken = ("Skipped", {"position": 16}), ("Started", {"taken_over": True})
-    once = Skips.of_journal(entries(started, skip, started, skip, other))
-    assert (once.positions, once.of_this_job) == ({8, 16}, 2)
-    inherited = Skips.of_journal(entries(started, skip, taken, other))
-    assert (inherited.positions, inherited.of_this_job) == ({8, 16}, 1)
-    assert inherited.with_position(8) == inherited
-    assert inherited.with_position(24).of_this_job == 2
+    once = Remedies.of_journal(entries(started, skip, started, skip, other))
+    assert (once.positions, once.skips) == ({8, 16}, 2)
+    inherited = Remedies.of_journal(entries(started, skip, taken, other))
+    assert (inherited.positions, inherited.skips) == ({8, 16}, 1)
+    assert inherited.with_skip(8) == inherited
+    assert inherited.with_skip(24).skips == 2
 
 
 def test_a_failed_write_leaves_the_old_file(

@@ -144,9 +144,9 @@ class TestAWordThatOnlyANewerHalfKnows:
 
     def test_an_entry_of_the_journal_is_refused_since_its_effect_would_be_lost(self) -> None:
         with pytest.raises(ValidationError) as refused:
-            JournalEntry.model_validate(ENTRY | {"kind": "Rewound"})
+            JournalEntry.model_validate(ENTRY | {"kind": "Transmuted"})
         (sentence,) = explain_validation_error(refused.value)
-        assert sentence.startswith('kind is "Rewound": choose ')
+        assert sentence.startswith('kind is "Transmuted": choose ')
 
 
 class TestASpecInAJobFile:
@@ -232,6 +232,19 @@ def report_at_its_bounds() -> TrainerReport:
             "totalSteps": 10**8,
             "validationStep": 10**8,
             "skippedSteps": 10**8,
+            "clippedSteps": 10**8,
+            "rewinds": 1000,
+            "rateScale": 0.5**1000,
+            "isStable": False,
+            "healthyStep": 10**8,
+            "lastRemedy": {
+                "remedy": "ReplicaDivergence",
+                "fault": "ReplicaDivergence",
+                "step": 10**8,
+                "toStep": 10**8,
+                "message": "m" * 1024,
+                "time": "2026-01-01T00:00:00Z",
+            },
             "replayedSteps": 10**8,
             "resumedFromStep": 10**8,
             "tokens": 10**17,

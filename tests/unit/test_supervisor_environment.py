@@ -102,6 +102,7 @@ FULL = TrainerReport(
     tokens_per_second=123.0,
     parameters=9,
     load_seconds=0.5,
+    healthy_step=4,
     time_seconds={"Starting": 1.0, "Training": 2.0},
     checkpoint=CheckpointReport(step=5, path="c", time=NOW, size_bytes=3, sha256="a"),
     ranks=[RankHealth(rank=0, heartbeat_age_seconds=0.1)],

@@ -17,11 +17,12 @@ from lmtraining_trainer.errors import Preempted, TrainerError
 from lmtraining_trainer.export import write_export
 from lmtraining_trainer.gang import Gang
 from lmtraining_trainer.heartbeat import while_alive
-from lmtraining_trainer.loop import Trainer, train
+from lmtraining_trainer.loop import train
 from lmtraining_trainer.model import parameter_count
 from lmtraining_trainer.rank_link import RankLink, RankPlace
 from lmtraining_trainer.run import Run, claim_run
 from lmtraining_trainer.startup import build_trainer, prepare_data
+from lmtraining_trainer.trainer import Trainer
 from lmtraining_trainer.voice import Voice
 
 
@@ -94,7 +95,7 @@ def _export(trainer: Trainer) -> dict[str, Any]:
             "unigram_loss": data.unigram_loss,
             "precision": trainer.precision,
             "parameters": parameter_count(trainer.state.model),
-            "skipped_steps": trainer.skips.of_this_job,
+            **trainer.remedies_taken,
             "tokens_per_second": trainer.tokens_per_second(trainer.speed.mean_step_seconds),
             "export_path": path.name,
             "eta_seconds": 0.0,

@@ -1,7 +1,8 @@
 """Going on where an earlier attempt stopped: a checkpoint and the journal, and nothing else.
 
 Promise: all ranks load the one checkpoint that the lead chose, or none; the report says which, how
-long it took, and how many steps are done again.
+long it took, and how many steps are done again. A rewind is this too: once it is in the journal,
+what is newer than its target is passed over.
 Trap avoided: ranks that look for the newest checkpoint each for themselves may find different ones.
 """
 
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from lmtraining_api import CheckpointReport
-from lmtraining_trainer.checkpoint import Chosen, choose, restore_state, tidy
+from lmtraining_trainer.checkpoint import Chosen, choose, layout, restore_state, tidy
+from lmtraining_trainer.guard import Remedies
 from lmtraining_trainer.run import Run
 from lmtraining_trainer.run.directory import storage_errors
 from lmtraining_trainer.saving import Saver
-from lmtraining_trainer.state import Skips, TrainState
+from lmtraining_trainer.state import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +29,8 @@ class Resumed:
     """The step of the loaded checkpoint; 0 at the very beginning."""
     highest_step: int
     """The furthest that an earlier attempt came, as far as is known."""
-    skips: Skips
-    """What the journal says was skipped."""
+    remedies: Remedies
+    """What the journal says was done about bad steps."""
 
     def replayed(self, step: int) -> int:
         """How many of the steps up to `step` an earlier attempt had done and this one did again."""
@@ -57,11 +59,12 @@ def resume(state: TrainState, saver: Saver, seed: int) -> Resumed:
                 alive=voice.alive,
             )
         saver.saved_step = gang.step = chosen.step
+        saver.unproven = set(found["unproven"])
         voice.say("Loading", **_report_fields(chosen, state, time.perf_counter() - started))
-    skips = Skips(positions=frozenset(found["skipped_positions"]), of_this_job=found["skipped"])
+    remedies = Remedies.of_json(found["remedies"])
     for position in state.counters.skipped_positions:  # the journal may have been on a full disk
-        skips = skips.with_position(position)
-    return Resumed(step=state.counters.step, highest_step=found["highest_step"], skips=skips)
+        remedies = remedies.with_skip(position)
+    return Resumed(step=state.counters.step, highest_step=found["highest_step"], remedies=remedies)
 
 
 def _found(run: Run, saver: Saver) -> dict[str, Any]:
@@ -71,12 +74,12 @@ def _found(run: Run, saver: Saver) -> dict[str, Any]:
         if chosen is not None:
             _journal_loaded(run, chosen, saver.gang.world_size)
         tidy(run, saver.keep_last)
-    skips = Skips.of_journal(run.journal.entries)
+    intact = filter(layout.is_marked_intact, layout.newest_first(run.checkpoints))
     return {
         "chosen": None if chosen is None else chosen.json(),
         "highest_step": max(run.mark.highest, *(entry.step for entry in run.journal.entries)),
-        "skipped_positions": sorted(skips.positions),
-        "skipped": skips.of_this_job,
+        "unproven": [layout.step_of(path) for path in intact if not layout.is_marked_healthy(path)],
+        "remedies": Remedies.of_journal(run.journal.entries).json(),
     }
 
 

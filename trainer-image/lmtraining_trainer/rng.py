@@ -60,6 +60,19 @@ def preserved() -> Iterator[None]:
         restore(before)
 
 
+def drawn_from() -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Where the generators stand that a forward pass draws from; cheap enough for every step."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state() if _uses_cuda() else None
+
+
+def draw_again_from(before: tuple[torch.Tensor, torch.Tensor | None]) -> None:
+    """Put those generators back."""
+    cpu, cuda = before
+    torch.set_rng_state(cpu)
+    if cuda is not None:
+        torch.cuda.set_rng_state(cuda)
+
+
 def _uses_cuda() -> bool:
     """A rank that trains on the CPU must not wake a device that is there."""
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]

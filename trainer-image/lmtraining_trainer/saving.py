@@ -6,7 +6,7 @@ Trap avoided: the ranks that do not write wait for the one that does on the stor
 in a collective that a slow disk would break.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lmtraining_api import FailureClass, State
@@ -31,8 +31,12 @@ class Saver:
     identity: dict[str, Any]
     """Model, tokenizer and world size, for the manifest."""
     keep_last: int
+    healthy_steps: int
+    """Good steps that must follow a checkpoint before it counts as healthy."""
     saved_step: int | None = None
     """The step of the newest checkpoint."""
+    unproven: set[int] = field(default_factory=set)
+    """Steps of the checkpoints that are intact and not yet healthy, on the lead."""
 
     def save(self, why: State, trained: TrainState) -> None:
         """Save after a finished step, unless it is saved already.
@@ -51,16 +55,45 @@ class Saver:
             raise TrainerError(
                 FailureClass.STORAGE, "CheckpointFailed", f"stopped, but {error}", step=step
             )
-        if not error:
-            self.saved_step = step
+        if error:
+            return
+        self.saved_step = step
+        self.unproven.add(step)
+        if step == 0:  # nothing can be wrong with weights that nothing has changed
+            self._mark_healthy({0})
 
-    def note_skip(self, step: int, position: int, *, loss: float | None) -> None:
-        """Journal a skipped batch before the run goes on. A full disk is no reason to stop: the
-        batch would be found bad again."""
+    def promote(self, trained: TrainState) -> None:
+        """Mark the checkpoints healthy that enough good steps have followed."""
+        if trained.counters.window.good_steps >= self.healthy_steps:
+            latest = trained.counters.step - self.healthy_steps
+            self._mark_healthy({step for step in self.unproven if step <= latest})
+
+    def _mark_healthy(self, steps: set[int]) -> None:
+        """On the lead. Storage that fails costs the mark and nothing else."""
+        if self.run is None or not steps:
+            return
+        self.unproven -= steps
+        try:
+            for step in sorted(steps):
+                directory = self.run.checkpoints / layout.directory_name(step)
+                if layout.is_marked_intact(directory):
+                    self.run.fence.check()
+                    layout.mark_healthy(directory)
+        except OSError as error:
+            self.voice.say(
+                "Training", checkpoint_error=_sentence("the healthy mark", max(steps), error)
+            )
+            return
+        self.voice.say("Training", healthy_step=max(steps))
+
+    def note(self, kind: str, step: int, **detail: str | float | None) -> None:
+        """Journal a remedy before the run goes on. A full disk is no reason to stop: the batch
+        would
+        be found bad again."""
         if self.run is None:
             return
         try:
-            self.run.journal.append("Skipped", step, position=position, loss=loss)
+            self.run.journal.append(kind, step, **detail)
         except OSError as error:
             self.voice.say("Training", checkpoint_error=_sentence("the journal", step, error))
 

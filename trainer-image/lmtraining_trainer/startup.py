@@ -23,7 +23,6 @@ from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.evaluation import ValidationPlan
 from lmtraining_trainer.files import json_bytes, sha256_of
 from lmtraining_trainer.gang import Gang
-from lmtraining_trainer.loop import Trainer
 from lmtraining_trainer.loss import ModelLoss
 from lmtraining_trainer.model import build_model, fingerprint, parameter_count, shape_of
 from lmtraining_trainer.optimizer import build_optimizer
@@ -34,6 +33,7 @@ from lmtraining_trainer.run import Run
 from lmtraining_trainer.run.directory import storage_errors
 from lmtraining_trainer.saving import Saver
 from lmtraining_trainer.state import TrainState
+from lmtraining_trainer.trainer import Trainer
 from lmtraining_trainer.voice import Voice
 
 
@@ -113,6 +113,7 @@ def build_trainer(
         run=run,
         identity=identity_of(spec, data, gang.world_size),
         keep_last=spec.checkpoint.keep_last,
+        healthy_steps=spec.stability.healthy_steps,
     )
     resumed = resume(state, saver, spec.training.seed)
     trainer = Trainer(
@@ -128,7 +129,7 @@ def build_trainer(
         plan=plan,
         validation=ValidationPlan.of(spec, data),
         resumed=resumed,
-        skips=resumed.skips,
+        remedies=resumed.remedies,
         saver=saver,
     )
     voice.say("Training", **_start_fields(trainer))
@@ -217,5 +218,5 @@ def _start_fields(trainer: Trainer) -> dict[str, Any]:
         "precision": trainer.precision,
         "parameters": parameter_count(trainer.state.model),
         "unigram_loss": trainer.plan.data.unigram_loss,
-        "skipped_steps": trainer.skips.of_this_job,
+        **trainer.remedies_taken,
     }

@@ -6,19 +6,18 @@ Trap avoided: state that lives in a loader, a scheduler or a callback is state t
 forgets.
 """
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from lmtraining_api import JournalEntry
+from lmtraining_trainer.guard import Window
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counters:
-    """The scalars of a run, after its newest step."""
+    """All of a run that is no tensor, after its newest step."""
 
     step: int = 0
     """Optimizer steps done."""
@@ -32,6 +31,10 @@ class Counters:
     """Loss of the newest step, nats per token."""
     validation_loss: float | None = None
     validation_step: int | None = None
+    clipped_steps: int = 0
+    """Steps whose gradient was clipped harder than gradientClipNorm says."""
+    window: Window = field(default_factory=Window)
+    """What the guard remembers."""
 
     def json(self) -> dict[str, Any]:
         """As JSON keeps it."""
@@ -40,23 +43,32 @@ class Counters:
     @classmethod
     def of_json(cls, value: dict[str, Any]) -> "Counters":
         """From JSON; fields of a newer version are ignored. Raises TypeError or KeyError."""
-        known = {field.name: value[field.name] for field in fields(cls) if field.name in value}
-        return cls(**known | {"skipped_positions": tuple(value["skipped_positions"])})
+        known = {one.name: value[one.name] for one in fields(cls) if one.name in value}
+        parsed = {
+            "skipped_positions": tuple(value["skipped_positions"]),
+            "window": Window.of_json(value.get("window", {})),
+        }
+        return cls(**known | parsed)
 
-    def accepted(self, *, tokens: int, sequences: int, loss: float) -> "Counters":
+    def accepted(
+        self, *, tokens: int, sequences: int, loss: float, window: Window, clipped: bool
+    ) -> "Counters":
         """After one more optimizer step."""
         return replace(
             self,
+            window=window,
+            clipped_steps=self.clipped_steps + clipped,
             step=self.step + 1,
             tokens=self.tokens + tokens,
             position=self.position + sequences,
             loss=loss,
         )
 
-    def skipped(self, *, sequences: int) -> "Counters":
+    def skipped(self, *, sequences: int, window: Window) -> "Counters":
         """After a batch that changed nothing else (P6)."""
         return replace(
             self,
+            window=window,
             position=self.position + sequences,
             skipped_positions=(*self.skipped_positions, self.position),
         )
@@ -90,7 +102,9 @@ class TrainState:
     def load_tensors(
         self, model: dict[str, torch.Tensor], optimizer: dict[str, torch.Tensor]
     ) -> None:
-        """Take over what the two methods above gave. Raises KeyError where a weight is missing."""
+        """Take over what the two methods above gave, and forget what was there before. Raises
+        KeyError where a weight is missing."""
+        self.optimizer.state.clear()
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(model[name])
@@ -105,31 +119,3 @@ class TrainState:
                     key: value.to(parameter.device)
                     for key, value in state[name].items()
                 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Skips:
-    """The batches that the journal says were skipped."""
-
-    positions: frozenset[int] = frozenset()
-    """They stay skipped when a resume comes to them again, or it would not be bit for bit (P7)."""
-    of_this_job: int = 0
-    """How many of them count against stability.skippedStepsMax."""
-
-    @classmethod
-    def of_journal(cls, entries: Iterable[JournalEntry]) -> "Skips":
-        """Replay the journal; a job that takes over a run starts with a budget of its own."""
-        positions: set[int] = set()
-        inherited: set[int] = set()
-        for entry in entries:
-            if entry.kind == "Skipped":
-                positions.add(int(entry.detail.get("position") or 0))
-            if entry.kind == "Started" and entry.detail.get("taken_over"):
-                inherited = set(positions)
-        return cls(positions=frozenset(positions), of_this_job=len(positions - inherited))
-
-    def with_position(self, position: int) -> "Skips":
-        """After a skip at `position`; the same one twice counts once."""
-        if position in self.positions:
-            return self
-        return Skips(positions=self.positions | {position}, of_this_job=self.of_this_job + 1)

@@ -179,13 +179,23 @@ def healthy(situation: Situation) -> Verdict | None:
     report = situation.report
     if report is None or report.first_step_time is None:
         return None
-    if report.loss_is_finite:
+    if report.is_stable and report.loss_is_finite:
         return Verdict("True", Healthy.STABLE)
+    done, limits = report.last_remedy, situation.spec.stability
+    if done is None or done.remedy != "Rewind":
+        found = done.message if done else "the loss or a gradient was not finite"
+        return Verdict(
+            "False",
+            Healthy.SKIPPING,
+            f"{found}: the batch is skipped; {report.skipped_steps} were so far, at most "
+            f"{limits.skipped_steps_max} may be (stability.skippedStepsMax)",
+        )
+    diverged = done.fault == Healthy.REPLICA_DIVERGENCE
     return Verdict(
         "False",
-        Healthy.SKIPPING,
-        f"the loss or a gradient was not finite: the step is skipped; at most "
-        f"{situation.spec.stability.skipped_steps_max} may be (stability.skippedStepsMax)",
+        Healthy.REPLICA_DIVERGENCE if diverged else Healthy.REWINDING,
+        f"{done.message}: rewound from step {done.step} to step {done.to_step}; rewind "
+        f"{report.rewinds} of at most {limits.rewinds_max} (stability.rewindsMax)",
     )
 
 

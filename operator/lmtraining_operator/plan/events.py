@@ -1,9 +1,9 @@
 """What happened, for `kubectl describe`: one event per transition and attempt.
 
-Promise: only transitions make events, so their number is bounded by the number of attempts.
-The reasons, and nothing else: NotAccepted, AttemptStarted, TrainingStarted, AttemptFailed,
-Suspended, Completed, Failed, Diverged, Stalled, and the reasons of Scheduled that a person must act
-on.
+Promise: only transitions make events, so their number is bounded by the number of attempts. The
+reasons, and nothing else: NotAccepted, AttemptStarted, TrainingStarted, AttemptFailed, Suspended,
+Completed, Failed, Diverged, Stalled, Skip, Rewind, Rerun, and the reasons of Scheduled that a
+person must act on.
 """
 
 from lmtraining_api.status import (
@@ -49,6 +49,7 @@ def transitions(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> list[Publ
         _attempt_started(old, new),
         _obstacle(old, new),
         _stalled(old, new),
+        _remedied(old, new),
         _summary(old, new),
     ]
     return [event for event in events if event is not None]
@@ -96,6 +97,14 @@ def _stalled(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> PublishEvent
     if condition is None or condition.reason != Progressing.STALLED:
         return None
     return _warning("Stalled", condition.message, new)
+
+
+def _remedied(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> PublishEvent | None:
+    done = new.stability.last_remedy
+    if done is None or done == old.stability.last_remedy:
+        return None
+    where = "" if done.to_step is None else f", back to step {done.to_step}"
+    return _warning(done.remedy, f"{done.fault} at step {done.step}{where}: {done.message}", new)
 
 
 def _summary(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> PublishEvent | None:

@@ -12,6 +12,7 @@ from lmtraining_api.records import CheckpointReport, ExitRecord, TrainerReport
 from lmtraining_api.status import (
     CheckpointStatus,
     LastRecovery,
+    LastRemedy,
     LMTrainingJobStatus,
     Metrics,
     Progress,
@@ -35,7 +36,7 @@ def with_report(situation: Situation) -> LMTrainingJobStatus:
         changes |= {
             "progress": _progress(report),
             "metrics": _metrics(report),
-            "stability": StabilityStatus(skipped_steps=figures.count(report.skipped_steps)),
+            "stability": _stability(report),
             "last_recovery": _recovery(situation, report) or status.last_recovery,
         }
     if report.export_path:
@@ -132,6 +133,18 @@ def _metrics(report: TrainerReport) -> Metrics:
         tokens_per_second=figures.number(report.tokens_per_second, digits=0),
         precision=report.precision or "",
         parameters=figures.count(report.parameters or 0),
+    )
+
+
+def _stability(report: TrainerReport) -> StabilityStatus:
+    done = report.last_remedy
+    return StabilityStatus(
+        skipped_steps=figures.count(report.skipped_steps),
+        clipped_steps=figures.count(report.clipped_steps),
+        rewinds=figures.count(report.rewinds),
+        rate_scale="" if report.rate_scale == 1.0 else figures.number(report.rate_scale),
+        healthy_step=report.healthy_step,
+        last_remedy=None if done is None else LastRemedy.model_validate(done.model_dump()),
     )
 
 

@@ -1,7 +1,7 @@
 """What a checkpoint directory holds, and how it is named.
 
 Promise: `step-00000200` with a manifest is one that was written completely; `intact.json` says that
-its bytes were read back and agree.
+its bytes were read back and agree, `healthy.json` that good steps followed it.
 Trap avoided: retention or loading by name alone counts directories that hold nothing usable.
 """
 
@@ -14,6 +14,7 @@ from lmtraining_trainer.files import read_json, sha256_of, write_json
 
 MANIFEST = "manifest.json"
 INTACT = "intact.json"
+HEALTHY = "healthy.json"
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 COUNTERS = "counters.json"
@@ -68,13 +69,27 @@ def is_marked(directory: Path) -> bool:
 
 def is_marked_intact(directory: Path) -> bool:
     """Whether the hashes of this very manifest were once read back. Raises OSError."""
-    mark = read_json(directory / INTACT)
-    try:
-        return mark is not None and mark.get("manifest_sha256") == manifest_sha256(directory)
-    except FileNotFoundError:
-        return False
+    return _is_marked(directory, INTACT)
+
+
+def is_marked_healthy(directory: Path) -> bool:
+    """Whether good steps followed this very checkpoint. Raises OSError."""
+    return _is_marked(directory, HEALTHY)
 
 
 def mark_intact(directory: Path, manifest_sha256: str) -> None:
     """Say that the bytes on disk agree with the manifest. Raises OSError."""
     write_json(directory / INTACT, {"manifest_sha256": manifest_sha256})
+
+
+def mark_healthy(directory: Path) -> None:
+    """Say that training went on well from here. Raises OSError."""
+    write_json(directory / HEALTHY, {"manifest_sha256": manifest_sha256(directory)})
+
+
+def _is_marked(directory: Path, name: str) -> bool:
+    mark = read_json(directory / name)
+    try:
+        return mark is not None and mark.get("manifest_sha256") == manifest_sha256(directory)
+    except FileNotFoundError:
+        return False

@@ -2,8 +2,8 @@
 
 Promise: nothing is loaded whose hashes were not verified just now, on every rank that reads it; a
 broken checkpoint is passed over in favour of the one before it, moved aside, and the journal says
-why (P8). A checkpoint of another model is an error with both shapes in it, not a fresh start; so is
-a run whose checkpoints are all gone (P3).
+why (P8); so is one that a rewind has abandoned. A checkpoint of another model is an error with both
+shapes in it, not a fresh start; so is a run whose checkpoints are all gone (P3).
 Trap avoided: storage that does not answer proves nothing about a checkpoint; it is an error to try
 again after, and nothing is moved. And a broken checkpoint that keeps its name counts as one that
 was kept, and stands in the way of the good one that will be written at the same step.
@@ -56,7 +56,11 @@ def choose(run: Run, identity: dict[str, Any], alive: Callable[[], None]) -> Cho
     """
     for directory in layout.newest_first(run.checkpoints):
         manifest = layout.manifest_of(directory) or {}
-        why = _manifest_fault(directory, manifest) or _fault_of(directory, manifest, alive)
+        why = (
+            _manifest_fault(directory, manifest)
+            or _abandoned(run, manifest)
+            or _fault_of(directory, manifest, alive)
+        )
         if why is not None:
             _reject(run, directory, why)
             continue
@@ -131,6 +135,16 @@ def _manifest_fault(directory: Path, manifest: dict[str, Any]) -> str | None:
         return f"its manifest has no {min(missing)}"
     if layout.is_marked(directory) and not layout.is_marked_intact(directory):
         return "its manifest is not the one that was marked intact"
+    return None
+
+
+def _abandoned(run: Run, manifest: dict[str, Any]) -> str | None:
+    """Which rewind has gone back behind this checkpoint, or None."""
+    rewinds = [entry for entry in run.journal.entries if entry.kind == "Rewound"]
+    for rewind in rewinds[int(manifest.get("lineage", 0)) :]:
+        to_step = int(rewind.detail["to_step"] or 0)
+        if manifest["step"] > to_step:
+            return f"abandoned by the rewind from step {rewind.step} to step {to_step}"
     return None
 
 

@@ -103,6 +103,7 @@ def _manifest(run: Run, snapshot: Snapshot, entries: dict[str, layout.FileEntry]
             "job_uid": run.job_uid,
             "attempt": run.fence.attempt,
             "round": run.fence.round,
+            "lineage": len(run.journal.details("Rewound")),
             "time": datetime.now(UTC).isoformat(),
             **snapshot.identity,
             "files": {

@@ -1,0 +1,280 @@
+"""The guard: what it finds, what it does about it, what it leaves alone."""
+
+import json
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+
+from lmtraining_api import JournalEntry
+from lmtraining_api.training import Stability
+from lmtraining_trainer.guard import Fault, Observation, Remedies, Remedy, Window, judge
+from lmtraining_trainer.guard.detectors import clip_norm, divergence, loss_spike
+from lmtraining_trainer.guard.policy import Judgement
+
+LIMITS = Stability()
+SEQUENCES = 8
+NOTHING_DONE = Remedies()
+
+
+def seen(step: int, loss: float, *, norm: float = 0.5) -> Observation:
+    return Observation(
+        step=step,
+        position=step * SEQUENCES,
+        loss=loss,
+        gradient_norm=norm,
+        is_finite=math.isfinite(loss) and math.isfinite(norm),
+    )
+
+
+def judged(
+    window: Window,
+    observation: Observation,
+    *,
+    limits: Stability = LIMITS,
+    remedies: Remedies = NOTHING_DONE,
+) -> Judgement:
+    return judge(window, observation, limits=limits, fixed_clip_norm=1.0, remedies=remedies)
+
+
+def quiet(steps: int = 64, loss: float = 3.0) -> Window:
+    """A window after steps whose loss wavers by a hundredth."""
+    window = Window()
+    for step in range(steps):
+        window = window.with_good(
+            position=step * SEQUENCES, loss=loss + 0.01 * (-1) ** step, gradient_norm=0.5
+        )
+    return window
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", ["loss", "norm"])
+def test_p6_what_is_not_finite_is_skipped_and_forgotten(bad: float, where: str) -> None:
+    before = quiet()
+    observation = seen(64, bad) if where == "loss" else seen(64, 3.0, norm=bad)
+    judgement = judged(before, observation)
+    assert judgement.remedy is Remedy.SKIP
+    assert judgement.finding and judgement.finding.fault is Fault.NON_FINITE
+    after = judgement.window
+    assert (after.losses, after.norm_mean, after.norm_variance) == (
+        before.losses, before.norm_mean, before.norm_variance,
+    )  # fmt: skip
+    assert judged(after, seen(65, 3.0)).remedy is Remedy.ACCEPT  # one NaN blinds and alarms nothing
+    assert judged(after, seen(65, 15.0)).remedy is Remedy.SKIP
+
+
+@pytest.mark.parametrize("factor", [2.0, 5.0, 50.0])
+def test_a_loss_spike_is_skipped_and_does_not_raise_its_own_threshold(factor: float) -> None:
+    window = quiet()
+    judgement = judged(window, seen(64, 3.0 * factor))
+    assert judgement.remedy is Remedy.SKIP
+    assert judgement.finding and judgement.finding.fault is Fault.LOSS_SPIKE
+    assert f"{3.0 * factor:.3f}" in judgement.finding.message
+    assert judgement.window.losses == window.losses
+
+
+def test_a_quiet_loss_may_waver_a_little() -> None:
+    assert judged(quiet(), seen(64, 3.45)).remedy is Remedy.ACCEPT
+
+
+def test_a_fall_of_the_loss_is_no_fault() -> None:
+    assert judged(quiet(), seen(64, 0.5)).remedy is Remedy.ACCEPT
+
+
+def test_a_gradient_of_zero_is_skipped() -> None:
+    judgement = judged(quiet(), seen(64, 3.0, norm=0.0))
+    assert judgement.finding and judgement.finding.fault is Fault.ZERO_GRADIENT
+
+
+def test_three_bad_batches_among_sixteen_are_rewound_round() -> None:
+    window = quiet()
+    for step in (64, 68):
+        judgement = judged(window, seen(step, math.nan))
+        assert judgement.remedy is Remedy.SKIP
+        window = judgement.window
+        for between in range(step + 1, step + 4):
+            window = judged(window, seen(between, 3.0)).window
+    judgement = judged(window, seen(72, math.nan))
+    assert judgement.remedy is Remedy.REWIND
+    assert judgement.window.bad_positions == (64 * 8, 68 * 8, 72 * 8)
+
+
+def test_bad_batches_far_apart_are_skipped_one_by_one() -> None:
+    window = quiet()
+    for step in range(64, 64 + 200, 20):
+        judgement = judged(window, seen(step, math.nan))
+        assert judgement.remedy is Remedy.SKIP
+        window = judgement.window
+        for between in range(step + 1, step + 20):
+            window = judged(window, seen(between, 3.0)).window
+
+
+def test_a_slow_rise_is_divergence() -> None:
+    window, remedies = quiet(), []
+    for step in range(64, 400):
+        judgement = judged(window, seen(step, 3.0 + 0.005 * (step - 64)))
+        remedies.append(judgement.remedy)
+        if judgement.remedy is not Remedy.ACCEPT:
+            break
+        window = judgement.window
+    assert judgement.remedy is Remedy.REWIND
+    assert judgement.finding and judgement.finding.fault is Fault.DIVERGENCE
+    assert "divergenceNats 0.5" in judgement.finding.message
+    assert len(remedies) < 0.5 / 0.005 + 32  # half a nat, and half the window
+
+
+def test_the_budget_ends_the_remedies() -> None:
+    limits = Stability(rewinds_max=1, skipped_steps_max=1)
+    spent_skips = Remedies(skips=1)
+    assert judged(quiet(), seen(64, math.nan), limits=limits, remedies=spent_skips).remedy is (
+        Remedy.REWIND
+    )
+    spent = Remedies(skips=1, rewinds=1)
+    assert judged(quiet(), seen(64, math.nan), limits=limits, remedies=spent).remedy is Remedy.STOP
+
+
+def test_p7_a_batch_that_the_journal_knows_is_skipped_without_a_charge() -> None:
+    known = Remedies(positions=frozenset({64 * 8}), skips=10)
+    judgement = judged(quiet(), seen(64, 3.0), remedies=known)
+    assert judgement.remedy is Remedy.SKIP
+    assert judgement.finding and judgement.finding.fault is Fault.KNOWN_BAD
+    assert judgement.window == judged(quiet(), seen(64, math.nan)).window
+
+
+def test_adaptive_clipping_follows_the_norm_and_its_own_result() -> None:
+    window = quiet()
+    usual = clip_norm(window, LIMITS, 1.0)
+    assert 0.5 < usual < 0.7
+    assert clip_norm(window, Stability(adaptive_clip=False), 1.0) == 1.0
+    assert clip_norm(quiet(10), LIMITS, 1.0) == 1.0
+    after = judged(window, seen(64, 3.0, norm=500.0)).window
+    assert clip_norm(after, LIMITS, 1.0) < 1.1 * usual  # a burst does not open the gate
+
+
+def test_p7_the_window_comes_back_from_json_to_the_last_bit() -> None:
+    window = judged(quiet(200, loss=math.pi), seen(200, math.nan)).window
+    assert Window.of_json(json.loads(json.dumps(window.json()))) == window
+    newer = window.json() | {"field_of_a_newer_version": 1}
+    assert Window.of_json(newer) == window
+
+
+def test_the_window_is_bounded() -> None:
+    window = quiet(1000)
+    for step in range(1000, 1100):
+        window = window.with_bad(step * SEQUENCES)
+    assert (len(window.losses), len(window.positions), len(window.bad_positions)) == (128, 16, 16)
+
+
+def rewound(
+    *, to_step: int, start: int, end: int, rate_scale: float
+) -> tuple[str, dict[str, object]]:
+    return "Rewound", {
+        "to_step": to_step,
+        "from_position": start,
+        "to_position": end,
+        "rate_scale": rate_scale,
+        "rewarm_steps": 100,
+    }
+
+
+def journal(*kinds: tuple[str, dict[str, object]]) -> list[JournalEntry]:
+    return [
+        JournalEntry.model_validate(
+            {
+                "sequence": number,
+                "time": "2026-01-01T00:00:00Z",
+                "attempt": 1,
+                "round": 1,
+                "kind": kind,
+                "step": 0,
+                "detail": detail,
+            }
+        )
+        for number, (kind, detail) in enumerate(kinds)
+    ]
+
+
+def test_the_journal_is_the_whole_of_the_remedies() -> None:
+    first = rewound(to_step=100, start=880, end=960, rate_scale=1.0)
+    second = rewound(to_step=100, start=960, end=1000, rate_scale=0.5)
+    done = Remedies.of_journal(journal(("Skipped", {"position": 8}), first, second))
+    assert (done.skips, done.rewinds, done.lineage) == (1, 2, 2)
+    assert Remedies.of_json(json.loads(json.dumps(done.json()))) == done
+    assert [done.position_from(position) for position in (872, 880, 959, 1000)] == [
+        872, 1000, 1000, 1000,
+    ]  # fmt: skip
+    assert done.rate_factor(99) == 0.5
+    assert done.rate_factor(100) == pytest.approx(0.005)
+    assert done.rate_factor(199) == done.rate_factor(10_000) == 0.5
+    heir = Remedies.of_journal(journal(first, ("Started", {"taken_over": True})))
+    assert (heir.rewinds, heir.lineage, heir.windows) == (0, 1, ((880, 960),))
+
+
+def test_the_first_rewind_blames_the_data_and_the_next_the_rate() -> None:
+    none, one = Remedies(), Remedies(rewinds=1)
+    assert (none.next_rate_scale, one.next_rate_scale) == (1.0, 0.5)
+    assert replace(one, rate_scale=0.5).next_rate_scale == 0.25
+
+
+Trace = Callable[[random.Random], Iterator[float]]
+
+
+def falling(step: int) -> float:
+    """A loss curve as of a language model: a power law above a floor."""
+    return 2.5 + 6.0 * (1 + step / 20) ** -0.5
+
+
+def normal(noise: random.Random) -> Iterator[float]:
+    for step in range(10**9):
+        yield falling(step) + noise.gauss(0, 0.05)
+
+
+def heavy_tails(noise: random.Random) -> Iterator[float]:
+    """Noise of Student's t with 8 degrees of freedom."""
+    for step in range(10**9):
+        chi = noise.gammavariate(4.0, 2.0)
+        yield falling(step) + 0.05 * noise.gauss(0, 1) / math.sqrt(chi / 8)
+
+
+def drifting_data(noise: random.Random) -> Iterator[float]:
+    """Neighbouring batches are of neighbouring documents: the noise remembers."""
+    state = 0.0
+    for step in range(10**9):
+        state = 0.9 * state + noise.gauss(0, 0.03)
+        yield falling(step) + state + noise.gauss(0, 0.03)
+
+
+def two_sources(noise: random.Random) -> Iterator[float]:
+    """A mixture whose batches are now of one source, now of another half a nat harder."""
+    for step in range(10**9):
+        yield falling(step) + 0.5 * (noise.random() < 0.3) + noise.gauss(0, 0.05)
+
+
+def noisier_with_time(noise: random.Random) -> Iterator[float]:
+    for step in range(10**9):
+        yield falling(step) + noise.gauss(0, 0.02 + 0.05 * min(1.0, step / 5000))
+
+
+@pytest.mark.parametrize(
+    "trace", [normal, heavy_tails, drifting_data, two_sources, noisier_with_time]
+)
+def test_healthy_training_is_left_alone(trace: Trace) -> None:
+    """At most one remedy in 100,000 healthy steps over all five traces; here 20,000 of each."""
+    noise = random.Random(20_261_123)
+    window, alarms = Window(), []
+    for step, loss in enumerate(islice(trace(noise), 20_000)):
+        norm = 0.4 * math.exp(noise.gauss(0, 0.3))
+        judgement = judged(window, seen(step, loss, norm=norm))
+        window = judgement.window
+        if judgement.remedy is not Remedy.ACCEPT:
+            alarms.append((step, judgement.finding))
+    assert alarms == []
+
+
+def test_detectors_say_nothing_before_they_know_enough() -> None:
+    young = quiet(15)
+    assert loss_spike(young, seen(15, 100.0), LIMITS) is None
+    assert divergence(quiet(31), LIMITS) is None

@@ -1,0 +1,92 @@
+"""What a rank trains with, in one value."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import torch
+from torch import nn
+
+from lmtraining_api import TrainingSpec
+from lmtraining_trainer.data import BatchPlan
+from lmtraining_trainer.evaluation import ValidationPlan
+from lmtraining_trainer.gang import Gang
+from lmtraining_trainer.guard import Remedies
+from lmtraining_trainer.loss import ModelLoss
+from lmtraining_trainer.precision import Format, autocast
+from lmtraining_trainer.resume import Resumed
+from lmtraining_trainer.run import Run
+from lmtraining_trainer.saving import Saver
+from lmtraining_trainer.schedule import learning_rate
+from lmtraining_trainer.speed import Speed
+from lmtraining_trainer.state import TrainState
+from lmtraining_trainer.voice import Voice
+
+
+@dataclass
+class Trainer:
+    """What a rank trains with. Only `state`, `remedies`, `resumed`, `speed` and the time of the
+    first step change."""
+
+    spec: TrainingSpec
+    gang: Gang
+    voice: Voice
+    run: Run | None
+    """The run directory, on the lead."""
+    device: torch.device
+    precision: Format
+    wrapped: nn.Module
+    """Model and loss as they are trained: wrapped where there are several ranks."""
+    with_loss: ModelLoss
+    """Model and loss themselves."""
+    state: TrainState
+    plan: BatchPlan
+    validation: ValidationPlan
+    resumed: Resumed
+    remedies: Remedies
+    """What was done about bad steps, as the journal has it."""
+    saver: Saver
+    speed: Speed = field(default_factory=Speed)
+    first_step_time: datetime | None = None
+
+    @property
+    def total_steps(self) -> int:
+        return self.spec.training.budget.steps
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the next step: the schedule's, lowered by rewinds."""
+        step = self.state.counters.step
+        return learning_rate(self.spec.training, step) * self.remedies.rate_factor(step)
+
+    @property
+    def remedies_taken(self) -> dict[str, Any]:
+        """The report's fields about remedies."""
+        counters = self.state.counters
+        return {
+            "skipped_steps": self.remedies.skips,
+            "rewinds": self.remedies.rewinds,
+            "rate_scale": self.remedies.rate_scale,
+            "clipped_steps": counters.clipped_steps,
+            "is_stable": self.is_stable,
+        }
+
+    @property
+    def is_stable(self) -> bool:
+        """False from a remedy until as many good steps as make a checkpoint healthy."""
+        nothing_was_done = not self.remedies.skips and not self.remedies.rewinds
+        good_steps = self.state.counters.window.good_steps
+        return nothing_was_done or good_steps >= self.spec.stability.healthy_steps
+
+    def is_due(self, every_steps: int) -> bool:
+        """At every so many steps and at the last."""
+        step = self.state.counters.step
+        return step % every_steps == 0 or step == self.total_steps
+
+    def tokens_per_second(self, step_seconds: float | None) -> float | None:
+        """The speed of steps of that length."""
+        return self.spec.training.batch_tokens / step_seconds if step_seconds else None
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return autocast(self.device, self.precision)
