@@ -9,6 +9,7 @@ from lmtraining_api.problems import problems_of
 from lmtraining_api.records import (
     CheckpointReport,
     ExitRecord,
+    FaultReport,
     Intent,
     JobFile,
     JournalEntry,
@@ -33,6 +34,7 @@ __all__ = [
     "ExitCode",
     "ExitRecord",
     "FailureClass",
+    "FaultReport",
     "Intent",
     "JobFile",
     "JournalEntry",

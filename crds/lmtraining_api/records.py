@@ -154,6 +154,19 @@ class ExitRecord(Record):
     """Directory of the exported model, relative to the run directory."""
 
 
+class FaultReport(StatusModel):
+    """Why the newest round of an attempt ended."""
+
+    round: int
+    failure_class: ReadFailureClass
+    reason: Annotated[str, Field(max_length=64, pattern=REASON_PATTERN)]
+    message: Message = ""
+    rank: int | None = None
+    step: int
+    """Steps done then."""
+    time: AwareDatetime
+
+
 class RemedyReport(StatusModel):
     """What the guard did, and why."""
 
@@ -244,6 +257,8 @@ class TrainerReport(Record):
     """Why the newest save failed; empty when it did not."""
     export_path: PathInRun | None = None
     """Directory of the exported model, relative to the run directory."""
+    last_fault: FaultReport | None = None
+    """Why the ranks were started again in this attempt."""
     ranks: list[RankHealth] = Field(default=[], max_length=RANKS_REPORTED_MAX)
     last_exit: ExitRecord | None = None
     """How the attempt before this one ended, from the run directory."""

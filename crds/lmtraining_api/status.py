@@ -278,6 +278,8 @@ class LastRecovery(StatusModel):
     """From fault to first step."""
     load_seconds: Short = ""
     """Of these: to verify and load the checkpoint."""
+    fault: Message = ""
+    """What it was, where the ranks were started again inside their pods."""
     resumed_from_step: Count | None = None
     """The checkpoint it went on from; absent: from the start."""
     replayed_steps: Count = 0

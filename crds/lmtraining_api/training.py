@@ -270,7 +270,8 @@ class Precision(SpecModel):
 
 
 class Stability(SpecModel):
-    """What to do when a step is bad."""
+    """What to do when a step is bad, or none comes: remedies inside the pods, without a new
+    attempt."""
 
     skipped_steps_max: int = Field(default=10, ge=0, le=1_000_000)
     """Bad batches that may be skipped; after that, or after three among the last 16, the run is
@@ -287,3 +288,10 @@ class Stability(SpecModel):
     """Good steps that must follow a checkpoint before it counts as healthy."""
     adaptive_clip: bool = True
     """Also clip gradients whose norm is out of the usual for this run."""
+    rounds_max: int = Field(default=10, ge=0, le=1000)
+    """How often, in one attempt, the ranks are started again inside their pods when one of them
+    died or hangs. After that, or when the same fault comes at the same step three times, the pod
+    fails and a new attempt begins."""
+    silence_seconds: int = Field(default=120, ge=1, le=86400)
+    """A rank hangs when it has said nothing for so long, and for ten times its longest silence so
+    far; before its first step, for ten minutes."""

@@ -69,6 +69,7 @@ def spec(uri: str = "file:///nowhere/*.txt", **workers: object) -> dict[str, Any
         "precision": {"compute": "fp32"},
         "workers": workers,
         "checkpoint": {"everySteps": 5},
+        "stability": {"roundsMax": 0},
     }
 
 
@@ -83,6 +84,7 @@ class Pod:
         attempt: int = 1,
         replica: int = 0,
         rendezvous_port: int = 0,
+        report_port: int = 0,
     ) -> None:
         self.run_directory = directory / "run"
         self.name = f"job-{attempt}-{replica}-0"
@@ -90,7 +92,8 @@ class Pod:
         self.attempt, self.replica = attempt, replica
         self.home = directory / self.name
         self.home.mkdir(parents=True)
-        self.port = free_port()
+        self.address = f"127.0.1.{replica + 1}"
+        self.port = report_port or free_port()
         self.intent_file = self.home / "intent.json"
         self.termination_log = self.home / "termination-log"
         self.termination_log.touch()
@@ -108,7 +111,7 @@ class Pod:
             *("--job-file", str(self.home / "job.json")),
             *("--intent-file", str(self.intent_file)),
             *("--termination-log", str(self.termination_log)),
-            *("--report-host", "127.0.0.1", "--report-port", str(self.port)),
+            *("--report-host", self.address, "--report-port", str(self.port)),
             *("--rendezvous-port", str(rendezvous_port or free_port())),
         ]
         if function:
@@ -123,7 +126,7 @@ class Pod:
             "PYTHONPATH": str(ROOT),
             names.ENV_POD_UID: self.uid,
             names.ENV_POD_NAME: self.name,
-            names.ENV_POD_ADDRESS: "127.0.0.1",
+            names.ENV_POD_ADDRESS: self.address,
             names.ENV_ATTEMPT: str(self.attempt),
             names.ENV_REPLICA: str(self.replica),
             **self.environment,
@@ -142,7 +145,7 @@ class Pod:
     def intend(self, *pods: "Pod", **changes: object) -> None:
         """Put an intent before this pod, as the downward API does: by a symbolic link's swap."""
         peers = [
-            {"replica": p.replica, "podUid": p.uid, "address": "127.0.0.1"} for p in pods or [self]
+            {"replica": p.replica, "podUid": p.uid, "address": p.address} for p in pods or [self]
         ]
         document = {"jobUid": JOB_UID, "attempt": self.attempt, "generation": 1, "peers": peers}
         self.intend_text(json.dumps(document | changes))
@@ -155,7 +158,7 @@ class Pod:
         link.rename(self.intent_file)
 
     def get(self, path: str) -> bytes:
-        url = f"http://127.0.0.1:{self.port}{path}"
+        url = f"http://{self.address}:{self.port}{path}"
         with urllib.request.urlopen(url, timeout=5) as answer:
             body: bytes = answer.read()
             return body

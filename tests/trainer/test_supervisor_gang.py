@@ -16,12 +16,23 @@ STEPS = 100_000
 """More than any test waits for."""
 
 
-def _gang(directory: Path, attempt: int = 1, **training: Any) -> tuple[Pod, Pod]:
+def _gang(
+    directory: Path, attempt: int = 1, stability: dict[str, int] | None = None, **training: Any
+) -> tuple[Pod, Pod]:
     job = spec(corpus(directory / "corpus"), replicas=2)
     job["training"] |= training
-    port = free_port()
+    job["stability"] |= stability or {}
+    port, report_port = free_port(), free_port()
     lead, other = (
-        Pod(directory, None, job, attempt=attempt, replica=replica, rendezvous_port=port)
+        Pod(
+            directory,
+            None,
+            job,
+            attempt=attempt,
+            replica=replica,
+            rendezvous_port=port,
+            report_port=report_port,
+        )
         for replica in (0, 1)
     )
     return lead, other

@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from lmtraining_api import ExitRecord, RankHealth, State, TrainerReport
+from lmtraining_api import ExitRecord, FaultReport, RankHealth, State, TrainerReport
 from lmtraining_api.names import REPORT_BYTES_MAX
 from lmtraining_api.records import MESSAGE_LENGTH_MAX, RANKS_REPORTED_MAX
 from lmtraining_trainer.rank_link import RankUpdate
@@ -33,6 +33,7 @@ _SUPERVISORS_OWN = frozenset(
         "time_seconds",
         "ranks",
         "last_exit",
+        "last_fault",
     }
 )
 _STATES = frozenset(get_args(State))
@@ -78,6 +79,23 @@ class Snapshot:
         text = kept if message is None else message[:MESSAGE_LENGTH_MAX]
         report = self.report.model_copy(update={"state": state, "message": text})
         return replace(self, report=report, clock=self.clock.turned(state, now))
+
+    def in_round(self, number: int, fault: FaultReport) -> "Snapshot":
+        """This, at the start of another round: what the ranks of the last one said of themselves is
+        forgotten, what they said of the run stays."""
+        report = self.report.model_copy(
+            update={
+                "round": number,
+                "last_fault": fault,
+                "first_step_time": None,
+                "resumed_from_step": None,
+                "load_seconds": None,
+                "replayed_steps": 0,
+                "tokens_per_second": None,
+                "eta_seconds": None,
+            }
+        )
+        return replace(self, report=report, heard={})
 
     def rendered(self, now: float, wall_time: datetime) -> TrainerReport:
         """The report as of now."""

@@ -151,7 +151,8 @@ def _stability(report: TrainerReport) -> StabilityStatus:
 def _recovery(situation: Situation, report: TrainerReport) -> LastRecovery | None:
     """How the failure before this attempt was mended, or why its step is lower (P3), once it has
     made a step."""
-    fault_time = _fault_time(situation, report)
+    fault = report.last_fault
+    fault_time = _fault_time(situation, report) if fault is None else fault.time
     if fault_time is None or report.first_step_time is None:
         return None
     took = (report.first_step_time - fault_time).total_seconds()
@@ -164,6 +165,7 @@ def _recovery(situation: Situation, report: TrainerReport) -> LastRecovery | Non
         if report.resumed_from_step is None
         else figures.count(report.resumed_from_step),
         replayed_steps=figures.count(report.replayed_steps),
+        fault=f"{fault.failure_class}: {fault.message}" if fault is not None else "",
     )
 
 

@@ -9,13 +9,23 @@ Trap avoided: doing work in a signal handler. A signal wakes the one loop there 
 import logging
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lmtraining_api import ExitRecord, JobFile, State, TrainerReport, names
+from lmtraining_api import (
+    ExitRecord,
+    FailureClass,
+    FaultReport,
+    JobFile,
+    State,
+    TrainerReport,
+    names,
+)
+from lmtraining_api.records import MESSAGE_LENGTH_MAX
 from lmtraining_trainer.rank_link import RankPlace
 from lmtraining_trainer.report import Snapshot, StateClock, heard
 from lmtraining_trainer.supervisor.environment import cpu_limit, rank_environment, with_defaults
@@ -36,10 +46,26 @@ from lmtraining_trainer.supervisor.intent import Gang, gang_of
 from lmtraining_trainer.supervisor.memory import MemoryWatch
 from lmtraining_trainer.supervisor.rank_process import RankTask
 from lmtraining_trainer.supervisor.ranks import FAILED_GANG_SECONDS_MAX, Ranks
+from lmtraining_trainer.supervisor.rounds import (
+    FIRST_ROUND,
+    Fault,
+    await_newer_round,
+    may_start_again,
+    round_of_lead,
+    wait_seconds,
+)
+from lmtraining_trainer.supervisor.silence import (
+    WAITING_PATIENCE_SECONDS,
+    Silence,
+    culprit,
+    end_of_silence,
+    stack_file,
+    stacks,
+    waits_for_others,
+)
 from lmtraining_trainer.supervisor.wake import Wake
 
 RANK_FUNCTION = "lmtraining_trainer.rank:run_rank"
-FIRST_ROUND = 1
 INTENT_POLL_SECONDS = 0.1
 WATCH_SECONDS_MAX = 1.0
 #: recovery.graceSeconds at its largest; in a pod the kubelet ends the wait long before.
@@ -61,12 +87,14 @@ class Assignment:
     rank_function: str = RANK_FUNCTION
     """Another one is a test's, and brings its own libraries."""
     rendezvous_port: int = names.RENDEZVOUS_PORT
+    report_port: int = names.REPORT_PORT
+    """The same on every pod: the others read the round from the lead's report."""
     rank_log: Path | None = None
     """Where the ranks' output goes; None: where the supervisor's goes."""
     second_interrupt_kills: bool = False
     """For a terminal: Ctrl-C saves, another one does not wait for that."""
 
-    def task(self, local_rank: int, gang: Gang) -> RankTask:
+    def task(self, local_rank: int, gang: Gang, *, round_number: int, stacks: Path) -> RankTask:
         """What the local rank is started with."""
         workers = self.job.spec.workers
         place = RankPlace(
@@ -75,12 +103,18 @@ class Assignment:
             local_rank=local_rank,
             replica=self.identity.replica,
             attempt=self.identity.attempt,
-            round=FIRST_ROUND,
+            round=round_number,
             lead_address=gang.lead_address,
             rendezvous_port=self.rendezvous_port,
             pod_name=self.identity.pod_name,
         )
-        return RankTask(job=self.job, place=place, function=self.rank_function, log=self.rank_log)
+        return RankTask(
+            job=self.job,
+            place=place,
+            function=self.rank_function,
+            log=self.rank_log,
+            stack=stack_file(stacks, place.rank),
+        )
 
 
 class Supervisor:
@@ -96,6 +130,11 @@ class Supervisor:
         self._wake = Wake()
         self._memory = MemoryWatch.begun()
         self._fork_server: ForkServer | None = None
+        self._faults: list[Fault] = []
+        self._first_step = 0
+        """Steps done when this round began."""
+        self._silence = self._first_silence()
+        self._stacks = Path(tempfile.mkdtemp(prefix="lmtraining-stacks-"))
         self._stops_passed_on = 0
         self._patience_ends = float("inf")
         self._logged = (self.snapshot.report.state, float("-inf"))
@@ -108,7 +147,7 @@ class Supervisor:
         """Live; the record says how it ended."""
         with self._wake:
             try:
-                end = self._explained(self._live())
+                end = self._live()
             except Exception as error:  # whatever it is, the pod leaves a record
                 print_unless_known(error)
                 end = end_of_supervisor(error, now=time.monotonic())
@@ -119,7 +158,7 @@ class Supervisor:
             end,
             identity=self._assignment.identity,
             job=self._assignment.job,
-            round_number=FIRST_ROUND,
+            round_number=self.snapshot.report.round,
             time=datetime.now(UTC),
         )
         return with_last_words(record, self.snapshot.report) if self.snapshot.leads else record
@@ -131,6 +170,13 @@ class Supervisor:
         gang = self._await_gang()
         if gang is None or not self._await_fork_server(fork_server):
             return stopped_before_start(now=time.monotonic())
+        while True:
+            end = self._explained(self._round(fork_server, gang))
+            if end is None or end.outcome != "Failed" or not self._next_round(gang, end):
+                return end
+
+    def _round(self, fork_server: ForkServer, gang: Gang) -> RankEnd | None:
+        """From the start of the ranks to the decisive end; None: finished."""
         code = fork_server.exit_code
         if code is None:
             code = self._start_ranks(fork_server, gang)
@@ -146,8 +192,13 @@ class Supervisor:
     def _start_ranks(self, fork_server: ForkServer, gang: Gang) -> int | None:
         """Fork them all. The exit code of the fork server where it has ended meanwhile."""
         ranks_each = self._assignment.job.spec.workers.ranks_each
-        self._show("Starting", f"{ranks_each} rank{'s' if ranks_each > 1 else ''}")
-        tasks = [self._assignment.task(local, gang) for local in range(ranks_each)]
+        plural = "s" if ranks_each > 1 else ""
+        self._show("Starting", f"{ranks_each} rank{plural}, round {self.snapshot.report.round}")
+        number = self.snapshot.report.round
+        tasks = [
+            self._assignment.task(local, gang, round_number=number, stacks=self._stacks)
+            for local in range(ranks_each)
+        ]
         try:
             self._ranks.start(tasks, fork_server)
         except (EOFError, OSError):
@@ -159,11 +210,59 @@ class Supervisor:
         self.snapshot = replace(self.snapshot, heard=started)  # the age of a rank that never speaks
         return None
 
+    def _next_round(self, gang: Gang, end: RankEnd) -> bool:
+        """Whether the ranks are to be started once more; then everything is ready for it."""
+        report, limits = self.snapshot.report, self._assignment.job.spec.stability
+        self._faults.append(
+            Fault(end=end, step=report.step, steps_done=report.step - self._first_step)
+        )
+        if self._wake.stops or not may_start_again(self._faults, rounds_max=limits.rounds_max):
+            return False
+        self._show("Starting", f"another round: {end.message}")
+        number = self._own_next_round() if self.snapshot.leads else self._leads_next_round(gang)
+        if number is None:
+            return False
+        self._ranks, self._patience_ends, self._stops_passed_on = Ranks(), float("inf"), 0
+        self._silence, self._first_step = self._first_silence(), report.step
+        self.snapshot = self.snapshot.in_round(number, _fault_report(report, end))
+        return True
+
+    def _own_next_round(self) -> int | None:
+        """On the lead: the next number, once the wait is over."""
+        until = time.monotonic() + wait_seconds(self._faults)
+        while (left := until - time.monotonic()) > 0:
+            if self._wake.stops:
+                return None
+            self._turn(min(left, WATCH_SECONDS_MAX))
+        return self.snapshot.report.round + 1
+
+    def _leads_next_round(self, gang: Gang) -> int | None:
+        job = self._assignment.job
+
+        def turn(seconds: float) -> bool:
+            self._turn(seconds)
+            return not self._wake.stops
+
+        return await_newer_round(
+            lambda: round_of_lead(
+                gang.lead_address,
+                self._assignment.report_port,
+                job_uid=job.job_uid,
+                attempt=self._assignment.identity.attempt,
+            ),
+            than=self.snapshot.report.round,
+            turn=turn,
+        )
+
     def _explained(self, end: RankEnd | None) -> RankEnd | None:
         """`end`, with what the kernel knows of it."""
         if end is None or end.signal != signal.SIGKILL or not self._memory.has_killed:
             return end
         return killed_for_memory(end, limit_bytes=self._memory.limit_bytes)
+
+    def _first_silence(self) -> Silence:
+        limits = self._assignment.job.spec.stability
+        return Silence(limit_min_seconds=limits.silence_seconds)
 
     def _start_fork_server(self) -> ForkServer:
         ranks = self._assignment.job.spec.workers.ranks_each
@@ -216,6 +315,7 @@ class Supervisor:
         """Until every rank has ended, by itself or because patience did."""
         while not self._ranks.all_gone:
             self._pass_on_stops()
+            self._end_a_silent_rank()
             self._end_a_broken_gang()
             left = self._patience_ends - time.monotonic()
             if left <= 0:
@@ -242,6 +342,26 @@ class Supervisor:
             self._ranks.stop()
             self._hurry(FAILED_GANG_SECONDS_MAX)
 
+    def _end_a_silent_rank(self) -> None:
+        """Kill the one that the others wait for, with the stacks of all as evidence."""
+        if self._patience_ends < float("inf"):
+            return
+        now, living = time.monotonic(), self._ranks.processes
+        heard = {rank: at for rank, at in self.snapshot.heard.items() if rank in living}
+        silent = self._silence.silent(heard, now)
+        if not silent:
+            return
+        found = stacks(self._stacks, living)
+        rank = culprit(silent, found)
+        age, stack = now - heard[rank], found.get(rank)
+        has_other_pods = self._assignment.job.spec.workers.replicas > 1
+        patience = self._silence.limit_seconds(rank) + WAITING_PATIENCE_SECONDS
+        if has_other_pods and stack and waits_for_others(stack) and age < patience:
+            return
+        for number, text in sorted(found.items()):
+            logger.error("stack of rank %d, newest call first:\n%s", number, text)
+        self._ranks.fail(end_of_silence(rank, seconds=age, stack=stack, now=now))
+
     def _hurry(self, seconds: float) -> None:
         self._patience_ends = min(self._patience_ends, time.monotonic() + seconds)
 
@@ -250,6 +370,7 @@ class Supervisor:
         updates = self._ranks.poll(seconds, wake=[self._wake.fileno()])
         self._wake.drain()
         for update in updates:
+            self._silence = self._silence.after(update, self.snapshot.heard, time.monotonic())
             self.snapshot = heard(
                 self.snapshot, update, voice=self._ranks.numbers[0], now=time.monotonic()
             )
@@ -286,6 +407,18 @@ def _first_snapshot(assignment: Assignment, *, now: float) -> Snapshot:
         report=report,
         clock=StateClock(state="Waiting", since=now),
         leads=assignment.identity.replica == 0,
+    )
+
+
+def _fault_report(report: TrainerReport, end: RankEnd) -> FaultReport:
+    return FaultReport(
+        round=report.round,
+        failure_class=end.failure_class or FailureClass.UNKNOWN,
+        reason=end.reason,
+        message=end.message[:MESSAGE_LENGTH_MAX],
+        rank=end.rank,
+        step=report.step,
+        time=datetime.now(UTC),
     )
 
 

@@ -21,7 +21,8 @@ from lmtraining_trainer.supervisor.exit_record import (
 from lmtraining_trainer.supervisor.failure import end_of_supervisor, print_unless_known
 from lmtraining_trainer.supervisor.identity import Identity, identity_from, read_job_file
 from lmtraining_trainer.supervisor.intent import read_intent_file
-from lmtraining_trainer.supervisor.life import FIRST_ROUND, RANK_FUNCTION, Assignment, Supervisor
+from lmtraining_trainer.supervisor.life import RANK_FUNCTION, Assignment, Supervisor
+from lmtraining_trainer.supervisor.rounds import FIRST_ROUND
 from lmtraining_trainer.supervisor.serving import served
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ def _live(
             read_intent=lambda: read_intent_file(files.intent),
             rank_function=rank_function,
             rendezvous_port=ports.rendezvous,
+            report_port=ports.report,
         )
     )
     with served(supervisor, job, host=ports.report_host, port=ports.report):

@@ -8,6 +8,7 @@ Trap avoided: objects on the pipe. Only JSON crosses, so the supervisor never im
 a rank reported a tensor.
 """
 
+import faulthandler
 import importlib
 import json
 import os
@@ -34,6 +35,7 @@ from lmtraining_trainer.supervisor.failure import (
     end_of_exception,
     finished,
 )
+from lmtraining_trainer.supervisor.silence import STACK_SIGNAL
 from lmtraining_trainer.supervisor.wake import STOP_SIGNALS
 
 RankFunction = Callable[[JobFile, RankPlace, RankLink], object]
@@ -52,6 +54,8 @@ class RankTask:
     """module:name of the rank function."""
     log: Path | None = None
     """Where its output goes; None: where the supervisor's goes."""
+    stack: Path
+    """Where it writes its stack when it is asked to."""
 
 
 class PipeLink:
@@ -109,6 +113,9 @@ def rank_main(pipe: Connection, task: RankTask) -> NoReturn:
     _die_with_supervisor()
     if task.log is not None:
         _redirect_output(task.log)
+    # Kept open for life. The handler is C: it answers while Python waits inside a library.
+    stack = task.stack.open("w")
+    faulthandler.register(STACK_SIGNAL, file=stack)
     try:
         function = load_function(task.function)
         function(task.job, task.place, link)

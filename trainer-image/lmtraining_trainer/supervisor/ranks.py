@@ -59,6 +59,23 @@ class Ranks:
         return [rank.number for rank in self._ranks]
 
     @property
+    def processes(self) -> dict[int, int]:
+        """Process ids of the ranks that live, by number."""
+        return {
+            rank.number: rank.process.pid
+            for rank in self._ranks
+            if not rank.gone and rank.process.pid is not None
+        }
+
+    def fail(self, end: RankEnd) -> None:
+        """Kill a rank that will not end by itself; this is how it ended."""
+        for rank in self._ranks:
+            if rank.number == end.rank and not rank.gone and rank.process.pid is not None:
+                rank.end = end
+                with suppress(ProcessLookupError):
+                    os.kill(rank.process.pid, signal.SIGKILL)
+
+    @property
     def ends(self) -> list[RankEnd]:
         """How the ranks that have ended did, in no order."""
         return [rank.end for rank in self._ranks if rank.end is not None]

@@ -1,0 +1,144 @@
+"""Ranks that die or hang are started again inside their pods: no new pod, no operator."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from lmtraining_api import ExitCode, FailureClass, TrainerReport
+from tests.trainer.rank_support import assert_equal_tensors
+from tests.trainer.supervisor_pods import Pod, pods, until
+from tests.trainer.test_supervisor_gang import _gang, _rank_of, _saved_step, _start, _until_step
+
+pytestmark = pytest.mark.trainer
+
+STEPS = 100_000
+"""More than any test waits for."""
+MENDS = {"roundsMax": 10}
+
+
+def _until_round(lead: Pod, number: int) -> TrainerReport:
+    """The report of the first step of that round."""
+
+    def look() -> TrainerReport | None:
+        report = lead.report()
+        if report is None or report.round < number or report.first_step_time is None:
+            return None
+        return report
+
+    return until(look, f"round {number}; the log:\n{lead.log.read_text()[-3000:]}")
+
+
+def _stopped(*gang: Pod) -> None:
+    for pod in gang:
+        pod.process.terminate()
+    assert [pod.wait() for pod in gang] == [ExitCode.PREEMPTED] * len(gang)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_rank_costs_a_round_and_no_pod(tmp_path: Path, victim: int) -> None:
+    gang = _gang(tmp_path, stability=MENDS, budget={"steps": STEPS})
+    lead = gang[0]
+    with pods(*gang):
+        _start(*gang)
+        saved = until(lambda: _saved_step(lead), "a checkpoint")
+        os.kill(_rank_of(gang[victim]), signal.SIGKILL)
+        report = _until_round(lead, 2)
+        assert report.resumed_from_step is not None
+        assert report.resumed_from_step >= saved
+        assert report.last_fault is not None
+        assert (report.attempt, report.last_fault.round) == (1, 1)
+        expected = FailureClass.CRASH if victim == 0 else FailureClass.PEER_LOST
+        assert report.last_fault.failure_class is expected
+        assert gang[1].report().round == 2  # type: ignore[union-attr]
+        _stopped(*gang)
+    assert lead.record().round == 2
+
+
+def test_p7_kills_in_place_end_in_the_same_weights(tmp_path: Path) -> None:
+    straight = _gang(tmp_path / "straight", budget={"steps": 150})
+    with pods(*straight):
+        _start(*straight)
+        assert [pod.wait() for pod in straight] == [ExitCode.FINISHED] * 2
+    killed = _gang(tmp_path / "killed", stability=MENDS, budget={"steps": 150})
+    with pods(*killed):
+        _start(*killed)
+        for number, (victim, step) in enumerate(((1, 20), (0, 60), (1, 100)), 2):
+            _until_step(killed[0], step)
+            os.kill(_rank_of(killed[victim]), signal.SIGKILL)
+            _until_round(killed[0], number)
+        assert [pod.wait() for pod in killed] == [ExitCode.FINISHED] * 2
+    assert_equal_tensors(
+        *(
+            load_file(gang[0].run_directory / "export" / "model.safetensors")
+            for gang in (straight, killed)
+        )
+    )
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_hangs_is_found_and_its_stack_is_kept(tmp_path: Path, victim: int) -> None:
+    gang = _gang(tmp_path, stability={**MENDS, "silenceSeconds": 2}, budget={"steps": STEPS})
+    with pods(*gang):
+        _start(*gang)
+        _until_step(gang[0], 20)
+        os.kill(_rank_of(gang[victim]), signal.SIGSTOP)
+        report = _until_round(gang[0], 2)
+        assert report.last_fault is not None
+        log = gang[victim].log.read_text()
+        assert f"rank {victim} said nothing for" in log
+        assert "it answered no signal" in log
+        assert f"rank {1 - victim} said nothing" not in gang[1 - victim].log.read_text()
+        _stopped(*gang)
+
+
+def test_the_same_fault_at_the_same_step_is_not_tried_for_ever(tmp_path: Path) -> None:
+    job_of = _gang(tmp_path, stability=MENDS, budget={"steps": STEPS})
+    lead = Pod(tmp_path / "one", "raises", _in_one_pod(job_of[0]))
+    with pods(lead):
+        lead.intend()
+        assert lead.wait() == ExitCode.CRASH
+    assert lead.record().round == 3
+    assert "RankRaised" in lead.record().reason
+
+
+def test_what_another_start_cannot_mend_is_not_tried(tmp_path: Path) -> None:
+    gang = _gang(tmp_path, stability=MENDS)
+    pod = Pod(tmp_path / "one", "diverges", _in_one_pod(gang[0]))
+    with pods(pod):
+        pod.intend()
+        assert pod.wait() == ExitCode.DIVERGED
+    assert pod.record().round == 1
+
+
+def test_a_lead_that_waits_for_a_lost_pod_stops_at_once(tmp_path: Path) -> None:
+    """The operator replaces the gang then; a lead that went on waiting would hold it up."""
+    lead, other = _gang(tmp_path, stability=MENDS, budget={"steps": STEPS})
+    with pods(lead, other):
+        _start(lead, other)
+        until(lambda: _saved_step(lead), "a checkpoint")
+        other.process.kill()
+        until(lambda: (r := lead.report()) is not None and r.round == 2, "round 2")
+        lead.process.terminate()
+        assert lead.process.wait(5.0) == ExitCode.PREEMPTED
+
+
+def test_a_pod_whose_lead_is_gone_stops_at_once_too(tmp_path: Path) -> None:
+    lead, other = _gang(tmp_path, stability=MENDS, budget={"steps": STEPS})
+    with pods(lead, other):
+        _start(lead, other)
+        until(lambda: _saved_step(lead), "a checkpoint")
+        lead.process.kill()
+        until(lambda: "another round" in other.log.read_text(), "the other pod has noticed")
+        other.process.terminate()
+        assert other.process.wait(5.0) == ExitCode.PEER_LOST
+
+
+def _in_one_pod(pod: Pod) -> dict[str, Any]:
+    import json
+
+    spec: dict[str, Any] = json.loads((pod.home / "job.json").read_text())["spec"]
+    return spec | {"workers": {"ranksPerReplica": 2}}

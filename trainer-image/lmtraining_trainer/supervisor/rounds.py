@@ -1,0 +1,97 @@
+"""When the ranks of a job are started again inside their pods: rounds.
+
+Promise: the lead's supervisor counts the rounds, the others follow it by reading its report, and a
+round is never gone back to; so all ranks of a gang are of one round, and an older one is fenced.
+Works while the operator is down.
+Trap avoided: starting again for ever. What cannot help is not tried, the same fault at the same
+step three times is evidence and no bad luck, and rounds without a step wait longer each time.
+"""
+
+import http.client
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from lmtraining_api import FailureClass, TrainerReport
+from lmtraining_api.names import REPORT_BYTES_MAX
+from lmtraining_trainer.supervisor.failure import RankEnd
+
+FIRST_ROUND = 1
+SAME_FAULT_MAX = 3
+BACKOFF_SECONDS = 1.0
+BACKOFF_SECONDS_MAX = 60.0
+ASK_SECONDS_MAX = 1.0
+ASK_AGAIN_SECONDS = 0.05
+LEAD_SILENT_SECONDS_MAX = 30.0
+"""A lead that does not answer for so long is gone; the operator sees to it."""
+MENDABLE = frozenset({FailureClass.CRASH, FailureClass.HANG, FailureClass.PEER_LOST})
+"""What another start of the same ranks on the same machines can mend."""
+FENCED = "Fenced"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """The end of a round."""
+
+    end: RankEnd
+    step: int
+    """Steps done when it ended, as far as this pod knows."""
+    steps_done: int
+    """Of these, in this round."""
+
+    @property
+    def kind(self) -> tuple[str, int | None, int]:
+        """What makes two faults the same."""
+        return self.end.reason, self.end.rank, self.step
+
+
+def may_start_again(faults: Sequence[Fault], *, rounds_max: int) -> bool:
+    """Whether another round can help, after these faults of this attempt, oldest first."""
+    end = faults[-1].end
+    if end.failure_class not in MENDABLE or end.reason == FENCED or len(faults) > rounds_max:
+        return False
+    kinds = [fault.kind for fault in faults[-SAME_FAULT_MAX:]]
+    return len(kinds) < SAME_FAULT_MAX or len(set(kinds)) > 1
+
+
+def wait_seconds(faults: Sequence[Fault]) -> float:
+    """How long to wait before the next round: not at all after one that made a step."""
+    fruitless = 0
+    for fault in reversed(faults):
+        if fault.steps_done > 0:
+            break
+        fruitless += 1
+    return min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS * 2 ** (fruitless - 1)) if fruitless else 0.0
+
+
+def round_of_lead(address: str, port: int, *, job_uid: str, attempt: int) -> int | None:
+    """The round that the lead's supervisor is in; None where it does not say."""
+    connection = http.client.HTTPConnection(address, port, timeout=ASK_SECONDS_MAX)
+    try:
+        connection.request("GET", "/report")
+        body = connection.getresponse().read(REPORT_BYTES_MAX + 1)
+        report = TrainerReport.model_validate_json(body)
+    except (OSError, http.client.HTTPException, ValidationError):
+        return None
+    finally:
+        connection.close()
+    is_ours = report.job_uid == job_uid and report.attempt == attempt
+    return report.round if is_ours and report.state != "Failed" else None
+
+
+def await_newer_round(
+    ask: Callable[[], int | None], *, than: int, turn: Callable[[float], bool]
+) -> int | None:
+    """The lead's next round; None where it is gone, or `turn` says that there is no point."""
+    heard_at = time.monotonic()
+    while turn(ASK_AGAIN_SECONDS):
+        found = ask()
+        if found is not None:
+            heard_at = time.monotonic()
+            if found > than:
+                return found
+        elif time.monotonic() - heard_at > LEAD_SILENT_SECONDS_MAX:
+            return None
+    return None
