@@ -96,6 +96,7 @@ FULL_STATUS: dict[str, Any] = {
         "firstStepTime": LATER,
         "seconds": "4.2",
         "loadSeconds": "0.3",
+        "fault": "Crash: rank 1 was killed by SIGKILL",
         "resumedFromStep": 25,
         "replayedSteps": 5,
     },

@@ -31,7 +31,7 @@ __all__ = [
     "TrainerReport",
 ]
 
-RANKS_REPORTED_MAX = 256
+RANKS_REPORTED_MAX = 240
 REPLICAS_MAX = 512
 
 Uid = Annotated[str, Field(max_length=64)]

@@ -260,6 +260,15 @@ def report_at_its_bounds() -> TrainerReport:
                 "sha256": widest(64),
             },
             "ranks": [{"rank": 10**6, "heartbeatAgeSeconds": number}] * RANKS_REPORTED_MAX,
+            "lastFault": {
+                "round": 1000,
+                "failureClass": "OutOfMemory",
+                "reason": "R" * 64,
+                "message": widest(MESSAGE_LENGTH_MAX),
+                "rank": 10**6,
+                "step": 10**8,
+                "time": TIME,
+            },
             "lastExit": exit_at_its_bounds().model_dump(),
         }
     )
