@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 import lmtraining_trainer.loop
 from lmtraining_api import FailureClass, JobFile, State, TrainingSpec
-from lmtraining_trainer.data import BatchPlan
+from lmtraining_trainer.data.batches import BatchPlan
 from lmtraining_trainer.errors import Preempted, TrainerError
 from lmtraining_trainer.rank import run_rank
 from lmtraining_trainer.rank_link import RankPlace, RankUpdate

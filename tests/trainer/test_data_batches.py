@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lmtraining_trainer.data import BatchPlan, PreparedData
+from lmtraining_trainer.data import PreparedData
+from lmtraining_trainer.data.batches import BatchPlan
 from lmtraining_trainer.errors import TrainerError
 from tests.trainer.rank_support import tiny_spec
 

@@ -2,14 +2,21 @@
 
 import gzip
 import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import fsspec
 import pytest
 
 from lmtraining_api import FailureClass
-from lmtraining_api.job import DataSource
+from lmtraining_api.job import Data, DataSource
 from lmtraining_trainer.data.sources import (
+    check_sources,
     documents,
     list_files,
     redacted,
@@ -27,7 +34,8 @@ def source(uri: str, **fields: object) -> DataSource:
 
 
 def read(tmp_path: Path, *sources: DataSource) -> list[str]:
-    return [text for file in list_files(sources, tmp_path) for text in documents(file)]
+    files = list_files(sources, tmp_path, field="data.train")
+    return [text for file in files for text in documents(file)]
 
 
 def test_files_by_uri_glob_and_directory_in_order_of_path(tmp_path: Path) -> None:
@@ -110,6 +118,116 @@ def test_a_source_that_does_not_answer_may_be_tried_again(
     assert raised.value.failure_class is FailureClass.STORAGE
     assert raised.value.failure_class.may_retry
     assert "hunter2" not in raised.value.message
+
+
+class Answers(BaseHTTPRequestHandler):
+    """/503 is answered 503, /404/x 404, /403/x 403, anything else with a line of text."""
+
+    def do_GET(self) -> None:
+        asked = self.path.split("/")[1]
+        body = b"a line of text\n"
+        self.send_response(int(asked) if asked.isdigit() else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET  # noqa: N815 - the name is the base class's
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as http:
+        thread = Thread(target=http.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+        thread.join()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def test_text_over_http(tmp_path: Path, server: str) -> None:
+    assert read(tmp_path, source(f"{server}/a.txt")) == ["a line of text\n"]
+    assert read(tmp_path, source(f"{server}/a.txt?part=1")) == ["a line of text\n"]
+
+
+@pytest.mark.parametrize(
+    ("path", "reason", "retried"),
+    [
+        ("/404/a.txt", "NoSuchFile", False),
+        ("/404/*.txt", "NoSuchFile", False),
+        ("/403/a.txt", "NotAllowed", False),
+        ("/403/*.txt", "NotAllowed", False),
+        ("/401/a.txt", "NotAllowed", False),
+        ("/503/a.txt", "SourceUnreadable", True),
+        ("/429/a.txt", "SourceUnreadable", True),
+    ],
+)
+def test_what_a_server_answers_is_final_or_not(
+    tmp_path: Path, server: str, path: str, reason: str, retried: bool
+) -> None:
+    with pytest.raises(TrainerError) as raised:
+        read(tmp_path, source(server + path))
+    assert (raised.value.reason, raised.value.failure_class.may_retry) == (reason, retried)
+    assert server + path in raised.value.message
+
+
+@pytest.mark.parametrize("path", ["/a.txt", "/*.txt", "/**/a.txt", "/a.txt?part=1"])
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "127.0.0.1"])
+def test_a_server_out_of_reach_is_tried_again_and_named(
+    tmp_path: Path, host: str, path: str
+) -> None:
+    """A name that does not resolve, and a port that refuses."""
+    with pytest.raises(TrainerError) as raised:
+        read(tmp_path, source(f"http://{host}:{free_port()}{path}"))
+    failure = raised.value
+    assert (failure.failure_class, failure.reason) == (FailureClass.STORAGE, "SourceUnreachable")
+    assert failure.failure_class.may_retry
+    for part in ("data.train[0].uri", f"host {host}", "DNS", "NetworkPolicy"):
+        assert part in failure.message
+
+
+def data(**fields: object) -> Data:
+    return Data.model_validate(fields)
+
+
+def test_a_file_that_is_trained_and_validated_on_is_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text(name)
+    root = tmp_path.as_uri()
+    apart = data(train=[{"uri": f"{root}/a.txt"}], validation=[{"uri": f"{root}/b.txt"}])
+    check_sources(apart, tmp_path)
+    both = data(train=[{"uri": f"{root}/*.txt"}], validation=[{"uri": f"{root}/b.txt"}])
+    with pytest.raises(TrainerError) as raised:
+        check_sources(both, tmp_path)
+    assert raised.value.failure_class is FailureClass.DATA
+    for part in (f"{root}/b.txt", "data.train", "data.validation[0].uri"):
+        assert part in raised.value.message
+
+
+def test_empty_files_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(TrainerError) as raised:
+        check_sources(data(train=[{"uri": f"{tmp_path.as_uri()}/*.txt"}]), tmp_path)
+    assert (raised.value.failure_class, raised.value.reason) == (FailureClass.DATA, "NoText")
+    assert f"{tmp_path.as_uri()}/a.txt" in raised.value.message
+
+
+def test_sources_are_checked_and_data_prepared_without_torch() -> None:
+    """So that a missing file need not wait for the import."""
+    code = (
+        "import sys, lmtraining_trainer.data;"
+        "sys.exit(' '.join({'torch', 'transformers'} & set(sys.modules)) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_credentials_are_one_option_per_key_of_the_secret(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_p6_a_bad_step_changes_nothing_but_the_position(tmp_path: Path) -> None:
     assert all(torch.isfinite(weight).all() for weight in exported(bad).values())
 
     with pytest.MonkeyPatch.context() as patch:  # the same data from the second batch on
-        from lmtraining_trainer.data import BatchPlan
+        from lmtraining_trainer.data.batches import BatchPlan
 
         original = BatchPlan.batch
         patch.setattr(BatchPlan, "batch", lambda self, position: original(self, position + 8))

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from lmtraining_trainer.data import Batch
+from lmtraining_trainer.data.batches import Batch
 from lmtraining_trainer.errors import Preempted
 from lmtraining_trainer.evaluation import validate
 from lmtraining_trainer.guard import Judgement, Observation, Remedy, judge

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from lmtraining_trainer import rng
-from lmtraining_trainer.data import MicroBatch
+from lmtraining_trainer.data.batches import MicroBatch
 from lmtraining_trainer.device import device_name, is_out_of_memory, knows_bf16
 from lmtraining_trainer.gang import Gang
 

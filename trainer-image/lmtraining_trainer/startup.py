@@ -17,7 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lmtraining_api import FailureClass, JobFile, TrainingSpec
 from lmtraining_trainer import precision, rng
-from lmtraining_trainer.data import BatchPlan, PreparedData, open_prepared, prepare
+from lmtraining_trainer.data import PreparedData, open_prepared, prepare
+from lmtraining_trainer.data.batches import BatchPlan
 from lmtraining_trainer.data.prepared import check_enough
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.evaluation import ValidationPlan

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from lmtraining_trainer.data import Batch
+from lmtraining_trainer.data.batches import Batch
 from lmtraining_trainer.gang import Gang
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lmtraining_api import TrainingSpec
-from lmtraining_trainer.data import BatchPlan
+from lmtraining_trainer.data.batches import BatchPlan
 from lmtraining_trainer.evaluation import ValidationPlan
 from lmtraining_trainer.gang import Gang
 from lmtraining_trainer.guard import Remedies

@@ -1,15 +1,17 @@
-"""From text somewhere to batches of tokens: sources, tokenizer, prepared data, data order."""
+"""From text somewhere to batches of tokens: sources, tokenizer, prepared data, data order.
 
-from lmtraining_trainer.data.batches import Batch, BatchPlan, MicroBatch
+Trap avoided: what is shown here imports no torch, so that sources can be checked, and data
+prepared, before anything waits for that import. `batches`, which needs it, goes by its own name.
+"""
+
 from lmtraining_trainer.data.order import sample_order
 from lmtraining_trainer.data.prepare import prepare
 from lmtraining_trainer.data.prepared import PreparedData, open_prepared
+from lmtraining_trainer.data.sources import check_sources
 
 __all__ = [
-    "Batch",
-    "BatchPlan",
-    "MicroBatch",
     "PreparedData",
+    "check_sources",
     "open_prepared",
     "prepare",
     "sample_order",

@@ -24,7 +24,7 @@ from lmtraining_api import FailureClass
 from lmtraining_api.job import Data
 from lmtraining_trainer.data import prepared
 from lmtraining_trainer.data.packing import PackedWriter, pieces_of, unigram_loss
-from lmtraining_trainer.data.sources import SourceFile, documents, list_files
+from lmtraining_trainer.data.sources import SourceFile, documents, list_sources, no_text, version_of
 from lmtraining_trainer.data.tokenizer import train_tokenizer
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.files import (
@@ -63,8 +63,11 @@ def prepare(
     anything is removed or published, and may raise too. Raises TrainerError(DATA) for what a person
     can mend, TrainerError(STORAGE) where `cache` is unusable.
     """
-    train, validation = _listed(data, credentials, progress)
-    key = key_of(data, train, validation)
+    train, validation, key = while_alive(
+        "list the files",
+        lambda: _listed(data, credentials),
+        lambda: progress("listing the files"),
+    )
     if prepared.open_prepared(cache, key) is not None:
         return key
     try:
@@ -87,13 +90,10 @@ def prepare(
     return key
 
 
-def _listed(data: Data, credentials: Path, progress: Progress) -> list[list[SourceFile]]:
-    """The files of training and of validation."""
-    return while_alive(
-        "list the files",
-        lambda: [list_files(sources, credentials) for sources in (data.train, data.validation)],
-        lambda: progress("listing the files"),
-    )
+def _listed(data: Data, credentials: Path) -> tuple[list[SourceFile], list[SourceFile], str]:
+    """The files of training and of validation, and the key of what they give."""
+    train, validation = list_sources(data, credentials)
+    return train, validation, key_of(data, train, validation)
 
 
 def key_of(data: Data, train: Sequence[SourceFile], validation: Sequence[SourceFile]) -> str:
@@ -112,7 +112,7 @@ def key_of(data: Data, train: Sequence[SourceFile], validation: Sequence[SourceF
 def _identity(file: SourceFile) -> list[Any]:
     source = file.source
     field_name = source.text_field if source.format == "jsonl" else None
-    return [file.name, file.size_bytes, file.version, source.format, field_name]
+    return [file.name, file.size_bytes, version_of(file), source.format, field_name]
 
 
 def _publish(temporary: Path, final: Path, key: str, check: Callable[[], None]) -> None:
@@ -177,7 +177,7 @@ class _Preparation:
             self.cancelled.set()
 
     def _tokenizer_texts(self) -> Iterator[str]:
-        size = sum(file.size_bytes for file in self.train)
+        size = sum(file.size_bytes or 0 for file in self.train)
         share = 1.0 if size <= TOKENIZER_TEXT_BYTES_MAX else TOKENIZER_TEXT_BYTES_MAX / size
         for text, fraction in self._all(self.train):
             if self.cancelled.is_set():
@@ -187,12 +187,7 @@ class _Preparation:
             if not held_out and _second_fraction(fraction) < share:
                 yield text
         if not self.text_bytes:
-            raise TrainerError(
-                FailureClass.DATA,
-                "NoText",
-                f"the {len(self.train)} files of data.train hold no text: correct the uri, or put "
-                "text there",
-            )
+            raise no_text("data.train", self.train)
 
     def _tokenise(self, train: PackedWriter, held: PackedWriter) -> None:
         done = 0

@@ -17,8 +17,8 @@ from typing import Any
 import fsspec
 import fsspec.core
 
-from lmtraining_api import FailureClass
-from lmtraining_api.job import DataSource
+from lmtraining_api.job import Data, DataSource
+from lmtraining_trainer.data.source_errors import data_error, explained
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.files import sha256_of
 
@@ -27,6 +27,7 @@ FILES_MAX = 1_000_000
 HASH_CHUNK_BYTES = 8 * 1024 * 1024
 
 _GLOB = re.compile(r"[*?\[]")
+_GLOB_OF_URL = re.compile(r"[*\[]")
 _USER = re.compile(r"(?<=://)[^/?#]*@")
 #: What file systems call the thing that changes when the content does, best first.
 _VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated")
@@ -36,29 +37,75 @@ _VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modif
 class SourceFile:
     """One file of a source."""
 
+    field: str
+    """Where the source stands in the job, as data.train[0].uri."""
     source: DataSource
     file_system: Any
     path: str
     name: str
     """The path with its protocol and without secrets: fit for a message."""
-    size_bytes: int
-    version: str
-    """Changes when the content changes."""
+    size_bytes: int | None
+    """None where the file system does not say."""
+    version: str | None
+    """Changes when the content changes; None where the file system does not say."""
+
+    @property
+    def identity(self) -> tuple[str, int | None, str | None]:
+        """The same for the same file, also where two sources match it."""
+        return _location(self.file_system, self.path), self.size_bytes, self.version
 
 
-def list_files(sources: Sequence[DataSource], credentials: Path) -> list[SourceFile]:
-    """All files of the sources, each source's in order of path.
+def check_sources(data: Data, credentials: Path) -> None:
+    """Raises what `list_sources` raises. It reads no text, and no torch is imported for it, so it
+    can refuse a job before the ranks start."""
+    list_sources(data, credentials)
+
+
+def list_sources(data: Data, credentials: Path) -> tuple[list[SourceFile], list[SourceFile]]:
+    """All files of data.train and of data.validation.
 
     `credentials` holds one directory per Secret, one file per key. Raises TrainerError(DATA) where
-    a source matches nothing, TrainerError(STORAGE) where it does not answer.
+    a source matches nothing, all files of a field are empty, or a file is in both; and
+    TrainerError(STORAGE) where a source does not answer.
     """
-    files = [file for source in sources for file in _files_of(source, credentials)]
+    train = list_files(data.train, credentials, field="data.train")
+    validation = list_files(data.validation, credentials, field="data.validation")
+    training = {file.identity for file in train}
+    for file in validation:
+        if file.identity in training:
+            raise data_error(
+                "ValidationInTraining",
+                f"{file.name} is matched by data.train and by {file.field}, so the validation loss "
+                "would measure memory: take it out of one of them",
+            )
+    return train, validation
+
+
+def list_files(sources: Sequence[DataSource], credentials: Path, *, field: str) -> list[SourceFile]:
+    """All files of the sources of `field`, each source's in order of path."""
+    files = [
+        file
+        for number, source in enumerate(sources)
+        for file in _files_of(source, credentials, field=f"{field}[{number}].uri")
+    ]
     if len(files) > FILES_MAX:
-        raise _data_error(
-            "TooManyFiles", f"data.train matches {len(files)} files, more than {FILES_MAX}: "
-            "join them into fewer, larger files (format jsonl)"
-        )  # fmt: skip
+        raise data_error(
+            "TooManyFiles",
+            f"{field} matches {len(files)} files, more than {FILES_MAX}: join them into fewer, "
+            "larger files (format jsonl)",
+        )
+    if files and all(file.size_bytes == 0 for file in files):
+        raise no_text(field, files)
     return files
+
+
+def no_text(field: str, files: Sequence[SourceFile]) -> TrainerError:
+    """The sources of `field` are there, and empty."""
+    return data_error(
+        "NoText",
+        f"all {len(files)} files of {field} are empty (the first is {files[0].name}): correct the "
+        "uri, or put text there",
+    )
 
 
 def documents(file: SourceFile) -> Iterator[str]:
@@ -83,7 +130,7 @@ def storage_options(source: DataSource, credentials: Path) -> dict[str, str]:
         keys = [key for key in sorted(directory.iterdir()) if not key.name.startswith(".")]
         return {key.name: key.read_text().strip() for key in keys}
     except OSError as error:
-        raise _data_error(
+        raise data_error(
             "CredentialsUnreadable",
             f"the Secret {directory.name} of {redacted(source.uri)} is not readable "
             f"({type(error).__name__}): make the Secret in the job's namespace",
@@ -98,60 +145,67 @@ def redacted(uri: str) -> str:
     return uri if is_local else uri.partition("?")[0]
 
 
-def _files_of(source: DataSource, credentials: Path) -> list[SourceFile]:
+def version_of(file: SourceFile) -> str:
+    """The file's version; where its file system has none (plain HTTP), it is read whole."""
+    if file.version is not None:
+        return file.version
+    digests = []
+    with (
+        _errors_of(file.name, file.field),
+        file.file_system.open(file.path, "rb") as stream,
+    ):
+        while chunk := stream.read(HASH_CHUNK_BYTES):
+            digests.append(sha256_of(chunk))
+    return sha256_of("".join(digests).encode())
+
+
+def _files_of(source: DataSource, credentials: Path, *, field: str) -> list[SourceFile]:
     name = redacted(source.uri)
     options = storage_options(source, credentials)
-    with _errors_of(name):
+    with _errors_of(name, field):
         file_system, path = fsspec.core.url_to_fs(source.uri, **options)  # type: ignore[no-untyped-call]
         found = _found(file_system, path)
-        files = [
-            _source_file(source, file_system, entry, info)
-            for entry, info in sorted(found.items())
-            if info.get("type") == "file"
-        ]
+    files = [
+        SourceFile(
+            field=field,
+            source=source,
+            file_system=file_system,
+            path=entry,
+            name=redacted(_location(file_system, entry)),
+            size_bytes=info.get("size"),
+            version=next((str(info[key]) for key in _VERSION_KEYS if info.get(key)), None),
+        )
+        for entry, info in sorted(found.items())
+        if info.get("type") == "file"
+    ]
     if not files:
-        raise _data_error(
+        raise data_error(
             "NoSuchFile", f"no file matches {name}: correct the uri, or put the files there"
         )
     return files
 
 
 def _found(file_system: Any, path: str) -> dict[str, dict[str, Any]]:
-    if _GLOB.search(path):
-        return dict(file_system.glob(path, detail=True))
+    glob = (_GLOB_OF_URL if "://" in path else _GLOB).search(path)
+    if glob:
+        found = dict(file_system.glob(path, detail=True))
+        if not found:  # a glob also takes a server that does not answer for an empty one
+            file_system.ls(path[: glob.start()].rpartition("/")[0])
+        return found
     info = file_system.info(path)
     if info.get("type") == "directory":
         return dict(file_system.find(path, detail=True))
     return {path: info}
 
 
-def _source_file(
-    source: DataSource, file_system: Any, path: str, info: dict[str, Any]
-) -> SourceFile:
-    version = next((str(info[key]) for key in _VERSION_KEYS if info.get(key)), None)
-    return SourceFile(
-        source=source,
-        file_system=file_system,
-        path=path,
-        name=redacted(str(file_system.unstrip_protocol(path))),
-        size_bytes=int(info.get("size") or 0),
-        version=version or _content_hash(file_system, path),
-    )
-
-
-def _content_hash(file_system: Any, path: str) -> str:
-    """For file systems that say nothing about versions (plain HTTP): read it all."""
-    digests = []
-    with file_system.open(path, "rb") as stream:
-        while chunk := stream.read(HASH_CHUNK_BYTES):
-            digests.append(sha256_of(chunk))
-    return sha256_of("".join(digests).encode())
+def _location(file_system: Any, path: str) -> str:
+    return str(file_system.unstrip_protocol(path))
 
 
 @contextmanager
 def _opened(file: SourceFile) -> Iterator[Any]:
     with (
-        _errors_of(file.name),
+        _errors_of(file.name, file.field),
         file.file_system.open(file.path, "rb", compression="infer") as stream,
     ):
         yield stream
@@ -160,7 +214,7 @@ def _opened(file: SourceFile) -> Iterator[Any]:
 def _whole(file: SourceFile, stream: Any) -> str:
     content = stream.read(DOCUMENT_BYTES_MAX + 1)
     if len(content) > DOCUMENT_BYTES_MAX:
-        raise _data_error(
+        raise data_error(
             "DocumentTooLarge",
             f"{file.name} has more than {DOCUMENT_BYTES_MAX // 2**20} MB, and with format text a "
             "file is one document: split it, or use format jsonl",
@@ -177,7 +231,7 @@ def _lines(file: SourceFile, stream: Any) -> Iterator[str]:
     while line := stream.readline(DOCUMENT_BYTES_MAX + 1):
         number += 1
         if len(line) > DOCUMENT_BYTES_MAX:
-            raise _data_error(
+            raise data_error(
                 "DocumentTooLarge",
                 f"{file.name} line {number} has more than {DOCUMENT_BYTES_MAX // 2**20} MB: "
                 "split that document",
@@ -193,18 +247,18 @@ def _field(file: SourceFile, line: bytes, number: int) -> str:
     except UnicodeDecodeError:
         raise _not_utf8(file, number) from None
     except (ValueError, RecursionError):
-        raise _data_error(
+        raise data_error(
             "NotJson", f"{file.name} line {number} is not JSON: mend that line, or use format text"
         ) from None
     if not isinstance(record, dict) or field not in record:
-        raise _data_error(
+        raise data_error(
             "MissingField",
             f'{file.name} line {number} has no field "{field}": mend that line, or set textField '
             "to the field that holds the text",
         )
     text = record[field]
     if not isinstance(text, str):
-        raise _data_error(
+        raise data_error(
             "NotText",
             f'{file.name} line {number}: field "{field}" is not a string: mend that line',
         )
@@ -221,46 +275,18 @@ def _encodable(file: SourceFile, text: str, number: int) -> str:
 
 
 def _not_utf8(file: SourceFile, line: int) -> TrainerError:
-    return _data_error(
+    return data_error(
         "NotUtf8",
         f"{file.name} line {line} is not UTF-8: convert the file, or leave it out of the uri",
     )
 
 
 @contextmanager
-def _errors_of(name: str) -> Iterator[None]:
+def _errors_of(name: str, field: str) -> Iterator[None]:
     """What opening, listing and reading raise, as errors that name the file and the fix."""
     try:
         yield
     except (TrainerError, GeneratorExit):
         raise
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise _data_error(
-            "NoSuchFile", f"{name} does not exist: correct the uri, or put the file there"
-        ) from error
-    except PermissionError as error:
-        raise _data_error(
-            "NotAllowed",
-            f"reading {name} is not allowed: grant it, or set credentials.secretRef",
-        ) from error
-    except ImportError as error:
-        raise _data_error(
-            "NoSuchProtocol",
-            f"{name} needs a package that this environment lacks "
-            f"({getattr(error, 'name', None) or 'see the log'}): install it; in a cluster use an "
-            "image that has it",
-        ) from error
-    except ValueError as error:
-        raise _data_error(
-            "BadUri", f"{name} is not a URI that fsspec understands: correct it"
-        ) from error
     except Exception as error:  # botocore, aiohttp, zlib: each has a family of its own
-        raise TrainerError(
-            FailureClass.STORAGE,
-            "SourceUnreadable",
-            f"reading {name} failed ({type(error).__name__}): check the file and the server",
-        ) from error
-
-
-def _data_error(reason: str, message: str) -> TrainerError:
-    return TrainerError(FailureClass.DATA, reason, message)
+        raise explained(error, name=name, field=field) from error
