@@ -163,9 +163,10 @@ class Data(SpecModel):
     train: list[DataSource] = Field(min_length=1, max_length=64)
     """Training text."""
     validation: list[DataSource] = Field(default=[], max_length=64)
-    """Validation text; when empty, validationFraction of the training documents is held out."""
+    """Validation text; when empty, validationFraction of the training text is held out."""
     validation_fraction: float = Field(default=_VALIDATION_FRACTION, ge=0.0001, le=0.5)
-    """Share of the training documents that is held out, chosen by a hash of their content."""
+    """Share of the training text that is held out, at least one piece: documents of up to 16384
+    characters whole, longer ones in pieces, chosen by a hash of their content."""
     tokenizer: Tokenizer = Tokenizer()
     """How text becomes tokens."""
     sequence_length: int = Field(default=1024, ge=8, le=131072)

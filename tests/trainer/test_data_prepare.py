@@ -3,6 +3,7 @@
 import json
 import threading
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from lmtraining_api import FailureClass, TrainingSpec
 from lmtraining_api.job import Data
 from lmtraining_trainer.data import open_prepared, packing, prepare
-from lmtraining_trainer.data.packing import pieces_of, unigram_loss
+from lmtraining_trainer.data.packing import unigram_loss
 from lmtraining_trainer.data.prepared import PreparedData, check_enough
 from lmtraining_trainer.data.tokenizer import END_OF_TEXT_ID, load_tokenizer
 from lmtraining_trainer.errors import Preempted, TrainerError
@@ -38,6 +39,12 @@ def data(uri: str, **fields: object) -> Data:
 def write(path: Path, texts: list[str]) -> str:
     path.write_text("\n".join(json.dumps({"text": text}) for text in texts))
     return path.as_uri()
+
+
+def prose(seed: int, *, characters: int) -> str:
+    """Lines that are all different."""
+    lines = (f"line {number} of {seed} says {number * 7919}\n" for number in range(characters))
+    return "".join(islice(lines, characters // 24))
 
 
 def prepared(tmp_path: Path, wanted: Data, messages: list[str] | None = None) -> PreparedData:
@@ -94,6 +101,28 @@ def test_held_out_documents_are_chosen_by_content(tmp_path: Path) -> None:
     assert held.isdisjoint(split(two.train, two.tokenizer_json))
 
 
+@pytest.mark.parametrize("documents", [1, 2, 5])
+def test_a_few_long_documents_can_be_trained_with_the_default_fraction(
+    tmp_path: Path, documents: int
+) -> None:
+    """Also as one file each; the held-out text is not among the training text, and nothing is
+    lost."""
+    texts = [prose(seed, characters=100_000) for seed in range(documents)]
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number}.txt").write_text(text)
+    source = {"uri": f"{tmp_path.as_uri()}/*.txt"}
+    spec = tiny_spec("file:///x", data={"train": [source], "validationFraction": 0.01})
+    found = prepared(tmp_path, spec.data)
+    check_enough(found, spec)
+    train = split(found.train, found.tokenizer_json)
+    held = split(found.validation, found.tokenizer_json)
+    assert sum(map(len, train)) + sum(map(len, held)) == sum(map(len, texts))
+    for run in [*train, *held]:
+        assert any(run in text for text in texts)
+    lines = {line for run in train for line in run.splitlines()}
+    assert lines.isdisjoint(line for run in held for line in run.splitlines())
+
+
 def test_a_change_of_anything_that_matters_is_another_key(tmp_path: Path) -> None:
     uri, held = write_text(tmp_path / "t.jsonl"), write(tmp_path / "v.jsonl", ["held out"])
     keys = {
@@ -147,13 +176,13 @@ def test_an_interrupted_preparation_leaves_nothing_under_a_final_name(tmp_path: 
 def test_a_long_listing_says_that_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Millions of objects, or a server that must be read whole for want of versions."""
     uri = write_text(tmp_path / "t.jsonl")
-    real, spoke = prepare_module.list_files, threading.Event()
+    real, spoke = prepare_module.list_sources, threading.Event()
 
     def slow(*arguments: Any) -> Any:
         assert spoke.wait(60)
         return real(*arguments)
 
-    monkeypatch.setattr(prepare_module, "list_files", slow)
+    monkeypatch.setattr(prepare_module, "list_sources", slow)
     prepare(
         data(uri),
         cache=tmp_path / "cache",
@@ -241,11 +270,12 @@ def test_too_few_tokens_for_a_batch_or_a_validation(tmp_path: Path) -> None:
     uri = write_text(tmp_path / "t.jsonl")
     spec: TrainingSpec = tiny_spec(uri, training={"batchTokens": 16 * 4096})
     found = prepared(tmp_path, spec.data)
-    with pytest.raises(TrainerError, match=rf"has {len(found.train)} tokens.* 4096 .*65536"):
+    with pytest.raises(TrainerError, match=rf"has {len(found.train)} training .* 4096 .*65536"):
         check_enough(found, spec)
-    none_held = tiny_spec(uri, data={"validationFraction": 0.0001})
-    with pytest.raises(TrainerError, match=r"0 tokens; data.validationFraction 0.0001"):
-        check_enough(prepared(tmp_path, none_held.data), none_held)
+    write_text(tmp_path / "t.jsonl", documents=1)
+    short = tiny_spec(uri, training={"batchTokens": 16})
+    with pytest.raises(TrainerError, match=r"data.train is too little .*data.validationFraction"):
+        check_enough(prepared(tmp_path, short.data), short)
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -261,11 +291,3 @@ def test_unigram_loss_is_that_of_smoothed_counts() -> None:
     train, validation = np.array([8, 0, 0]), np.array([1, 1, 0])
     expected = -(np.log(9 / 11) + np.log(1 / 11)) / 2
     assert unigram_loss(train, validation) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("text", ["", "a", "line\n" * 50_000, "no line end " * 20_000])
-def test_pieces_join_to_the_text(text: str) -> None:
-    pieces = list(pieces_of(text))
-    assert "".join(piece for piece, _ in pieces) == text
-    assert [is_last for _, is_last in pieces] == [False] * (len(pieces) - 1) + [True]
-    assert max(len(piece) for piece, _ in pieces) <= 2 * packing.PIECE_CHARACTERS

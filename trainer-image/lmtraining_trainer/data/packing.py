@@ -2,11 +2,10 @@
 
 Promise: memory is bounded by one chunk, whatever the size of a document, and all cores that the
 container may use do the work (the tokenizers library runs a batch in parallel).
-Trap avoided: one long document keeps one core busy; it is cut into pieces at line ends.
+Trap avoided: one long document keeps one core busy; it comes here in pieces.
 """
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,21 +17,8 @@ from tokenizers import Tokenizer
 from lmtraining_trainer.data.prepared import token_dtype
 from lmtraining_trainer.data.tokenizer import END_OF_TEXT_ID
 
-#: Characters encoded in one piece; a cut needs a line end, and is made anyway at twice as many.
-PIECE_CHARACTERS = 16 * 1024
 #: Characters encoded at a time, about a second of work.
 CHUNK_CHARACTERS = 2 * 1024 * 1024
-
-
-def pieces_of(text: str) -> Iterator[tuple[str, bool]]:
-    """`text` in pieces, each with whether it is the last. Joined, they are `text`."""
-    start = 0
-    while len(text) - start > 2 * PIECE_CHARACTERS:
-        line_end = text.find("\n", start + PIECE_CHARACTERS, start + 2 * PIECE_CHARACTERS)
-        end = line_end + 1 if line_end >= 0 else start + 2 * PIECE_CHARACTERS
-        yield text[start:end], False
-        start = end
-    yield text[start:], True
 
 
 class PackedWriter:
@@ -48,10 +34,10 @@ class PackedWriter:
         self._ends: list[bool] = []
         self._characters = 0
 
-    def add(self, piece: str, *, ends_document: bool) -> None:
-        """Append a piece of a document."""
+    def add(self, piece: str, *, ends_run: bool) -> None:
+        """Append a piece, and the end-of-text token where it `ends_run`."""
         self._pieces.append(piece)
-        self._ends.append(ends_document)
+        self._ends.append(ends_run)
         self._characters += len(piece)
         if self._characters >= CHUNK_CHARACTERS:
             self._flush()

@@ -7,7 +7,6 @@ Trap avoided: training a tokenizer is one long call, so it runs in a thread of i
 one goes on saying that it lives.
 """
 
-import hashlib
 import shutil
 import threading
 import time
@@ -23,7 +22,8 @@ from tokenizers import Tokenizer
 from lmtraining_api import FailureClass
 from lmtraining_api.job import Data
 from lmtraining_trainer.data import prepared
-from lmtraining_trainer.data.packing import PackedWriter, pieces_of, unigram_loss
+from lmtraining_trainer.data.holdout import Part, draw_of, held_out_below, parts_of, pieces_of
+from lmtraining_trainer.data.packing import PackedWriter, unigram_loss
 from lmtraining_trainer.data.sources import SourceFile, documents, list_sources, no_text, version_of
 from lmtraining_trainer.data.tokenizer import train_tokenizer
 from lmtraining_trainer.errors import TrainerError
@@ -38,7 +38,7 @@ from lmtraining_trainer.files import (
 )
 from lmtraining_trainer.heartbeat import while_alive
 
-#: Text the tokenizer is trained on at most; beyond it, documents are drawn by their hash.
+#: Text the tokenizer is trained on at most; beyond it, pieces are drawn by their hash.
 TOKENIZER_TEXT_BYTES_MAX = 256 * 1024 * 1024
 #: A preparation that another job left half done is removed when this old.
 LEFTOVER_AGE_SECONDS_MAX = 24 * 3600.0
@@ -147,8 +147,10 @@ class _Preparation:
     train: Sequence[SourceFile]
     validation: Sequence[SourceFile]
     progress: Progress
-    text_bytes: int = 0
-    """Bytes of text in the first pass, the whole for the second."""
+    held_below: float = 0.0
+    """Pieces of training text that draw less are held out."""
+    characters: int = 0
+    """Of the training text: those read so far in the first pass, all of them in the second."""
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def write(self, directory: Path) -> None:
@@ -170,7 +172,7 @@ class _Preparation:
                 "train the tokenizer",
                 lambda: train_tokenizer(self._tokenizer_texts(), vocab_size),
                 lambda: self.progress(
-                    f"training the tokenizer, {_megabytes(self.text_bytes)} MB read"
+                    f"training the tokenizer, {_megabytes(self.characters)} MB read"
                 ),
             )
         finally:
@@ -179,39 +181,34 @@ class _Preparation:
     def _tokenizer_texts(self) -> Iterator[str]:
         size = sum(file.size_bytes or 0 for file in self.train)
         share = 1.0 if size <= TOKENIZER_TEXT_BYTES_MAX else TOKENIZER_TEXT_BYTES_MAX / size
-        for text, fraction in self._all(self.train):
-            if self.cancelled.is_set():
-                raise InterruptedError("the preparation was ended")
-            self.text_bytes += len(text)
-            held_out = not self.validation and fraction < self.data.validation_fraction
-            if not held_out and _second_fraction(fraction) < share:
-                yield text
-        if not self.text_bytes:
+        if not self.validation:
+            draws = (draw_of(piece) for text in self._documents() for piece in pieces_of(text))
+            self.held_below = held_out_below(draws, self.data.validation_fraction)
+        for text in self._documents():
+            self.characters += len(text)
+            for part in parts_of(text, self.held_below):
+                if not part.held_out and _second_draw(part.draw) < share:
+                    yield part.text
+        if not self.characters:
             raise no_text("data.train", self.train)
 
     def _tokenise(self, train: PackedWriter, held: PackedWriter) -> None:
         done = 0
-        for text, fraction in self._all(self.train):
-            held_out = not self.validation and fraction < self.data.validation_fraction
-            writer = held if held_out else train
-            for piece, is_last in pieces_of(text):
-                writer.add(piece, ends_document=is_last)
-                done += len(piece)
-                self._say_tokenised(done)
-        for text, _ in self._all(self.validation):
-            for piece, is_last in pieces_of(text):
-                held.add(piece, ends_document=is_last)
-                self._say_tokenised(done)
+        for part in _parts(self.train, self.held_below):
+            (held if part.held_out else train).add(part.text, ends_run=part.ends_run)
+            done += len(part.text)
+            self.progress(f"tokenised {_megabytes(done)} of {_megabytes(self.characters)} MB")
+        for part in _parts(self.validation, held_below=1.0):
+            held.add(part.text, ends_run=part.ends_run)
+            self.progress("tokenising the validation text")
 
-    def _say_tokenised(self, done: int) -> None:
-        self.progress(f"tokenised {_megabytes(done)} of {_megabytes(self.text_bytes)} MB")
-
-    def _all(self, files: Sequence[SourceFile]) -> Iterator[tuple[str, float]]:
-        """Every document with a number in [0, 1) that depends on its content alone."""
-        for file in files:
+    def _documents(self) -> Iterator[str]:
+        """The training text, for the thread that trains the tokenizer."""
+        for file in self.train:
             for text in documents(file):
-                digest = hashlib.sha256(text.encode(), usedforsecurity=False).digest()
-                yield text, int.from_bytes(digest[:6]) / 2**48
+                if self.cancelled.is_set():
+                    raise InterruptedError("the preparation was ended")
+                yield text
 
     def _write_manifest(self, directory: Path, train: PackedWriter, held: PackedWriter) -> None:
         names = (prepared.TOKENIZER, prepared.TRAIN, prepared.VALIDATION)
@@ -235,9 +232,15 @@ class _Preparation:
         write_json(directory / prepared.MANIFEST, manifest)
 
 
-def _second_fraction(fraction: float) -> float:
+def _parts(files: Sequence[SourceFile], held_below: float) -> Iterator[Part]:
+    for file in files:
+        for text in documents(file):
+            yield from parts_of(text, held_below)
+
+
+def _second_draw(draw: float) -> float:
     """Another number in [0, 1) from the same hash, so that the two draws are independent."""
-    return float(np.modf(fraction * 2**20)[0])
+    return float(np.modf(draw * 2**20)[0])
 
 
 def _megabytes(count: int) -> int:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lmtraining_api import FailureClass
 from lmtraining_api.job import TrainingSpec
+from lmtraining_trainer.data.holdout import PIECE_CHARACTERS
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.files import read_json, sha256_of_file
 
@@ -20,7 +21,7 @@ MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 TRAIN = "train.bin"
 VALIDATION = "validation.bin"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,8 @@ class PreparedData:
 
     key: str
     train: NDArray[np.uint16] | NDArray[np.uint32]
-    """Training tokens, [train_tokens]; documents end with the end-of-text token."""
+    """Training tokens, [train_tokens]; documents, and what is left of them where a part is held
+    out, end with the end-of-text token."""
     validation: NDArray[np.uint16] | NDArray[np.uint32]
     """Held-out tokens, [validation_tokens]."""
     tokenizer_json: str
@@ -77,22 +79,19 @@ def check_enough(data: PreparedData, spec: TrainingSpec) -> None:
         raise TrainerError(
             FailureClass.DATA,
             "TooLittleText",
-            f"the training text has {train_tokens} tokens, {sequences} sequences of "
+            f"the text of data.train has {train_tokens} training tokens, {sequences} sequences of "
             f"data.sequenceLength {length}, but one batch takes {spec.batch_sequences} "
             f"(training.batchTokens {spec.training.batch_tokens}): lower batchTokens or add text",
         )
     if len(data.validation) < 2:
-        fix = (
-            "put more text there"
+        problem = (
+            f"the text of data.validation has {len(data.validation)} tokens: put more text there"
             if spec.data.validation
-            else f"data.validationFraction {spec.data.validation_fraction} of the documents held "
-            "out none: raise it, split the text into more documents, or set data.validation"
+            else "data.train is too little text for data.validationFraction to hold out a part of "
+            f"(a document is whole up to {2 * PIECE_CHARACTERS} characters): add text, or set "
+            "data.validation"
         )
-        raise TrainerError(
-            FailureClass.DATA,
-            "NoValidationText",
-            f"the validation text has {len(data.validation)} tokens; {fix}",
-        )
+        raise TrainerError(FailureClass.DATA, "NoValidationText", problem)
 
 
 def _mapped(path: Path, dtype: type[np.uint16] | type[np.uint32]) -> NDArray[np.uint16]:
