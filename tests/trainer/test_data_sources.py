@@ -92,7 +92,7 @@ def test_p11_bad_content_is_named_and_not_quoted(
         ("file:///nowhere/at/all.txt", "NoSuchFile", FailureClass.DATA),
         ("file:///nowhere/**/*.txt", "NoSuchFile", FailureClass.DATA),
         ("nosuchprotocol://x/y", "BadUri", FailureClass.DATA),
-        ("s3://bucket/x", "NoSuchProtocol", FailureClass.DATA),
+        ("abfs://container/x", "NoSuchProtocol", FailureClass.DATA),
     ],
 )
 def test_what_cannot_be_opened_is_named(

@@ -21,6 +21,8 @@ _NETWORK = (ConnectionError, TimeoutError, socket.gaierror)
 _NETWORK_ERRNOS = {errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH}
 #: Base classes of aiohttp; botocore and requests; botocore; google.auth.
 _NETWORK_NAMES = {"ClientConnectionError", "ConnectionError", "HTTPClientError", "TransportError"}
+#: Of botocore: no login was found.
+_NO_LOGIN_NAMES = {"NoCredentialsError", "PartialCredentialsError"}
 _FORBIDDEN = {401, 403}
 _OVERLOADED = {408, 429}
 _HOST = re.compile(r"\bhttps?://(\[[^]]*\]|[^/:?#]*)")
@@ -31,7 +33,7 @@ def explained(error: Exception, *, name: str, field: str) -> TrainerError:
     job."""
     chain = list(_chain(error))
     status = next((status for link in chain if (status := _http_status(link))), 0)
-    if status in _FORBIDDEN or any(isinstance(link, PermissionError) for link in chain):
+    if status in _FORBIDDEN or any(_is_refusal(link) for link in chain):
         return data_error(
             "NotAllowed", f"reading {name} is not allowed: grant it, or set credentials.secretRef"
         )
@@ -90,6 +92,10 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             return
         yield link
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+
+
+def _is_refusal(error: BaseException) -> bool:
+    return isinstance(error, PermissionError) or type(error).__name__ in _NO_LOGIN_NAMES
 
 
 def _is_network(error: BaseException) -> bool:
