@@ -19,6 +19,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 from lmtraining_api import (
     ExitRecord,
@@ -28,7 +29,9 @@ from lmtraining_api import (
     LMTrainingJob,
     Peer,
     TrainingSpec,
+    names,
 )
+from lmtraining_trainer.data import check_sources
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.files import read_json
 from lmtraining_trainer.report import Snapshot
@@ -104,7 +107,12 @@ def run_locally(
     TrainerError where it cannot begin."""
     job = run.job_file
     with _next_attempt(run.directory) as attempt:
-        _say_changes(run, job, say)
+        record = _recorded(run.directory)
+        for line in changes(record or {}, job.spec):
+            say(line)
+        check_claim(job, record)
+        if rank_function == RANK_FUNCTION and "data_key" not in (record or {}):
+            check_sources(job.spec.data, Path(names.CREDENTIALS_DIRECTORY))  # a run keeps its data
         supervisor = Supervisor(
             Assignment(
                 identity=Identity(
@@ -121,21 +129,17 @@ def run_locally(
         )
         port = report_port
         with nullcontext() if port is None else served(supervisor, job, host=LOOPBACK, port=port):
-            record = supervisor.run()
-        write_to_run_directory(record, run.directory)
-        return record
+            ended = supervisor.run()
+        write_to_run_directory(ended, run.directory)
+        return ended
 
 
-def _say_changes(run: LocalRun, job: JobFile, say: Callable[[str], None]) -> None:
-    """What is not as it was in the run before. Raises TrainerError where it cannot be gone on with
-    like that."""
+def _recorded(directory: Path) -> dict[str, Any] | None:
+    """What the run before left in run.json."""
     try:
-        record = read_json(run.directory / RUN)
+        return read_json(directory / RUN)
     except OSError as error:
-        raise _unusable(run.directory, error) from error
-    for line in changes(record or {}, job.spec):
-        say(line)
-    check_claim(job, record)
+        raise _unusable(directory, error) from error
 
 
 def _intent(job: JobFile, attempt: int) -> str:
