@@ -32,6 +32,22 @@ class JobView:
         return summary.message if summary else "waiting for the operator"
 
     @property
+    def said(self) -> str:
+        """The message without what stands before it already: beside the state, a message that
+        begins with the trainer's own state, or names its attempt twice, says it again."""
+        parts = [self.state]
+        for part in self.message.split(": "):
+            if not any(earlier.startswith(part) for earlier in parts):
+                parts.append(part)
+        return ": ".join(parts[1:])
+
+    @property
+    def steps(self) -> str:
+        """Steps done of all steps; a dash before the trainer knows how many there are."""
+        progress = self.status.progress
+        return f"{progress.step}/{progress.total_steps}" if progress.total_steps else "–"
+
+    @property
     def fraction(self) -> float:
         progress = self.status.progress
         return progress.step / progress.total_steps if progress.total_steps else 0.0

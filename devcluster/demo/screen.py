@@ -4,6 +4,10 @@ Promise: on a terminal the panel is redrawn in place; elsewhere every change is 
 log of the demo can be read.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.box import HORIZONTALS
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
@@ -15,6 +19,22 @@ from devcluster.demo.job_view import JobView, LossCurve
 BLOCKS = " ▁▂▃▄▅▆▇█"
 CURVE_WIDTH = 72
 CURVE_HEIGHT = 12
+COLUMN_WIDTHS = {
+    "STATE": 11,
+    "STEP": 9,
+    "ETA": 6,
+    "LOSS": 6,
+    "VAL LOSS": 8,
+    "TOK/S": 6,
+    "RESTARTS": 8,
+    "CHECKPOINT": 10,
+}
+PERCENT_WIDTH = 4
+TIME_WIDTH = 7
+PANEL_WIDTH_MAX = 100
+#: Of the panel without the words of its story, border and gaps included.
+FIXED_COLUMNS = TIME_WIDTH + COLUMN_WIDTHS["STATE"] + 8
+FIXED_ROWS = 8
 STATE_STYLES = {
     "Training": "bold green",
     "Completed": "bold green",
@@ -26,44 +46,98 @@ STATE_STYLES = {
 }
 
 
-def job_panel(view: JobView, story: list[str]) -> RenderableType:
-    """The job as a table a person enjoys reading, above what has happened so far."""
-    status = view.status
-    table = Table.grid(padding=(0, 3))
-    table.add_row(*(Text(title, style="dim") for title in _TITLES))
-    table.add_row(
-        Text(view.state, style=STATE_STYLES.get(view.state, "bold cyan")),
-        f"{status.progress.step}/{status.progress.total_steps or '–'}",
-        status.progress.percent or "–",
-        status.progress.eta or "–",
-        status.metrics.loss or "–",
-        status.metrics.validation_loss or "–",
-        status.metrics.tokens_per_second or "–",
-        str(status.restarts.total),
-        str(status.checkpoint.last_step) if status.checkpoint else "–",
-    )
-    bar = ProgressBar(total=1.0, completed=view.fraction, width=78)
-    said = Text(view.message, style="italic")
+@dataclass(frozen=True)
+class StoryLine:
+    """Something that happened, in seconds since the job was applied: to the job, which was in that
+    state then, or, without a state, by the demo's own hand."""
+
+    seconds: float
+    state: str
+    text: str
+
+
+def job_panel(
+    view: JobView, story: Sequence[StoryLine], *, columns: int, rows: int
+) -> RenderableType:
+    """The job as a table a person enjoys reading, above the end of its story so far.
+
+    No column changes its width, so that figures change in place; 80 columns hold them all.
+    """
+    width = min(columns, PANEL_WIDTH_MAX)
+    newest = _fitting(story, columns=width - FIXED_COLUMNS, rows=rows - FIXED_ROWS)
     return Panel(
-        Group(table, Text(), bar, Text(), said, Text(), *(Text(f"  {line}") for line in story)),
+        Group(_figures(view), Text(), _bar(view), Text(), _history(newest)),
         title=f"lmtj/{view.name}",
+        box=HORIZONTALS,
         border_style="cyan",
-        width=100,
+        padding=0,
+        width=width,
     )
 
 
-_TITLES = (
-    "STATE", "STEP", "PROGRESS", "ETA", "LOSS", "VALIDATION", "TOK/S", "RESTARTS", "CHECKPOINT",
-)  # fmt: skip
+def _figures(view: JobView) -> Table:
+    status = view.status
+    cells = (
+        Text(view.state, style=_style(view.state)),
+        view.steps,
+        status.progress.eta,
+        status.metrics.loss,
+        status.metrics.validation_loss,
+        status.metrics.tokens_per_second,
+        str(status.restarts.total),
+        str(status.checkpoint.last_step) if status.checkpoint else "",
+    )
+    table = Table(box=None, expand=True, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for title, width in COLUMN_WIDTHS.items():
+        table.add_column(title, width=width, justify="left" if title == "STATE" else "right")
+    table.add_row(*(cell or "–" for cell in cells))
+    return table
+
+
+def _bar(view: JobView) -> Table:
+    line = Table.grid(expand=True, padding=(0, 2, 0, 0))
+    line.add_column(ratio=1)
+    line.add_column(width=PERCENT_WIDTH, justify="right")
+    line.add_row(ProgressBar(total=1.0, completed=view.fraction), f"{view.fraction:.0%}")
+    return line
+
+
+def _fitting(story: Sequence[StoryLine], *, columns: int, rows: int) -> list[StoryLine]:
+    """The newest lines, as many as `rows` hold once long ones are wrapped."""
+    newest: list[StoryLine] = []
+    for line in reversed(story):
+        rows -= len(Text(line.text).wrap(Console(width=columns), columns)) or 1
+        if rows < 0:
+            break
+        newest.insert(0, line)
+    return newest
+
+
+def _history(story: Sequence[StoryLine]) -> Table:
+    """When and what; a long sentence goes on in the next row, at a word."""
+    lines = Table.grid(expand=True, padding=(0, 2, 0, 0))
+    lines.add_column(width=TIME_WIDTH, justify="right", style="dim")
+    lines.add_column(width=COLUMN_WIDTHS["STATE"])
+    lines.add_column(ratio=1)
+    shown = ""
+    for line in story:
+        state = Text(line.state if line.state != shown else "", style=_style(line.state))
+        lines.add_row(f"{line.seconds:.1f} s", state, Text(line.text, "" if line.state else "bold"))
+        shown = line.state
+    return lines
+
+
+def _style(state: str) -> str:
+    return STATE_STYLES.get(state, "bold cyan")
 
 
 def one_line(view: JobView) -> str:
     """The panel for a log file."""
     status = view.status
     return (
-        f"{view.state:<10} step {status.progress.step}/{status.progress.total_steps}  "
-        f"loss {status.metrics.loss or '-'}  tok/s {status.metrics.tokens_per_second or '-'}  "
-        f"restarts {status.restarts.total}  {view.message}"
+        f"{view.state:<11} step {view.steps:>7}  loss {status.metrics.loss or '–':>6}  "
+        f"tok/s {status.metrics.tokens_per_second or '–':>6}  restarts {status.restarts.total}  "
+        f"{view.message}"
     )
 
 

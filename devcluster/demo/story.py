@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 
 from devcluster.demo.job_view import JobView, LossCurve
-from devcluster.demo.screen import job_panel, one_line
+from devcluster.demo.screen import StoryLine, job_panel, one_line
 from devcluster.errors import DevclusterError
 from devcluster.kubectl import Kubectl
 from lmtraining_api import ConditionType
@@ -20,7 +20,7 @@ from lmtraining_api.names import LABEL_JOB_NAME, LABEL_REPLICA
 JOB_SECONDS_MAX = 900
 POLL_SECONDS = 0.5
 KILL_AT_FRACTION = 0.4
-STORY_LINES_MAX = 12
+STORY_LINES_MAX = 100
 
 
 @dataclass
@@ -31,9 +31,9 @@ class Story:
     console: Console
     name: str
     curve: LossCurve = field(default_factory=LossCurve)
-    lines: list[str] = field(default_factory=list)
+    lines: list[StoryLine] = field(default_factory=list)
     killed: bool = False
-    _said: str = ""
+    _said: tuple[str, str] = ("", "")
     _printed: str = ""
     _started: float = field(default_factory=time.monotonic)
 
@@ -43,7 +43,9 @@ class Story:
             while True:
                 view = self._look()
                 if self.console.is_terminal:
-                    live.update(job_panel(view, self.lines), refresh=True)
+                    columns, rows = self.console.size
+                    panel = job_panel(view, self.lines, columns=columns, rows=rows)
+                    live.update(panel, refresh=True)
                 if view.status.is_terminal:
                     return view
                 if time.monotonic() - self._started > JOB_SECONDS_MAX:
@@ -73,21 +75,20 @@ class Story:
         pod = running[0]["metadata"]["name"]
         self.kubectl.run("delete", "pod", pod, "--grace-period=0", "--force", "--wait=false")
         self.killed = True
-        self._note(f"killed pod {pod}: kubectl delete pod --force --grace-period=0")
+        self._note("", f"killed pod {pod}: kubectl delete pod --force --grace-period=0")
 
     def _tell(self, view: JobView) -> None:
-        said = f"{view.state}: {view.message}" if view.state != "Training" else view.state
+        said = (view.state, view.said if view.state != "Training" else "")
         if said != self._said:
             self._said = said
-            self._note(said)
+            self._note(*said)
         line = one_line(view)
         if not self.console.is_terminal and line != self._printed:
             self._printed = line
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def _note(self, line: str) -> None:
-        elapsed = time.monotonic() - self._started
-        self.lines.append(f"{elapsed:6.1f} s  {line[:88]}")
+    def _note(self, state: str, text: str) -> None:
+        self.lines.append(StoryLine(time.monotonic() - self._started, state, text))
         del self.lines[:-STORY_LINES_MAX]
 
 
