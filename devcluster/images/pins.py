@@ -1,10 +1,11 @@
 """The exact versions that an image's dependencies resolve to, and which build of torch.
 
 Promise: the key of a dependency layer follows the resolved pins alone. The constraint file also
-pins linters and the other image's libraries; changing those must not rebuild six gigabytes. The
-answer is remembered by what it was resolved from, so an unchanged tree asks nobody. Trap avoided:
-resolving at every start, which is slow, and fails without a network although nothing has to be
-fetched.
+pins linters and the other image's libraries; changing those must not rebuild six gigabytes. Pins
+are remembered by what they were resolved from, so that an unchanged tree resolves nothing again.
+A build of torch that could not be had is asked for again in the next run. Traps avoided: resolving
+at every start, which is slow, and fails without a network although nothing has to be fetched; and
+gigabytes of CUDA for ever because an index was slow once.
 """
 
 import hashlib
@@ -15,17 +16,17 @@ import subprocess
 import sys
 import tomllib
 import venv
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from devcluster.errors import DevclusterError
 from devcluster.images.progress import say
+from devcluster.packageindex import client_environment
 
 UV_VERSION = "0.13.9"
 PYTHON_VERSION = "3.11"
 RESOLVE_SECONDS_MAX = 120.0
-#: The index of CPU-only builds either answers at once or is out of reach.
 PROBE_SECONDS_MAX = 20.0
 INSTALL_SECONDS_MAX = 180.0
 TORCH_BACKEND_VARIABLE = "LMTRAIN_TORCH_BACKEND"
@@ -44,20 +45,54 @@ class Pins:
     packages: tuple[str, ...]
 
 
-def resolved_pins(extra: str, *, root: Path, memory: Path, tools: Path) -> Pins:
+@dataclass(frozen=True)
+class PinMemory:
+    """Pins by the question that they answer, on disk for ever, and the questions without an answer,
+    in memory: within one run, in which a name must not change its meaning, nothing is asked twice.
+    """
+
+    directory: Path
+    refusals: dict[str, str] = field(default_factory=dict)
+
+    def recall(self, question: str) -> Pins | None:
+        path = self._path(question)
+        if not path.exists():
+            return None
+        stored = json.loads(path.read_text())
+        return Pins(stored["key"], stored["torch_backend"], tuple(stored["packages"]))
+
+    def keep(self, question: str, pins: Pins) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        temporary = self._path(question).with_suffix(".tmp")
+        temporary.write_text(json.dumps(asdict(pins), indent=1))
+        temporary.rename(self._path(question))
+
+    def _path(self, question: str) -> Path:
+        return self.directory / f"{question}.json"
+
+
+def resolved_pins(extra: str, *, root: Path, memory: PinMemory, tools: Path) -> Pins:
     """The pins of an extra of pyproject.toml, from memory where nothing changed."""
     requirements = requirements_of(extra, root / "pyproject.toml")
-    wanted = os.environ.get(TORCH_BACKEND_VARIABLE)
-    remembered = memory / f"{_question(requirements, root, wanted)}.json"
-    if remembered.exists():
-        stored = json.loads(remembered.read_text())
-        return Pins(stored["key"], stored["torch_backend"], tuple(stored["packages"]))
-    pins = _resolve(extra, root=root, tools=tools, backends=_backends(requirements, wanted))
-    memory.mkdir(parents=True, exist_ok=True)
-    temporary = remembered.with_suffix(".tmp")
-    temporary.write_text(json.dumps(asdict(pins), indent=1))
-    temporary.rename(remembered)
-    return pins
+    refusal = ""
+    for backend, patient in _backends(requirements, os.environ.get(TORCH_BACKEND_VARIABLE)):
+        question = _question(requirements, root, backend)
+        if remembered := memory.recall(question):
+            return remembered
+        if question not in memory.refusals:
+            try:
+                pins = _resolve(extra, root=root, tools=tools, backend=backend, patient=patient)
+            except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+                memory.refusals[question] = str(getattr(error, "stderr", "") or error)
+            else:
+                memory.keep(question, pins)
+                return pins
+        refusal = memory.refusals[question]
+    raise DevclusterError(
+        f"the extra {extra!r} of {root / 'pyproject.toml'} does not resolve with "
+        f"{root / 'constraints/python.txt'}: make the two agree, and check that the package index "
+        f"pip or uv is configured for answers. uv said:\n{refusal.strip()}"
+    )
 
 
 def requirements_of(extra: str, pyproject: Path) -> tuple[str, ...]:
@@ -69,19 +104,20 @@ def requirements_of(extra: str, pyproject: Path) -> tuple[str, ...]:
     return (*project["dependencies"], *extras[extra])
 
 
-def _question(requirements: Sequence[str], root: Path, wanted: str | None) -> str:
+def _question(requirements: Sequence[str], root: Path, backend: str) -> str:
     constraints = (root / "constraints" / "python.txt").read_text()
-    asked = json.dumps([UV_VERSION, PYTHON_VERSION, requirements, constraints, wanted, has_gpu()])
+    asked = json.dumps([UV_VERSION, PYTHON_VERSION, requirements, constraints, backend])
     return hashlib.sha256(asked.encode()).hexdigest()
 
 
-def _backends(requirements: Sequence[str], wanted: str | None) -> tuple[str, ...]:
-    """Builds of torch to try, best first: without a GPU the CPU build, a tenth of the size."""
+def _backends(requirements: Sequence[str], wanted: str | None) -> tuple[tuple[str, bool], ...]:
+    """Builds of torch to try, best first, each with whether to be patient: without a GPU the CPU
+    build, a tenth of the size, whose index either answers at once or is out of reach."""
     if not any(line.startswith("torch") for line in requirements):
-        return (INDEX_DEFAULT,)
+        return ((INDEX_DEFAULT, True),)
     if wanted is not None:
-        return (wanted,)
-    return (INDEX_DEFAULT,) if has_gpu() else (CPU, INDEX_DEFAULT)
+        return ((wanted, True),)
+    return ((INDEX_DEFAULT, True),) if has_gpu() else ((CPU, False), (INDEX_DEFAULT, True))
 
 
 def has_gpu() -> bool:
@@ -89,27 +125,7 @@ def has_gpu() -> bool:
     return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
-def _resolve(extra: str, *, root: Path, tools: Path, backends: Sequence[str]) -> Pins:
-    failure = ""
-    for backend in backends:
-        last = backend == backends[-1]
-        try:
-            packages = _compile(extra, root=root, tools=tools, backend=backend, patient=last)
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-            failure = str(getattr(error, "stderr", "") or error)
-            continue
-        key = hashlib.sha256("\n".join(packages).encode()).hexdigest()
-        return Pins(key, backend, packages)
-    raise DevclusterError(
-        f"the extra {extra!r} of {root / 'pyproject.toml'} does not resolve with "
-        f"{root / 'constraints/python.txt'}: make the two agree, and check that the package index "
-        f"pip or uv is configured for answers. uv said:\n{failure.strip()}"
-    )
-
-
-def _compile(
-    extra: str, *, root: Path, tools: Path, backend: str, patient: bool
-) -> tuple[str, ...]:
+def _resolve(extra: str, *, root: Path, tools: Path, backend: str, patient: bool) -> Pins:
     argv = [
         uv_program(tools), "pip", "compile", "pyproject.toml", "--extra", extra,
         "--constraint", "constraints/python.txt", "--python-version", PYTHON_VERSION,
@@ -126,15 +142,8 @@ def _compile(
         check=True,
         timeout=RESOLVE_SECONDS_MAX if patient else PROBE_SECONDS_MAX,
     )
-    return tuple(line for line in result.stdout.splitlines() if "==" in line)
-
-
-def client_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment for uv: where only pip was told of a mirror, uv is told as well."""
-    values = dict(environment)
-    if "PIP_INDEX_URL" in values and "UV_INDEX_URL" not in values:
-        values.setdefault("UV_DEFAULT_INDEX", values["PIP_INDEX_URL"])
-    return values
+    packages = tuple(line for line in result.stdout.splitlines() if "==" in line)
+    return Pins(hashlib.sha256("\n".join(packages).encode()).hexdigest(), backend, packages)
 
 
 def uv_program(tools: Path) -> str:

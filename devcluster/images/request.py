@@ -6,7 +6,6 @@ build secrets, which no layer and no history keeps. Trap avoided: copying a pip.
 a password, into an image.
 """
 
-import configparser
 import os
 import shlex
 from collections.abc import Mapping
@@ -15,31 +14,13 @@ from pathlib import Path
 from typing import Protocol
 
 from devcluster.images.reference import ImageRef
+from devcluster.packageindex import client_variables
 
 CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 CA_SECRET = "ca-certificates"  # noqa: S105 - the name of a mount, not a secret
 ENVIRONMENT_SECRET = "client-environment"  # noqa: S105
 CA_IN_BUILD = f"/run/secrets/{CA_SECRET}"
 CA_VARIABLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE")
-#: Settings of package clients that hold inside a build as well: none that names a local path.
-CLIENT_VARIABLES = (
-    "PIP_INDEX_URL",
-    "PIP_EXTRA_INDEX_URL",
-    "PIP_TRUSTED_HOST",
-    "UV_DEFAULT_INDEX",
-    "UV_INDEX",
-    "UV_INDEX_URL",
-    "UV_EXTRA_INDEX_URL",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "NO_PROXY",
-)
-PIP_CONFIG_KEYS = {
-    "index-url": "PIP_INDEX_URL",
-    "extra-index-url": "PIP_EXTRA_INDEX_URL",
-    "trusted-host": "PIP_TRUSTED_HOST",
-}
-UV_FROM_PIP = {"UV_DEFAULT_INDEX": "PIP_INDEX_URL", "UV_INDEX": "PIP_EXTRA_INDEX_URL"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,23 +87,3 @@ def ca_bundle() -> Path | None:
     named = os.environ.get("SSL_CERT_FILE")
     candidates = [named, *CA_BUNDLES] if named else [*CA_BUNDLES]
     return next((path for path in map(Path, candidates) if path.is_file()), None)
-
-
-def client_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Index and proxy settings for pip and uv, from the environment and pip's configuration."""
-    values = _pip_configuration()
-    values |= {name: environment[name] for name in CLIENT_VARIABLES if environment.get(name)}
-    for uv_name, pip_name in UV_FROM_PIP.items():
-        if pip_name in values:
-            values.setdefault(uv_name, values[pip_name])
-    return values
-
-
-def _pip_configuration() -> dict[str, str]:
-    files = ("/etc/pip.conf", "~/.pip/pip.conf", "~/.config/pip/pip.conf")
-    parser = configparser.RawConfigParser()
-    parser.read([Path(name).expanduser() for name in files])
-    if not parser.has_section("global"):
-        return {}
-    found = {name: parser.get("global", key, fallback="") for key, name in PIP_CONFIG_KEYS.items()}
-    return {name: " ".join(value.split()) for name, value in found.items() if value}

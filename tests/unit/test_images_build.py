@@ -1,6 +1,5 @@
 """Only what is missing is done, and what is interrupted is done again."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 
 from devcluster.errors import DevclusterError
 from devcluster.images import base, build
-from devcluster.images.pins import Pins
+from devcluster.images.pins import PinMemory, Pins
 from devcluster.images.reference import ImageRef
 from devcluster.images.request import BuildRequest
 from devcluster.images.store import Store
@@ -85,7 +84,8 @@ def builder(monkeypatch: pytest.MonkeyPatch, tree: Path) -> FakeBuilder:
     own = build.own_base().local
 
     def open_workshop(layout: Layout) -> build.Workshop:
-        return build.Workshop(Store.of(layout), fake, own, layout.cache / "tools")
+        store = Store.of(layout)
+        return build.Workshop(store, fake, own, layout.tools, PinMemory(store.pins))
 
     def make_base_context(directory: Path, *, log: Path) -> None:
         directory.mkdir(parents=True)
@@ -222,33 +222,3 @@ def test_the_base_is_the_named_one_then_upstream_then_our_own(
         monkeypatch.delenv(build.BASE_VARIABLE, raising=False)
     own = build.own_base().local
     assert build.base_of(builder_state) == (own if expected == "own" else expected)
-
-
-def test_pins_are_remembered_by_what_they_were_resolved_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from devcluster.images import pins
-
-    root, memory, calls = tmp_path / "root", tmp_path / "memory", []
-    (root / "constraints").mkdir(parents=True)
-    (root / "constraints/python.txt").write_text("a==1\n")
-    (root / "pyproject.toml").write_text(
-        '[project]\ndependencies = ["a"]\n[project.optional-dependencies]\ntoy = []\n'
-    )
-
-    def compile_once(extra: str, **_: object) -> tuple[str, ...]:
-        calls.append(extra)
-        return ("a==1",)
-
-    monkeypatch.setattr(pins, "_compile", compile_once)
-
-    def resolve() -> Pins:
-        return pins.resolved_pins("toy", root=root, memory=memory, tools=tmp_path)
-
-    first = resolve()
-    assert resolve() == first
-    assert len(calls) == 1
-    (root / "constraints/python.txt").write_text("a==1\nruff==9\n")
-    assert resolve() == first, "a pin that is not in the image changes nothing"
-    assert len(calls) == 2
-    assert all(json.loads(path.read_text())["packages"] for path in memory.glob("*.json"))

@@ -100,15 +100,6 @@ def test_a_command_that_hangs_is_ended_with_its_children(
     os.close(reader)
 
 
-def test_pip_settings_reach_uv_as_well() -> None:
-    values = request.client_variables({"PIP_INDEX_URL": "https://mirror.example/simple"})
-    assert values["UV_DEFAULT_INDEX"] == "https://mirror.example/simple"
-
-
-def test_settings_that_name_local_paths_stay_outside() -> None:
-    assert "PIP_FIND_LINKS" not in request.client_variables({"PIP_FIND_LINKS": "/opt/wheels"})
-
-
 def test_secrets_are_readable_by_nobody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
