@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from devcluster.cluster import Cluster, ensure_up
+from devcluster.cluster import ensure_up
 from devcluster.demo.job_view import JobView
 from devcluster.demo.screen import draw_curve
 from devcluster.demo.story import Story, check
@@ -25,6 +25,7 @@ from lmtraining_api.names import STORAGE_DIRECTORY
 NAMESPACE = "lmtraining-demo"
 JOB_FILE = Path(__file__).resolve().parents[2] / "examples" / "tiny-gpt.yaml"
 PROMPT = "def __init__(self"
+SHELL_COMMAND = 'eval "$(.venv/bin/python -m devcluster up)"'
 READER = "tiny-gpt-reader"
 GONE_SECONDS_MAX = 120
 FIRST_RUN_BYTES = 28_000_000_000
@@ -63,7 +64,7 @@ def _play(console: Console) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
     for claim in claims:
         console.print(f"[green]✓[/green] {claim}", highlight=False)
-    _what_next(console, cluster)
+    _what_next(console)
 
 
 def _say_disk(console: Console) -> None:
@@ -185,15 +186,17 @@ def _container(name: str, image: str, arguments: list[str]) -> dict[str, Any]:
     }
 
 
-def _what_next(console: Console, cluster: Cluster) -> None:
+def _what_next(console: Console) -> None:
     console.print(
         "\nTry next:\n"
-        f"  export KUBECONFIG={cluster.kubeconfig} PATH={cluster.binaries}:$PATH\n"
+        f"  {SHELL_COMMAND}   # kubectl for this shell\n"
         f"  kubectl -n {NAMESPACE} get lmtj -o wide\n"
         f"  kubectl -n {NAMESPACE} describe lmtj tiny-gpt\n"
         "  kubectl explain lmtj.spec.training\n"
-        "and `make cluster-down` when you have seen enough.",
+        "Your own text: docs/your-own-text.md. And `make cluster-down` when you have seen enough.",
         highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
 
 
