@@ -6,7 +6,6 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 cache=${LMTRAIN_CACHE:-$HOME/.cache/lm-training-operator}
-uv_version=0.13.9
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
@@ -20,6 +19,8 @@ fi
 [ -n "$python" ] || fail "python3 is missing: install Python 3.11 or newer (Debian: apt-get install python3 python3-venv)"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
   fail "$python is $("$python" -V), and Python 3.11 or newer is needed"
+settings=$("$python" devcluster/packages.py) # uv_version, torch_backend, and where the index is
+eval "$settings"
 
 uv=$cache/tools/uv-$uv_version/bin/uv
 if [ ! -x "$uv" ]; then
@@ -38,17 +39,15 @@ if [ ! -x "$uv" ]; then
   mv "$cache/tools/uv-$uv_version.part" "$cache/tools/uv-$uv_version"
 fi
 
-settings=$("$python" devcluster/packageindex.py)
-eval "$settings"
 install() { "$uv" pip install --quiet --python .venv -c constraints/python.txt "$@" -e '.[dev]'; }
 
 [ -x .venv/bin/python ] || "$uv" venv --quiet --python "$python" .venv
 if [ ! -e .venv/.ready ]; then
   say "installing the Python environment (0.5 to 6 GB, 10 seconds to 5 minutes, once per machine)"
 fi
-if [ -e /dev/nvidiactl ] || .venv/bin/python -c 'import importlib.metadata as m; m.version("torch")' 2>/dev/null; then
+if [ -z "$torch_backend" ] || .venv/bin/python -c 'import importlib.metadata as m; m.version("torch")' 2>/dev/null; then
   install
 else
-  UV_HTTP_RETRIES=0 install --torch-backend=cpu 2>/dev/null || install
+  UV_HTTP_RETRIES=0 install "--torch-backend=$torch_backend" 2>/dev/null || install
 fi
 touch .venv/.ready

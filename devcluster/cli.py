@@ -8,9 +8,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from devcluster import binaries, cluster, gpu, images, kindcluster, kwok, machine, native, processes
+from devcluster import binaries, cluster, gpu, images, kwok, machine, native, processes
 from devcluster.apiserver import ApiServer
 from devcluster.errors import DevclusterError
+from devcluster.images.docker import docker_answers
 from devcluster.paths import Layout
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
@@ -97,7 +98,7 @@ def kubeconfig() -> None:
 def check() -> None:
     """Say what is missing on this machine and what brings it."""
     layout = Layout.from_environment()
-    if kindcluster.docker_answers():
+    if docker_answers():
         say("A Docker daemon answers: `up` uses kind.")
         return
     found = machine.problems(layout, ours_running=native.is_ours(layout))
@@ -112,7 +113,7 @@ def check() -> None:
 def build() -> None:
     """Build the cluster's programs into the cache, without starting anything."""
     layout = Layout.from_environment()
-    names = binaries.KIND_PROGRAMS if kindcluster.docker_answers() else binaries.NATIVE_PROGRAMS
+    names = binaries.KIND_PROGRAMS if docker_answers() else binaries.NATIVE_PROGRAMS
     for path in sorted({path.parent for path in binaries.ensure(names, layout).values()}):
         print(path)
 

@@ -24,6 +24,7 @@ from devcluster import (
 )
 from devcluster.apiserver import is_ready
 from devcluster.errors import DevclusterError
+from devcluster.images.docker import docker_answers
 from devcluster.kubectl import Kubectl
 from devcluster.model import Cluster
 from devcluster.node import NodeFiles
@@ -133,7 +134,7 @@ def choose_backend(wanted: Backend, layout: Layout) -> Backend:
         return existing
     if wanted is not Backend.AUTO:
         return wanted
-    return Backend.KIND if kindcluster.docker_answers() else Backend.NATIVE
+    return Backend.KIND if docker_answers() else Backend.NATIVE
 
 
 def is_healthy(layout: Layout) -> bool:

@@ -14,7 +14,6 @@ from collections.abc import Callable
 import yaml
 
 from devcluster import binaries, environment, gpu, manifests, node, processes
-from devcluster.errors import DevclusterError
 from devcluster.kubectl import Kubectl
 from devcluster.paths import Layout
 from devcluster.run import run, try_run
@@ -27,18 +26,8 @@ REGISTRY_NAME = f"{NAME}-registry"
 REGISTRY_IMAGE = "registry:2"
 REGISTRY_DIRECTORY = f"/etc/containerd/certs.d/{node.REGISTRY}"
 NODE_VOLUMES = "/var/lib/devcluster-volumes"
-DOCKER_LIMIT_SECONDS = 20.0
 CREATE_LIMIT_SECONDS = 900.0
 NODE_LIMIT_SECONDS = 180.0
-
-
-def docker_answers() -> bool:
-    """Whether a Docker daemon answers, not merely whether its client is installed."""
-    try:
-        done = try_run("docker", "info", "--format", "{{.ID}}", limit_seconds=DOCKER_LIMIT_SECONDS)
-    except DevclusterError:
-        return False
-    return done.returncode == 0 and bool(done.stdout.strip())
 
 
 def configuration(layout: Layout) -> str:

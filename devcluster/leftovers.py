@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from devcluster import node
+from devcluster.mounts import mounts_below
 from devcluster.node import NodeFiles
 from devcluster.run import run
 from devcluster.waiting import wait_until
@@ -21,7 +22,6 @@ CGROUPS = Path("/sys/fs/cgroup")
 CONTROLLERS = ("cpuset", "cpu", "io", "memory", "hugetlb", "pids")
 SHIM = "containerd-shim-runc-v2"
 GONE_LIMIT_SECONDS = 20.0
-MOUNT_POINT_FIELD = 4
 
 
 def clear(files: NodeFiles) -> None:
@@ -44,22 +44,8 @@ def create_cgroups(files: NodeFiles) -> None:
         (root / files.cgroup).mkdir(exist_ok=True)
 
 
-def mount_points_below(mountinfo: str, directory: Path) -> list[Path]:
-    """Mount points at or below `directory` in the text of /proc/self/mountinfo, deepest first."""
-    fields = (line.split()[MOUNT_POINT_FIELD] for line in mountinfo.splitlines())
-    points = [Path(_unescape(field)) for field in fields]
-    ours = [point for point in points if point.is_relative_to(directory)]
-    return sorted(ours, key=lambda point: len(point.parts), reverse=True)
-
-
-def _unescape(field: str) -> str:
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        field = field.replace(code, character)
-    return field
-
-
 def unmount_below(directory: Path) -> None:
-    for point in mount_points_below(Path("/proc/self/mountinfo").read_text(), directory):
+    for point in mounts_below(directory):
         run("umount", "--lazy", str(point))
 
 

@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from devcluster import node, readiness, toolchain
+from devcluster import node, toolchain
 from devcluster.errors import DevclusterError
+from devcluster.images.registry import registry_answers
 from devcluster.paths import Layout
 from devcluster.run import run, try_run
 
@@ -136,7 +137,7 @@ def _resources(layout: Layout) -> list[Problem]:
 
 def _taken_ports() -> list[Problem]:
     taken = [port for port in node.PORTS if not _can_listen(port.address, port.number)]
-    if readiness.registry_answers():  # a registry that is there already serves as well as ours
+    if registry_answers(node.REGISTRY):  # one that is there already serves as well as ours
         taken = [port for port in taken if port.number != node.REGISTRY_PORT]
     return [
         Problem(

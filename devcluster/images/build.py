@@ -12,7 +12,7 @@ from pathlib import Path
 from devcluster.errors import DevclusterError
 from devcluster.images import base
 from devcluster.images.buildah import Buildah
-from devcluster.images.docker import Docker
+from devcluster.images.docker import Docker, docker_answers
 from devcluster.images.pins import PinMemory, Pins, resolved_pins
 from devcluster.images.progress import announce, say
 from devcluster.images.recipe import (
@@ -25,9 +25,11 @@ from devcluster.images.recipe import (
     recipe_named,
     snapshot,
 )
-from devcluster.images.reference import REGISTRY, ImageRef, registry_answers, registry_has
+from devcluster.images.reference import ImageRef
+from devcluster.images.registry import registry_answers, registry_has
 from devcluster.images.request import Builder, BuildRequest, write_secrets
 from devcluster.images.store import Store
+from devcluster.node import REGISTRY
 from devcluster.paths import Layout
 
 BASE_VARIABLE = "LMTRAIN_BASE_IMAGE"
@@ -103,7 +105,7 @@ class Workshop:
     def open(cls, layout: Layout | None) -> "Workshop":
         chosen = layout or Layout.from_environment()
         store = Store.of(chosen)
-        builder: Builder = Docker() if Docker.answers() else Buildah(store, uv_cache())
+        builder: Builder = Docker() if docker_answers() else Buildah(store, uv_cache())
         tools, memory = chosen.tools, PinMemory(store.pins)
         return cls(store, builder, base_of(builder), tools, memory)
 

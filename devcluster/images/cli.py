@@ -13,8 +13,8 @@ from devcluster.errors import DevclusterError
 from devcluster.images.build import ensure_base, ensure_dependencies, ensure_image
 from devcluster.images.progress import GIGABYTE, say
 from devcluster.images.recipe import RECIPES
-from devcluster.images.reference import REGISTRY
 from devcluster.images.store import bytes_used, clean
+from devcluster.node import REGISTRY
 
 
 class Choice(StrEnum):

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from devcluster.errors import DevclusterError
 from devcluster.images.progress import run_logged
 from devcluster.images.reference import ImageRef
 from devcluster.images.request import BuildRequest
+from devcluster.run import try_run
 
 ANSWER_SECONDS_MAX = 15.0
 QUERY_SECONDS_MAX = 60.0
@@ -20,21 +22,22 @@ PULL_SECONDS_MAX = 300.0
 PUSH_SECONDS_MAX = 1800.0
 
 
+def docker_answers() -> bool:
+    """Whether a Docker daemon is there for us."""
+    try:
+        done = try_run(
+            "docker", "version", "--format={{.Server.Version}}", limit_seconds=ANSWER_SECONDS_MAX
+        )
+    except (DevclusterError, PermissionError):
+        return False
+    return done.returncode == 0 and bool(done.stdout.strip())
+
+
 @dataclass(frozen=True)
 class Docker:
     """Docker with BuildKit."""
 
     upstream_base: str | None = "python:3.11-slim-bookworm"
-
-    @staticmethod
-    def answers() -> bool:
-        """True where a Docker daemon is there for us."""
-        try:
-            return _query("version", "--format", "{{.Server.Version}}", seconds=ANSWER_SECONDS_MAX)[
-                0
-            ]
-        except (FileNotFoundError, PermissionError, subprocess.TimeoutExpired):
-            return False
 
     def holds(self, image: str) -> bool:
         return _query("image", "inspect", "--format", "{{.Id}}", image)[0]

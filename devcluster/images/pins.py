@@ -22,17 +22,13 @@ from pathlib import Path
 
 from devcluster.errors import DevclusterError
 from devcluster.images.progress import say
-from devcluster.packageindex import client_environment
+from devcluster.packages import INDEX_DEFAULT, client_environment, torch_backend, uv_version
 
-UV_VERSION = "0.13.9"
 PYTHON_VERSION = "3.11"
 RESOLVE_SECONDS_MAX = 120.0
 PROBE_SECONDS_MAX = 20.0
 INSTALL_SECONDS_MAX = 180.0
 TORCH_BACKEND_VARIABLE = "LMTRAIN_TORCH_BACKEND"
-#: The build of torch that the configured index itself serves.
-INDEX_DEFAULT = ""
-CPU = "cpu"
 
 
 @dataclass(frozen=True)
@@ -106,23 +102,19 @@ def requirements_of(extra: str, pyproject: Path) -> tuple[str, ...]:
 
 def _question(requirements: Sequence[str], root: Path, backend: str) -> str:
     constraints = (root / "constraints" / "python.txt").read_text()
-    asked = json.dumps([UV_VERSION, PYTHON_VERSION, requirements, constraints, backend])
+    asked = json.dumps([PYTHON_VERSION, requirements, constraints, backend])
     return hashlib.sha256(asked.encode()).hexdigest()
 
 
 def _backends(requirements: Sequence[str], wanted: str | None) -> tuple[tuple[str, bool], ...]:
-    """Builds of torch to try, best first, each with whether to be patient: without a GPU the CPU
-    build, a tenth of the size, whose index either answers at once or is out of reach."""
+    """Builds of torch to try, best first, each with whether to be patient: the index of the CPU
+    build either answers at once or is out of reach."""
     if not any(line.startswith("torch") for line in requirements):
         return ((INDEX_DEFAULT, True),)
     if wanted is not None:
         return ((wanted, True),)
-    return ((INDEX_DEFAULT, True),) if has_gpu() else ((CPU, False), (INDEX_DEFAULT, True))
-
-
-def has_gpu() -> bool:
-    """True where this machine has an NVIDIA driver."""
-    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+    best = torch_backend()
+    return ((best, False), (INDEX_DEFAULT, True)) if best else ((INDEX_DEFAULT, True),)
 
 
 def _resolve(extra: str, *, root: Path, tools: Path, backend: str, patient: bool) -> Pins:
@@ -150,13 +142,13 @@ def uv_program(tools: Path) -> str:
     """The machine's uv, else one installed into a small environment of our own."""
     if found := shutil.which("uv"):
         return found
-    home = tools / f"uv-{UV_VERSION}"
+    home = tools / f"uv-{uv_version()}"
     program = home / "bin" / "uv"
     if not program.exists():
         say("uv: installing it once, usually 10 s")
         venv.create(home, with_pip=True, clear=True)
         subprocess.run(
-            [home / "bin" / "python", "-m", "pip", "install", "--quiet", f"uv=={UV_VERSION}"],
+            [home / "bin" / "python", "-m", "pip", "install", "--quiet", f"uv=={uv_version()}"],
             check=True,
             timeout=INSTALL_SECONDS_MAX,
             stdout=sys.stderr,

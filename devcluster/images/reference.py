@@ -1,21 +1,6 @@
-"""The name of an image, and whether a registry holds it.
+"""The name of an image."""
 
-Promise: "is it there?" costs one bounded request and no layer is touched. Trap avoided: asking by
-`pull`, which for the trainer moves gigabytes to answer yes or no.
-"""
-
-import http.client
 from dataclasses import dataclass
-
-#: Where devcluster's own registry listens.
-REGISTRY = "127.0.0.1:5000"
-ANSWER_SECONDS_MAX = 5.0
-MANIFEST_TYPES = (
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-)
 
 
 @dataclass(frozen=True)
@@ -38,28 +23,3 @@ class ImageRef:
     def local(self) -> str:
         """The name in a build store, which knows no registry."""
         return f"{self.name}:{self.tag}"
-
-
-def registry_answers(registry: str) -> bool:
-    """True where something at `host:port` speaks the registry protocol without TLS."""
-    return _status(registry, "GET", "/v2/") in (200, 401)
-
-
-def registry_has(reference: ImageRef) -> bool:
-    """True where the reference's registry holds its manifest; False also where none answers."""
-    if reference.registry is None:
-        return False
-    path = f"/v2/{reference.name}/manifests/{reference.tag}"
-    return _status(reference.registry, "HEAD", path) == http.client.OK
-
-
-def _status(registry: str, method: str, path: str) -> int | None:
-    """HTTP status, or None where nothing answers within the limit."""
-    connection = http.client.HTTPConnection(registry, timeout=ANSWER_SECONDS_MAX)
-    try:
-        connection.request(method, path, headers={"Accept": ", ".join(MANIFEST_TYPES)})
-        return connection.getresponse().status
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()

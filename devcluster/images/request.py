@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from devcluster.images.reference import ImageRef
-from devcluster.packageindex import client_variables
+from devcluster.packages import client_variables
 
 CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 CA_SECRET = "ca-certificates"  # noqa: S105 - the name of a mount, not a secret

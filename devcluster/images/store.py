@@ -17,12 +17,12 @@ from pathlib import Path
 
 from devcluster.errors import DevclusterError
 from devcluster.images.progress import say
+from devcluster.mounts import mounts_below
 from devcluster.paths import Layout
 from devcluster.waiting import wait_until
 
 BUILD_SECONDS_MAX = 3600.0
 UNMOUNT_SECONDS_MAX = 30.0
-MOUNT_POINT_FIELD = 4
 BLOCK_BYTES = 512
 
 
@@ -113,16 +113,6 @@ def clean(layout: Layout | None = None) -> int:
             if part.is_dir():
                 shutil.rmtree(part)
     return given_back
-
-
-def mounts_below(directory: Path) -> list[Path]:
-    """Mount points at or below a directory, innermost first; none where /proc is not Linux's."""
-    table = Path("/proc/self/mountinfo")
-    if not table.exists():
-        return []
-    points = (line.split()[MOUNT_POINT_FIELD] for line in table.read_text().splitlines())
-    paths = [Path(point.encode().decode("unicode_escape")) for point in points]
-    return sorted((p for p in paths if p.is_relative_to(directory)), reverse=True)
 
 
 def _unmount(mount: Path) -> None:

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from devcluster import binaries, leftovers, processes
+from devcluster import binaries, processes
 from devcluster.apiserver import ApiServer
 from devcluster.kubectl import Kubectl
+from devcluster.mounts import mounts_below
 from devcluster.paths import Layout
 from devcluster.pki import Identity
 from devcluster.waiting import wait_until
@@ -84,10 +85,9 @@ class Isolated:
         """Everything that a cluster here could have left behind."""
         links = json.loads(self.run("ip", "-json", "link"))
         rules = self.run("iptables-save") + self.run("ip6tables-save")
-        mounts = Path("/proc/self/mountinfo").read_text()
         return {
             "processes": _processes_naming(str(self.layout.cache)),
-            "mounts": leftovers.mount_points_below(mounts, self.layout.cache),
+            "mounts": mounts_below(self.layout.cache),
             "links": [link["ifname"] for link in links],
             "rules": [line for line in rules.splitlines() if line.startswith("-A")],
             "chains": [line for line in rules.splitlines() if line.startswith((":KUBE", ":LMT"))],

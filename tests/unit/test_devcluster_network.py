@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from devcluster import leftovers, network
+from devcluster import network
 from devcluster.environment import child_environment
+from devcluster.mounts import mounts_in
 
 pytestmark = pytest.mark.unit
 
@@ -68,7 +69,7 @@ def test_mount_points_of_the_cluster_come_deepest_first() -> None:
     line = "36 35 98:0 /root {} rw,noatime master:1 - ext3 /dev/root rw"
     points = ["/c/cluster", "/c/cluster/pods/a\\040b", "/c/cluster-of-another", "/proc"]
     mountinfo = "\n".join(line.format(point) for point in points)
-    found = leftovers.mount_points_below(mountinfo, Path("/c/cluster"))
+    found = mounts_in(mountinfo, Path("/c/cluster"))
     assert found == [Path("/c/cluster/pods/a b"), Path("/c/cluster")]
 
 

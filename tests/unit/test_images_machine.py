@@ -12,8 +12,10 @@ import pytest
 from devcluster.errors import DevclusterError
 from devcluster.images import progress, request, store
 from devcluster.images.progress import Step, announce, run_logged
-from devcluster.images.reference import ImageRef, registry_answers, registry_has
-from devcluster.images.store import Store, bytes_used, clean, mounts_below
+from devcluster.images.reference import ImageRef
+from devcluster.images.registry import registry_answers, registry_has
+from devcluster.images.store import Store, bytes_used, clean
+from devcluster.mounts import mounts_below
 from devcluster.paths import Layout
 
 pytestmark = pytest.mark.unit

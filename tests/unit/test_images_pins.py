@@ -8,7 +8,8 @@ import pytest
 
 from devcluster.errors import DevclusterError
 from devcluster.images import pins
-from devcluster.images.pins import CPU, INDEX_DEFAULT, PinMemory, Pins
+from devcluster.images.pins import PinMemory, Pins
+from devcluster.packages import CPU, INDEX_DEFAULT
 
 pytestmark = pytest.mark.unit
 
@@ -34,7 +35,7 @@ class Index:
 def index(monkeypatch: pytest.MonkeyPatch) -> Index:
     made = Index({CPU: None, INDEX_DEFAULT: None})
     monkeypatch.setattr(pins, "_resolve", made.resolve)
-    monkeypatch.setattr(pins, "has_gpu", lambda: False)
+    monkeypatch.setattr(pins, "torch_backend", lambda: CPU)
     monkeypatch.delenv(pins.TORCH_BACKEND_VARIABLE, raising=False)
     return made
 

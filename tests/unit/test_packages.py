@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from devcluster.images import pins
-from devcluster.packageindex import client_environment, client_variables
+from devcluster.packages import client_environment, client_variables
 from devcluster.paths import Layout
 
 pytestmark = pytest.mark.unit
@@ -93,7 +93,7 @@ def test_pip_can_be_told_to_read_no_file(tmp_path: Path) -> None:
 
 def test_bootstrap_can_read_the_settings_before_there_is_an_environment(pip_conf: Path) -> None:
     pip_conf.write_text("[global]\nindex-url = https://me:it's%20me@mirror.example/simple\n")
-    script = 'eval "$("$0" -I -S devcluster/packageindex.py)"; printf %s "$UV_DEFAULT_INDEX"'
+    script = 'eval "$("$0" -I -S devcluster/packages.py)"; printf %s "$UV_DEFAULT_INDEX"'
     said = subprocess.run(
         ["bash", "-euc", script, sys.executable],
         cwd=REPOSITORY,

@@ -1,19 +1,25 @@
-"""Where pip and uv of this machine are told to look for packages, told to both.
+"""What a package client must know of this machine: which uv, which index, which build of torch.
 
 Promise: a mirror that only pip.conf names, or only a PIP_ variable, is used by uv as well, here and
 in image builds; nothing of it is written down. Trap avoided: uv does not read pip.conf, so on a
 machine that reaches nothing but its mirror every uv command would hang or fail.
 
-`python devcluster/packageindex.py` prints the settings for a shell. bootstrap.sh runs it before
-there is an environment, so only the standard library is imported here.
+`python devcluster/packages.py` prints all of it for a shell. bootstrap.sh runs it before there is
+an environment, so only the standard library is imported here.
 """
 
 import configparser
 import os
+import re
 import shlex
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints" / "python.txt"
+CPU = "cpu"
+#: The build of torch that the configured index itself serves.
+INDEX_DEFAULT = ""
 #: Settings of package clients that hold inside a build as well: none that names a local path.
 CLIENT_VARIABLES = (
     "PIP_INDEX_URL",
@@ -40,6 +46,24 @@ UV_FROM_PIP = {
     "PIP_EXTRA_INDEX_URL": ("UV_INDEX", "UV_EXTRA_INDEX_URL"),
     "PIP_TRUSTED_HOST": ("UV_INSECURE_HOST", "UV_INSECURE_HOST"),
 }
+
+
+def uv_version() -> str:
+    """The version of uv that is pinned beside everything else."""
+    found = re.search(r"^uv==(\S+)$", CONSTRAINTS.read_text(), re.MULTILINE)
+    if found is None:
+        raise LookupError(f"{CONSTRAINTS} pins no uv: add it, as uv==<version>")
+    return found.group(1)
+
+
+def torch_backend() -> str:
+    """The build of torch to ask for first: without a GPU the CPU build, a tenth of the size."""
+    return INDEX_DEFAULT if has_gpu() else CPU
+
+
+def has_gpu() -> bool:
+    """True where this machine has an NVIDIA driver."""
+    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
 def client_variables(environment: Mapping[str, str]) -> dict[str, str]:
@@ -82,6 +106,7 @@ def _pip_configuration_files(environment: Mapping[str, str]) -> list[Path]:
 
 
 def main() -> None:
+    print(f"uv_version={uv_version()} torch_backend={torch_backend()}")
     for name, value in sorted(client_variables(os.environ).items()):
         print(f"export {name}={shlex.quote(value)}")
 
