@@ -80,8 +80,9 @@ class Story:
     def _tell(self, view: JobView) -> None:
         said = (view.state, view.said if view.state != "Training" else "")
         if said != self._said:
+            if said[1] or view.state != self._said[0]:
+                self._note(*said)
             self._said = said
-            self._note(*said)
         line = one_line(view)
         if not self.console.is_terminal and line != self._printed:
             self._printed = line
