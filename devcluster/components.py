@@ -54,7 +54,7 @@ def foundation(files: NodeFiles, programs: Mapping[str, Path]) -> list[Component
         Component("etcd", controlplane.etcd_command(plane)),
         Component("kube-apiserver", controlplane.apiserver_command(plane)),
         Component("containerd", _containerd(files)),
-        Component("registry", ["docker-registry", "serve", str(files.config / "registry.yaml")]),
+        Component("registry", ["docker-registry", "serve", str(files.registry_config)]),
         Component("api-relay", _api_relay(programs)),
     ]
 

@@ -34,6 +34,7 @@ from devcluster import (
 )
 from devcluster.errors import DevclusterError
 from devcluster.images.registry import registry_answers
+from devcluster.images.superseded import free_superseded
 from devcluster.kubectl import Kubectl
 from devcluster.node import NodeFiles
 from devcluster.paths import Layout
@@ -55,14 +56,17 @@ def up(layout: Layout, settings: Settings, *, announce: Announce) -> None:
     """Return when the node is ready for pods; the machine was checked before."""
     files = NodeFiles(layout)
     programs = binaries.ensure(binaries.NATIVE_PROGRAMS, layout)
-    if not is_ours(layout):
+    fresh = not is_ours(layout)
+    if fresh:
         _prepare(files, programs)
     _write_marker(layout, settings)
     network.create(files, egress=settings.egress)
     leftovers.create_cgroups(files)
     _write_configuration(files, egress=settings.egress)
     _forget_dead(files, announce)
+    superseded = free_superseded(layout.registry, files.registry_config) if fresh else []
     _start_foundation(files, programs, announce)
+    runtime.remove_images(files, superseded)
     kubectl = Kubectl(programs["kubectl"], layout.kubeconfig)
     documents = json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests.native()})
     kubectl.run("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=documents)

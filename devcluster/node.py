@@ -96,6 +96,10 @@ class NodeFiles:
         return self.layout.cluster / "config"
 
     @property
+    def registry_config(self) -> Path:
+        return self.config / "registry.yaml"
+
+    @property
     def containerd_state(self) -> Path:
         return self.layout.cluster / "containerd"
 

@@ -1,5 +1,6 @@
 """containerd, through its own small client: the pause image in, every container out."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from devcluster import node, tinyimage
@@ -28,6 +29,16 @@ def ensure_pause_image(files: NodeFiles, binary: Path) -> None:
     path.write_bytes(tinyimage.archive(binary, name=node.PAUSE_IMAGE))
     run(*_ctr(files, "images", "import", str(path)))
     path.unlink()
+
+
+def remove_images(files: NodeFiles, names: Collection[str]) -> None:
+    """Remove images, and their layers with them: the kubelet has each one under three names."""
+    if not names:
+        return
+    rows = [line.split() for line in run(*_ctr(files, "images", "list")).splitlines()[1:]]
+    digests = {row[2] for row in rows if row[0] in names}
+    if every_name := [row[0] for row in rows if row[2] in digests]:
+        run(*_ctr(files, "images", "remove", *every_name))
 
 
 def remove_all_containers(files: NodeFiles) -> None:
