@@ -97,6 +97,7 @@ def test_a_command_that_hangs_is_ended_with_its_children(
         run_logged(
             ["sh", "-c", script, str(fifo)], what="a step", log=tmp_path / "log", limit_seconds=2
         )
+    os.set_blocking(reader, True)  # the child is killed by now, and gone a moment later
     assert os.read(reader, 100) == b"started\n"
     assert os.read(reader, 1) == b"", "end of file: nobody holds the other end any more"
     os.close(reader)
