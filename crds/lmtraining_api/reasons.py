@@ -239,7 +239,8 @@ FAILURE_HELP: dict[FailureClass, Help] = {
         "Read the failure of that pod.",
     ),
     FailureClass.CRASH: Help(
-        "A rank raised an error or was killed.", "Look at the frames and the pod's log."
+        "A rank raised an error or was killed.",
+        "Look at the frames and the pod's log; `lastFailure.message` ends with the command.",
     ),
     FailureClass.DISRUPTION: Help(
         "The pod was preempted, drained, evicted or told to stop; never counted against "
@@ -250,6 +251,7 @@ FAILURE_HELP: dict[FailureClass, Help] = {
         "The pod is gone, or its node is, and it left no record.", "Check the node."
     ),
     FailureClass.UNKNOWN: Help(
-        "The container ended in a way that no record explains.", "Look at the pod's log."
+        "The container ended in a way that no record explains.",
+        "Look at the pod's log; `lastFailure.message` ends with the command.",
     ),
 }

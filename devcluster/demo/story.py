@@ -69,7 +69,11 @@ class Story:
     def _kill(self) -> None:
         """Delete one pod, as an impatient administrator would."""
         pods = self.kubectl.list("pods", f"{LABEL_JOB_NAME}={self.name},{LABEL_REPLICA}=1")
-        running = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+        running = [
+            pod
+            for pod in pods
+            if pod["status"]["phase"] == "Running" and not pod["metadata"].get("deletionTimestamp")
+        ]
         if not running:
             return
         pod = running[0]["metadata"]["name"]

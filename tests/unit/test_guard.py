@@ -262,10 +262,10 @@ def noisier_with_time(noise: random.Random) -> Iterator[float]:
     "trace", [normal, heavy_tails, drifting_data, two_sources, noisier_with_time]
 )
 def test_healthy_training_is_left_alone(trace: Trace) -> None:
-    """At most one remedy in 100,000 healthy steps over all five traces; here 20,000 of each."""
+    """At most one remedy in 100,000 healthy steps over all five traces; here 5,000 of each."""
     noise = random.Random(20_261_123)
     window, alarms = Window(), []
-    for step, loss in enumerate(islice(trace(noise), 20_000)):
+    for step, loss in enumerate(islice(trace(noise), 5_000)):
         norm = 0.4 * math.exp(noise.gauss(0, 0.3))
         judgement = judged(window, seen(step, loss, norm=norm))
         window = judgement.window

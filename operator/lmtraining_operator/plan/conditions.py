@@ -80,7 +80,15 @@ def succeeded(situation: Situation) -> Verdict | None:
             Succeeded.RECOVERING,
             f"attempt {situation.attempt} after {failure.failure_class}: {doing}",
         )
-    if situation.report is not None and situation.report.state == "Preparing":
+    report = situation.report
+    if report is not None and report.last_fault is not None:
+        fault = report.last_fault
+        return Verdict(
+            "Unknown",
+            Succeeded.RECOVERING,
+            f"round {report.round} of the ranks after {fault.failure_class}: {doing}",
+        )
+    if report is not None and report.state == "Preparing":
         return Verdict("Unknown", Succeeded.PREPARING, doing)
     if situation.gang_runs:
         return Verdict("Unknown", Succeeded.STARTING, doing)
@@ -99,7 +107,7 @@ def _training(situation: Situation, doing: str) -> Verdict | None:
 def _doing(situation: Situation) -> str:
     report = situation.report
     if not (situation.gang_was_complete or situation.gang_runs):
-        return f"attempt {situation.attempt}: {scheduled(situation).message}"
+        return scheduled(situation).message
     if report is None:
         return "the pods run and have not reported yet"
     return f"{report.state}: {report.message}" if report.message else str(report.state)

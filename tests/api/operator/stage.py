@@ -138,6 +138,10 @@ class Stage:
     def events(self, name: str) -> list[str]:
         return [e["reason"] for e in self.list_objects("events") if _about(e, name)]
 
+    def wait_for_event(self, name: str, reason: str) -> None:
+        """An event follows the status that it tells of."""
+        self.wait(f"{name}: event {reason}", lambda: reason in self.events(name) or None)
+
     def label_namespace(self, patch: Object) -> None:
         headers = {"Authorization": f"Bearer {self.server.admin_token}", "Content-Type": MERGE}
         path = f"/api/v1/namespaces/{self.namespace}"

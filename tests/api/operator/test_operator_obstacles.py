@@ -34,7 +34,7 @@ def test_image_that_cannot_be_pulled(stage: Stage) -> None:
     message = stage.wait_for("tiny", "ImagePullFailed", SCHEDULED, limit_seconds=5).message
     for word in ("tiny-1-0-0", "registry.example/none:1", "manifest unknown", "workers.image"):
         assert word in message
-    assert "ImagePullFailed" in stage.events("tiny")
+    stage.wait_for_event("tiny", "ImagePullFailed")
     stage.run_pods("tiny", attempt=1, count=1)
     stage.wait_for("tiny", "Scheduled", SCHEDULED)
 
