@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from lmtraining_api.records import CheckpointReport
+from lmtraining_api.exits import FailureClass
+from lmtraining_api.records import CheckpointReport, FaultReport, RemedyReport
 from lmtraining_api.status import (
     Checkpointed,
     ConditionType,
@@ -40,6 +41,14 @@ from tests.unit.operator_situations import (
 pytestmark = pytest.mark.unit
 
 GANG = running_gang(2)
+FAULT = FaultReport(
+    round=1,
+    failure_class=FailureClass.CRASH,
+    reason="RankKilled",
+    message="rank 1 was killed by SIGKILL",
+    step=60,
+    time=NOW - timedelta(seconds=2),
+)
 NO_STEP = {"first_step_time": None, "step_time": None, "step": 0}
 
 
@@ -72,6 +81,8 @@ NO_STEP = {"first_step_time": None, "step_time": None, "step": 0}
             {"attempt": 2, "last_failure": failure_status(attempt=1)},
             Succeeded.TRAINING,
         ),
+        ({"state": "Loading", **NO_STEP, "last_fault": FAULT}, {}, Succeeded.RECOVERING),
+        ({"state": "Training", "last_fault": FAULT}, {}, Succeeded.TRAINING),
         (
             {"state": "Starting", **NO_STEP, "attempt": 3},
             {"attempt": 3, "last_failure": failure_status(attempt=1)},
@@ -265,3 +276,34 @@ def test_all_conditions_from_the_first_visit_with_their_times() -> None:
     assert (summary.last_transition_time, summary.message) == (NOW, "new words")
     assert data.last_transition_time == later
     assert {c.observed_generation for c in second.conditions} == {2}
+
+
+@pytest.mark.parametrize(
+    ("remedy", "fault", "reason", "words"),
+    [
+        ("Skip", "LossSpike", Healthy.SKIPPING, "at most 10 may be"),
+        ("Rewind", "Divergence", Healthy.REWINDING, "from step 700 to step 400"),
+        (
+            "Rewind",
+            "ReplicaDivergence",
+            Healthy.REPLICA_DIVERGENCE,
+            "at most 3 (stability.rewindsMax)",
+        ),
+    ],
+)
+def test_a_remedy_is_said_until_enough_good_steps_have_followed(
+    remedy: str, fault: str, reason: Healthy, words: str
+) -> None:
+    """P3, P4: the status names the checkpoint that the run went back to, and why."""
+    done = RemedyReport(
+        remedy=remedy, fault=fault, step=700, to_step=400, message="loss 9.1", time=NOW
+    )
+    verdict = healthy(
+        situation(pods=GANG, report=report_of(is_stable=False, last_remedy=done, rewinds=1))
+    )
+    assert verdict is not None
+    assert (verdict.status, verdict.reason) == ("False", reason)
+    assert words in verdict.message
+    assert "loss 9.1" in verdict.message
+    after = healthy(situation(pods=GANG, report=report_of(last_remedy=done)))
+    assert after == Verdict("True", Healthy.STABLE)
