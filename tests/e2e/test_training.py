@@ -2,7 +2,7 @@
 
 import pytest
 
-from devcluster.faults import kill_supervisor
+from devcluster.faults import kill_rank, kill_supervisor
 from devcluster.kubectl import Kubectl
 from devcluster.product import NAMESPACE, RELEASE, Product
 from lmtraining_api import ConditionType
@@ -60,6 +60,23 @@ def test_kills_cost_time_and_nothing_else(product: Product, kubectl: Kubectl) ->
         for name in ("calm", "rough")
     ]
     assert weights[0] == weights[1]
+
+
+def test_a_killed_rank_starts_again_inside_its_pod(kubectl: Kubectl) -> None:
+    """No new pod and no new attempt: the supervisors mend it, and status says what it was."""
+    watcher = start(kubectl, "rank")
+    watcher.wait("a checkpoint", lambda s: s.checkpoint is not None and s.progress.step >= 40)
+    before = sorted(pod["metadata"]["uid"] for pod in watcher.pods())
+    kill_rank(pod_of(watcher, attempt=1, replica=0))
+    mended = watcher.wait(
+        "a step of round 2", lambda s: s.round == 2 and s.last_recovery is not None
+    )
+    assert mended.last_recovery is not None
+    assert "SIGKILL" in mended.last_recovery.fault
+    assert (mended.attempt, mended.restarts.total) == (1, 0)
+    assert sorted(pod["metadata"]["uid"] for pod in watcher.pods()) == before
+    watcher.wait_for_end()
+    assert watcher.reason() == "Completed", watcher.message()
 
 
 def test_suspend_frees_the_pods_and_resume_goes_on(kubectl: Kubectl) -> None:

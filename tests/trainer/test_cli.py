@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,12 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(tmp_path: Path) -> Terminal:
-    return Terminal(tmp_path)
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run in nohup
+    try:
+        yield Terminal(tmp_path)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_help_comes_at_once_and_without_torch(terminal: Terminal) -> None:

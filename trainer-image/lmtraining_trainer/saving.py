@@ -70,9 +70,9 @@ class Saver:
 
     def _mark_healthy(self, steps: set[int]) -> None:
         """On the lead. Storage that fails costs the mark and nothing else."""
+        self.unproven -= steps
         if self.run is None or not steps:
             return
-        self.unproven -= steps
         try:
             for step in sorted(steps):
                 directory = self.run.checkpoints / layout.directory_name(step)

@@ -63,10 +63,11 @@ def agree(gang: Gang, measured: Measured, *, stop: bool) -> Verdict:
     """One verdict from what the ranks measured."""
     norm = float(measured.gradient_norm)
     is_bad = not (math.isfinite(measured.loss) and math.isfinite(norm))
-    loss, bad, stops = gang.sum([measured.loss, float(is_bad), float(stop)])
+    loss, norms, bad, stops = gang.sum([measured.loss, norm, float(is_bad), float(stop)])
     return Verdict(
         loss=loss / gang.world_size,
-        gradient_norm=norm,
+        # The same on every rank by right; not where a device fails, and all must judge alike.
+        gradient_norm=norms / gang.world_size,
         is_finite=bad == 0.0,
         stop=stops > 0.0,
     )

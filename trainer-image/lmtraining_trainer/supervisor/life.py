@@ -9,12 +9,12 @@ Trap avoided: doing work in a signal handler. A signal wakes the one loop there 
 import logging
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from lmtraining_api import (
     ExitRecord,
@@ -134,7 +134,8 @@ class Supervisor:
         self._first_step = 0
         """Steps done when this round began."""
         self._silence = self._first_silence()
-        self._stacks = Path(tempfile.mkdtemp(prefix="lmtraining-stacks-"))
+        self._scratch = TemporaryDirectory(prefix="lmtraining-", ignore_cleanup_errors=True)
+        self._stacks = Path(self._scratch.name)
         self._stops_passed_on = 0
         self._patience_ends = float("inf")
         self._logged = (self.snapshot.report.state, float("-inf"))
@@ -145,7 +146,7 @@ class Supervisor:
 
     def run(self) -> ExitRecord:
         """Live; the record says how it ended."""
-        with self._wake:
+        with self._wake, self._scratch:
             try:
                 end = self._live()
             except Exception as error:  # whatever it is, the pod leaves a record
