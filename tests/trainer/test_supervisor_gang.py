@@ -144,6 +144,10 @@ def test_the_start_of_the_ranks_costs_a_fork_and_not_an_import(tmp_path: Path) -
         until(lambda: "libraries imported" in pod.log.read_text(), "the libraries")
         pod.intend()
         assert pod.wait() == ExitCode.FINISHED
-    lines = [line for line in pod.log.read_text().splitlines() if line.endswith("Starting: 1 rank")]
+    lines = [
+        line
+        for line in pod.log.read_text().splitlines()
+        if line.endswith("Starting: 1 rank, round 1")
+    ]
     assert len(lines) == 1
     assert "importing torch" not in pod.log.read_text()

@@ -186,7 +186,7 @@ class Supervisor:
         self._watch()
         end = decisive(self._ranks.ends)
         if end is not None and end.reason == RANK_EXITED:  # so it looks without the fork server
-            code = fork_server.exit_code
+            code = fork_server.await_end()
             return end if code is None else end_of_fork_server(code, now=time.monotonic())
         return end
 
