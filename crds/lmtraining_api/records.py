@@ -164,6 +164,8 @@ class FaultReport(StatusModel):
     rank: int | None = None
     step: int
     """Steps done then."""
+    has_stepped: bool = False
+    """Whether the attempt had made a step by then."""
     time: AwareDatetime
 
 
@@ -247,7 +249,7 @@ class TrainerReport(Record):
     replayed_steps: int = 0
     """Steps that an earlier attempt had already done and this one did again."""
     first_step_time: AwareDatetime | None = None
-    """When the first optimizer step of this attempt ended."""
+    """When the first optimizer step of this round ended."""
 
     checkpoint: CheckpointReport | None = None
     """The newest intact checkpoint."""

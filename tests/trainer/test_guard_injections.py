@@ -124,6 +124,13 @@ def test_a_bad_stretch_of_data_is_gone_round(tmp_path: Path, clean: float) -> No
     report = outcome.link.report
     assert (report["skipped_steps"], report["rewinds"]) == (2, 1)
     assert (report["last_remedy"].remedy, report["last_remedy"].to_step) == ("Rewind", 20)
+    # P4: not called stable before five good steps have followed the rewind to step 20.
+    stable = {
+        update.fields["step"]: update.fields["is_stable"]
+        for update in outcome.link.updates
+        if "is_stable" in update.fields and "step" in update.fields
+    }
+    assert [step for step, is_stable in stable.items() if not is_stable] == [21, 22, 23, 24]
 
 
 def test_p7_a_run_killed_after_a_rewind_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
@@ -224,7 +231,8 @@ def test_a_flipped_bit_in_one_replica_is_found_and_undone(tmp_path: Path, rank: 
     lead, other = run_gang(flipped, 2, faults=Faults(inject={rank: (injection,)}))
     assert (lead.end, other.end) == ("finished", "finished"), (lead, other)
     assert remedies(tmp_path / "flipped") == [("Rewound", 40, "ReplicaDivergence")]
-    assert "rank 1" in lead.link.report["last_remedy"].message
+    assert "of the 2 ranks differ" in lead.link.report["last_remedy"].message
+    assert lead.link.report["rewinds"] == 0, "a device that fails is not charged to the data"
     assert_equal_tensors(exported(straight), exported(flipped))
 
 
@@ -235,3 +243,24 @@ def test_one_ranks_fault_is_every_ranks_remedy(tmp_path: Path, what: Any) -> Non
     outcomes = run_gang(job, 2, faults=Faults(inject={1: (injection,)}))
     assert [outcome.end for outcome in outcomes] == ["finished"] * 2, outcomes
     assert [kind for kind, _, _ in remedies(tmp_path)] == ["Skipped"]
+
+
+def test_a_device_that_fails_again_and_again_is_hardware(tmp_path: Path) -> None:
+    """Another attempt, on other machines, can help; so it is no divergence."""
+    job = job_in(tmp_path)
+    passing = tuple(
+        Injection(position=at(step), what="nan", times=1) for step in (10, 20, 30, 40, 50)
+    )
+    outcome = run_alone(job, faults=Faults(inject={0: passing}))
+    assert (outcome.failure_class, outcome.reason) == (FailureClass.HARDWARE, "SilentCorruption")
+    assert remedies(tmp_path) == [("Rerun", step, "SilentCorruption") for step in (10, 20, 30, 40)]
+    assert run_alone(job, attempt=2).end == "finished"
+
+
+@pytest.mark.parametrize("flipped", [0, 2])
+def test_of_three_replicas_the_odd_one_is_named(tmp_path: Path, flipped: int) -> None:
+    job = job_in(tmp_path, world_size=3, training={"batchTokens": 192})
+    injection = Injection(position=34 * 12, what="bit-flip", times=1)
+    outcomes = run_gang(job, 3, faults=Faults(inject={flipped: (injection,)}))
+    assert [outcome.end for outcome in outcomes] == ["finished"] * 3, outcomes
+    assert f"of rank {flipped} are not" in outcomes[0].link.report["last_remedy"].message

@@ -302,8 +302,8 @@ def test_skips_are_counted_once_and_anew_for_a_job_that_takes_over() -> None:
     assert (once.positions, once.skips) == ({8, 16}, 2)
     inherited = Remedies.of_journal(entries(started, skip, taken, other))
     assert (inherited.positions, inherited.skips) == ({8, 16}, 1)
-    assert inherited.with_skip(8) == inherited
-    assert inherited.with_skip(24).skips == 2
+    assert inherited.with_skip(8, step=0) == inherited
+    assert inherited.with_skip(24, step=0).skips == 2
 
 
 def test_a_failed_write_leaves_the_old_file(

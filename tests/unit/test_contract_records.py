@@ -267,6 +267,7 @@ def report_at_its_bounds() -> TrainerReport:
                 "message": widest(MESSAGE_LENGTH_MAX),
                 "rank": 10**6,
                 "step": 10**8,
+                "hasStepped": True,
                 "time": TIME,
             },
             "lastExit": exit_at_its_bounds().model_dump(),

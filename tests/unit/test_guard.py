@@ -177,6 +177,7 @@ def rewound(
         "to_position": end,
         "rate_scale": rate_scale,
         "rewarm_steps": 100,
+        "fault": "NonFinite",
     }
 
 

@@ -15,7 +15,7 @@ from lmtraining_trainer.data.batches import Batch
 from lmtraining_trainer.errors import Preempted
 from lmtraining_trainer.evaluation import validate
 from lmtraining_trainer.guard import Judgement, Observation, Remedy, judge
-from lmtraining_trainer.remedy import replica_fault, rewind_or_stop, skip, without_corruption
+from lmtraining_trainer.remedy import compare_replicas, rewind_or_stop, skip, without_corruption
 from lmtraining_trainer.step import Measured, Verdict, agree, forward_backward, update
 from lmtraining_trainer.trainer import Trainer
 
@@ -32,6 +32,7 @@ def train(trainer: Trainer) -> None:
     while state.counters.step < trainer.total_steps:
         judgement, stop_requested = _step(trainer)
         if stop_requested:
+            compare_replicas(trainer)
             trainer.saver.save("Stopping", state)
             raise Preempted(state.counters.step)
         if judgement.remedy is Remedy.ACCEPT:
@@ -65,11 +66,9 @@ def _after_step(trainer: Trainer) -> None:
     """What is due at this step: compare the ranks, validate, save."""
     state, spec = trainer.state, trainer.spec
     saves = trainer.is_due(spec.checkpoint.every_steps)
-    if saves or trainer.is_due(REPLICA_CHECK_STEPS):
-        fault = replica_fault(trainer)
-        if fault is not None:
-            rewind_or_stop(trainer, fault)
-            return
+    compares = saves or trainer.is_due(REPLICA_CHECK_STEPS)
+    if compares and not compare_replicas(trainer):
+        return
     if trainer.is_due(spec.training.evaluation.every_steps):
         _validate(trainer)
     if saves:

@@ -8,6 +8,7 @@ from the same random numbers, and only what is bad twice is.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +19,14 @@ from lmtraining_api import FailureClass, RemedyReport
 from lmtraining_trainer import rng
 from lmtraining_trainer.checkpoint import layout
 from lmtraining_trainer.errors import TrainerError
-from lmtraining_trainer.guard import Fault, Finding, Judgement, Remedy, beyond_a_skip
+from lmtraining_trainer.guard import (
+    DEVICE_FAULTS_MAX,
+    Fault,
+    Finding,
+    Judgement,
+    Remedy,
+    beyond_a_skip,
+)
 from lmtraining_trainer.guard.window import BATCHES_KEPT
 from lmtraining_trainer.resume import resume
 from lmtraining_trainer.run import Run
@@ -49,8 +57,12 @@ def without_corruption(trainer: Trainer, compute: Callable[[], Judged]) -> Judge
         f"{finding.message}; computed again, the loss is {second[1].loss:.4g} and the gradient "
         f"norm {second[1].gradient_norm:.4g}: some device computes wrongly"
     )
-    trainer.saver.note("Rerun", step, fault=Fault.SILENT_CORRUPTION, message=message)
-    _report(trainer, "Rerun", Finding(fault=Fault.SILENT_CORRUPTION, message=message))
+    found = Finding(fault=Fault.SILENT_CORRUPTION, message=message)
+    trainer.saver.note("Rerun", step, fault=found.fault, message=message)
+    trainer.remedies = trainer.remedies.with_rerun()
+    _report(trainer, "Rerun", found, step=step)
+    if trainer.remedies.device_faults > DEVICE_FAULTS_MAX:
+        raise _device_fails(trainer, found)
     return second
 
 
@@ -78,7 +90,8 @@ def skip(trainer: Trainer, verdict: Verdict, judgement: Judgement) -> None:
             fault=finding.fault,
             message=finding.message,
         )
-    trainer.remedies = trainer.remedies.with_skip(position)
+    step = state.counters.step
+    trainer.remedies = trainer.remedies.with_skip(position, step=step)
     state.counters = state.counters.skipped(
         sequences=trainer.plan.batch_sequences, window=judgement.window
     )
@@ -86,6 +99,7 @@ def skip(trainer: Trainer, verdict: Verdict, judgement: Judgement) -> None:
         trainer,
         Remedy.SKIP,
         finding,
+        step=step,
         loss=verdict.loss if verdict.is_finite else None,
         loss_is_finite=verdict.is_finite,
     )
@@ -94,10 +108,14 @@ def skip(trainer: Trainer, verdict: Verdict, judgement: Judgement) -> None:
 def rewind_or_stop(trainer: Trainer, judgement: Judgement) -> None:
     """Go back to the newest healthy checkpoint, and round the data that went before the fault.
 
-    Raises TrainerError(DIVERGED) where there is none or the budget is spent, TrainerError(STORAGE)
-    where it cannot be journalled or loaded, TrainerError("Fenced").
+    Raises TrainerError(DIVERGED) where there is none or the budget is spent, TrainerError(HARDWARE)
+    where a device fails again and again, TrainerError(STORAGE) where it cannot be journalled or
+    loaded, TrainerError("Fenced").
     """
-    if judgement.remedy is Remedy.STOP:
+    if judgement.finding and judgement.finding.fault is Fault.REPLICA_DIVERGENCE:
+        if trainer.remedies.device_faults >= DEVICE_FAULTS_MAX:
+            raise _device_fails(trainer, judgement.finding)
+    elif judgement.remedy is Remedy.STOP:
         raise _diverged(trainer, judgement)
     finding, saver, state = judgement.finding, trainer.saver, trainer.state
     from_step = state.counters.step
@@ -111,18 +129,18 @@ def rewind_or_stop(trainer: Trainer, judgement: Judgement) -> None:
     saver.saved_step = None
     trainer.resumed = resume(state, saver, trainer.spec.training.seed)
     trainer.remedies = trainer.resumed.remedies
-    trainer.first_step_time = None
     _report(trainer, Remedy.REWIND, finding, step=from_step, to_step=state.counters.step)
 
 
 def _journal_rewind(trainer: Trainer, run: Run | None, judgement: Judgement) -> int | None:
-    """On the lead: choose the target and write it down. None where nothing is healthy."""
+    """On the lead: choose the target and write it down. None where no checkpoint is intact."""
     if run is None or judgement.finding is None:
         return None
     counters, remedies, finding = trainer.state.counters, trainer.remedies, judgement.finding
     with storage_errors(run.directory):
-        directories = filter(layout.is_marked_healthy, layout.newest_first(run.checkpoints))
-        target = next(directories, None)
+        intact = [*filter(layout.is_marked_intact, layout.newest_first(run.checkpoints))]
+        # Where none is healthy yet, the one that is furthest from the fault.
+        target = next(filter(layout.is_marked_healthy, intact), intact[-1] if intact else None)
         to_step = None if target is None else layout.step_of(target)
         if to_step is None:
             return None
@@ -168,7 +186,15 @@ def _diverged(trainer: Trainer, judgement: Judgement) -> TrainerError:
     )
 
 
-def replica_fault(trainer: Trainer) -> Judgement | None:
+def compare_replicas(trainer: Trainer) -> bool:
+    """Whether the parameters are what they should be; otherwise they have been rewound."""
+    fault = _replica_fault(trainer)
+    if fault is not None:
+        rewind_or_stop(trainer, fault)
+    return fault is None
+
+
+def _replica_fault(trainer: Trainer) -> Judgement | None:
     """Why the parameters are not what they should be: not finite, or not the same on all ranks."""
     total = torch.zeros((), dtype=torch.int64, device=trainer.device)
     is_finite = torch.ones((), dtype=torch.bool, device=trainer.device)
@@ -180,16 +206,32 @@ def replica_fault(trainer: Trainer) -> Judgement | None:
     if not all(digest[-1] for digest in theirs):
         finding = Finding(fault=Fault.NON_FINITE, message="a parameter is not finite")
     elif len(set(theirs)) > 1:
-        odd = [str(rank) for rank, digest in enumerate(theirs) if digest != theirs[0]]
-        finding = Finding(
-            fault=Fault.REPLICA_DIVERGENCE,
-            message=f"the parameters of rank {', '.join(odd)} are not those of rank 0, as they "
-            "must be: some device or its memory fails",
-        )
+        finding = Finding(fault=Fault.REPLICA_DIVERGENCE, message=_who_differs(theirs))
     else:
         return None
     remedy = beyond_a_skip(trainer.remedies, trainer.spec.stability)
     return Judgement(remedy=remedy, window=trainer.state.counters.window, finding=finding)
+
+
+def _who_differs(digests: list[bytes]) -> str:
+    """Which ranks are not as most are; of two, nobody can tell."""
+    most, count = Counter(digests).most_common(1)[0]
+    if 2 * count <= len(digests):
+        who = f"of the {len(digests)} ranks differ"
+    else:
+        odd = [str(rank) for rank, digest in enumerate(digests) if digest != most]
+        who = f"of rank {', '.join(odd[:8])} are not those of the others"
+    return f"the parameters {who}: some device or its memory fails"
+
+
+def _device_fails(trainer: Trainer, finding: Finding) -> TrainerError:
+    return TrainerError(
+        FailureClass.HARDWARE,
+        str(finding.fault),
+        f"{finding.message}; that was fault {trainer.remedies.device_faults} of a device in this "
+        "attempt: test the devices and memory of its nodes",
+        step=trainer.state.counters.step,
+    )
 
 
 def _report(
@@ -197,6 +239,7 @@ def _report(
     remedy: str,
     finding: Finding | None,
     *,
+    step: int,
     to_step: int | None = None,
     **fields: Any,
 ) -> None:
@@ -205,7 +248,7 @@ def _report(
         fields["last_remedy"] = RemedyReport(
             remedy=remedy,
             fault=finding.fault,
-            step=fields.pop("step", trainer.state.counters.step),
+            step=step,
             to_step=to_step,
             message=finding.message,
             time=datetime.now(UTC),

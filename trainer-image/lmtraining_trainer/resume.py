@@ -60,10 +60,12 @@ def resume(state: TrainState, saver: Saver, seed: int) -> Resumed:
             )
         saver.saved_step = gang.step = chosen.step
         saver.unproven = set(found["unproven"])
+        if chosen.step == 0:
+            saver.mark_healthy({0})
         voice.say("Loading", **_report_fields(chosen, state, time.perf_counter() - started))
     remedies = Remedies.of_json(found["remedies"])
     for position in state.counters.skipped_positions:  # the journal may have been on a full disk
-        remedies = remedies.with_skip(position)
+        remedies = remedies.with_skip(position, step=state.counters.step)
     return Resumed(step=state.counters.step, highest_step=found["highest_step"], remedies=remedies)
 
 

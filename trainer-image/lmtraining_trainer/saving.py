@@ -60,16 +60,17 @@ class Saver:
         self.saved_step = step
         self.unproven.add(step)
         if step == 0:  # nothing can be wrong with weights that nothing has changed
-            self._mark_healthy({0})
+            self.mark_healthy({0})
 
     def promote(self, trained: TrainState) -> None:
         """Mark the checkpoints healthy that enough good steps have followed."""
         if trained.counters.window.good_steps >= self.healthy_steps:
             latest = trained.counters.step - self.healthy_steps
-            self._mark_healthy({step for step in self.unproven if step <= latest})
+            self.mark_healthy({step for step in self.unproven if step <= latest})
 
-    def _mark_healthy(self, steps: set[int]) -> None:
-        """On the lead. Storage that fails costs the mark and nothing else."""
+    def mark_healthy(self, steps: set[int]) -> None:
+        """Say of these checkpoints that training goes on well from them; on the lead. Storage that
+        fails costs the mark and nothing else."""
         self.unproven -= steps
         if self.run is None or not steps:
             return

@@ -75,9 +75,9 @@ class Trainer:
     @property
     def is_stable(self) -> bool:
         """False from a remedy until as many good steps as make a checkpoint healthy."""
-        nothing_was_done = not self.remedies.skips and not self.remedies.rewinds
-        good_steps = self.state.counters.window.good_steps
-        return nothing_was_done or good_steps >= self.spec.stability.healthy_steps
+        newest = self.remedies.newest_step
+        steps = self.state.counters.step
+        return newest is None or steps - newest >= self.spec.stability.healthy_steps
 
     def is_due(self, every_steps: int) -> bool:
         """At every so many steps and at the last."""

@@ -60,7 +60,8 @@ def of_live_attempt(situation: Situation) -> list[Verdict]:
 
 
 def has_stepped(situation: Situation) -> bool:
-    """True once this attempt has made a step. Remembered in status, so that a new operator, which
+    """True once the ranks of this attempt, in their present round, have made a step. Remembered in
+    status, so that a new operator, which
     has no report yet, does not say that training starts again."""
     if situation.report is not None:
         return situation.report.first_step_time is not None
@@ -68,25 +69,31 @@ def has_stepped(situation: Situation) -> bool:
     return summary is not None and summary.reason in WHILE_TRAINING
 
 
+def was_productive(situation: Situation) -> bool:
+    """True once this attempt has made a step, in whichever round."""
+    report = situation.report
+    fault = report.last_fault if report is not None else None
+    return has_stepped(situation) or (fault is not None and fault.has_stepped)
+
+
 def succeeded(situation: Situation) -> Verdict | None:
     """The summary of a live attempt; None leaves what was said."""
     doing = _doing(situation)
     if has_stepped(situation):
         return _training(situation, doing)
-    failure = situation.status.last_failure
-    if failure is not None and situation.follows_failure:
-        return Verdict(
-            "Unknown",
-            Succeeded.RECOVERING,
-            f"attempt {situation.attempt} after {failure.failure_class}: {doing}",
-        )
-    report = situation.report
+    report, failure = situation.report, situation.status.last_failure
     if report is not None and report.last_fault is not None:
         fault = report.last_fault
         return Verdict(
             "Unknown",
             Succeeded.RECOVERING,
             f"round {report.round} of the ranks after {fault.failure_class}: {doing}",
+        )
+    if failure is not None and situation.follows_failure:
+        return Verdict(
+            "Unknown",
+            Succeeded.RECOVERING,
+            f"attempt {situation.attempt} after {failure.failure_class}: {doing}",
         )
     if report is not None and report.state == "Preparing":
         return Verdict("Unknown", Succeeded.PREPARING, doing)
@@ -189,14 +196,15 @@ def healthy(situation: Situation) -> Verdict | None:
         return None
     if report.is_stable and report.loss_is_finite:
         return Verdict("True", Healthy.STABLE)
-    done, limits = report.last_remedy, situation.spec.stability
+    done = report.last_remedy or situation.status.stability.last_remedy
+    limits = situation.spec.stability
     if done is None or done.remedy != "Rewind":
-        found = done.message if done else "the loss or a gradient was not finite"
+        found = f"{done.message}; " if done else ""
         return Verdict(
             "False",
             Healthy.SKIPPING,
-            f"{found}: the batch is skipped; {report.skipped_steps} were so far, at most "
-            f"{limits.skipped_steps_max} may be (stability.skippedStepsMax)",
+            f"{found}bad batches are skipped: {report.skipped_steps} so far, at most "
+            f"{limits.skipped_steps_max} (stability.skippedStepsMax)",
         )
     diverged = done.fault == Healthy.REPLICA_DIVERGENCE
     return Verdict(

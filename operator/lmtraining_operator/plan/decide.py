@@ -100,7 +100,7 @@ def _decide(situation: Situation) -> Plan:
             return _not_accepted(
                 situation.status, refusal, generation=generation, now=situation.now
             )
-    productive = conditions.has_stepped(situation)
+    productive = conditions.was_productive(situation)
     situation = _accepted(situation)
     record = ending.finished(situation)
     if record is not None:

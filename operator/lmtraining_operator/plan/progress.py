@@ -1,6 +1,7 @@
 """What a report says, as status.
 
-Promise: the step in status never goes back, except to the checkpoint that lastRecovery names (P3):
+Promise: the step in status never goes back, except to the checkpoint that lastRecovery or
+lastRemedy names (P3):
 until an attempt has made a step of its own, the figures of the one before stay, with their time.
 Trap avoided: a trainer that is still loading reports step 0.
 """
@@ -8,7 +9,7 @@ Trap avoided: a trainer that is still loading reports step 0.
 from datetime import datetime
 
 from lmtraining_api import names as api
-from lmtraining_api.records import CheckpointReport, ExitRecord, TrainerReport
+from lmtraining_api.records import CheckpointReport, ExitRecord, RemedyReport, TrainerReport
 from lmtraining_api.status import (
     CheckpointStatus,
     LastRecovery,
@@ -29,6 +30,8 @@ def with_report(situation: Situation) -> LMTrainingJobStatus:
     if report is None:
         return status
     changes: dict[str, object] = {"round": max(figures.count(report.round), status.round)}
+    if report.last_fault is not None and report.first_step_time is None:
+        status = without_speed(status)  # the ranks are being started again
     known = status.checkpoint
     if known is None or report.report_time >= known.last_time:
         changes["checkpoint"] = checkpoint_status(report.checkpoint) or known
@@ -36,7 +39,7 @@ def with_report(situation: Situation) -> LMTrainingJobStatus:
         changes |= {
             "progress": _progress(report),
             "metrics": _metrics(report),
-            "stability": _stability(report),
+            "stability": _stability(status.stability, report),
             "last_recovery": _recovery(situation, report) or status.last_recovery,
         }
     if report.export_path:
@@ -136,15 +139,27 @@ def _metrics(report: TrainerReport) -> Metrics:
     )
 
 
-def _stability(report: TrainerReport) -> StabilityStatus:
-    done = report.last_remedy
+def _stability(known: StabilityStatus, report: TrainerReport) -> StabilityStatus:
+    """What the ranks of this round know; what those before them said stays until there is news."""
+    done, healthy_step = report.last_remedy, report.healthy_step
     return StabilityStatus(
         skipped_steps=figures.count(report.skipped_steps),
         clipped_steps=figures.count(report.clipped_steps),
         rewinds=figures.count(report.rewinds),
         rate_scale="" if report.rate_scale == 1.0 else figures.number(report.rate_scale),
-        healthy_step=report.healthy_step,
-        last_remedy=None if done is None else LastRemedy.model_validate(done.model_dump()),
+        healthy_step=known.healthy_step if healthy_step is None else figures.count(healthy_step),
+        last_remedy=known.last_remedy if done is None else _last_remedy(done),
+    )
+
+
+def _last_remedy(done: RemedyReport) -> LastRemedy:
+    return LastRemedy(
+        remedy=done.remedy,
+        fault=done.fault,
+        step=figures.count(done.step),
+        to_step=None if done.to_step is None else figures.count(done.to_step),
+        message=done.message,
+        time=done.time,
     )
 
 
@@ -155,6 +170,9 @@ def _recovery(situation: Situation, report: TrainerReport) -> LastRecovery | Non
     fault_time = _fault_time(situation, report) if fault is None else fault.time
     if fault_time is None or report.first_step_time is None:
         return None
+    done = report.last_remedy
+    if done is not None and done.to_step is not None and done.time > report.first_step_time:
+        return None  # the figures of loading are a rewind's since, which lastRemedy tells
     took = (report.first_step_time - fault_time).total_seconds()
     return LastRecovery(
         fault_time=fault_time,

@@ -44,6 +44,7 @@ def _meaning(status: LMTrainingJobStatus) -> LMTrainingJobStatus:
             "progress": Progress(),
             "metrics": Metrics(),
             "conditions": conditions,
+            "stability": status.stability.model_copy(update={"clipped_steps": 0}),
             "last_recovery": recovery.model_copy(update={"replayed_steps": 0})
             if recovery
             else None,

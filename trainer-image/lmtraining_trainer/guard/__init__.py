@@ -7,10 +7,17 @@ all ranks decide alike. No torch in here.
 
 from lmtraining_trainer.guard.detectors import Fault, Finding, Observation
 from lmtraining_trainer.guard.journal import Remedies
-from lmtraining_trainer.guard.policy import Judgement, Remedy, beyond_a_skip, judge
+from lmtraining_trainer.guard.policy import (
+    DEVICE_FAULTS_MAX,
+    Judgement,
+    Remedy,
+    beyond_a_skip,
+    judge,
+)
 from lmtraining_trainer.guard.window import Window
 
 __all__ = [
+    "DEVICE_FAULTS_MAX",
     "Fault",
     "Finding",
     "Judgement",

@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lmtraining_api import JournalEntry
+from lmtraining_trainer.guard.detectors import Fault
 
+FIRST_ROUND = 1
 RATE_FACTOR = 0.5
 """The learning rate after a rewind that followed another one, as a share of what it was."""
 REWARM_STEPS_MAX = 100
@@ -31,6 +33,11 @@ class Remedies:
     """Skipped batches that count against stability.skippedStepsMax."""
     rewinds: int = 0
     """Rewinds that count against stability.rewindsMax."""
+    device_faults: int = 0
+    """Faults of devices in this attempt: replicas that differed, batches that came out
+    otherwise."""
+    newest_step: int | None = None
+    """The step from which training went on after the newest remedy."""
     lineage: int = 0
     """Rewinds in the whole run: checkpoints carry it."""
     rate_scale: float = 1.0
@@ -55,21 +62,42 @@ class Remedies:
         done = cls()
         for entry in entries:
             if entry.kind == "Skipped":
-                done = done.with_skip(int(entry.detail.get("position") or 0))
+                done = done.with_skip(int(entry.detail.get("position") or 0), step=entry.step)
             elif entry.kind == "Rewound":
                 done = done.with_rewind(entry.detail)
-            elif entry.kind == "Started" and entry.detail.get("taken_over"):
-                done = replace(done, skips=0, rewinds=0)
+            elif entry.kind == "Rerun":
+                done = done.with_rerun()
+            elif entry.kind == "Started" and entry.round == FIRST_ROUND:
+                done = replace(done, device_faults=0)  # other pods, perhaps on other machines
+                if entry.detail.get("taken_over"):
+                    done = replace(done, skips=0, rewinds=0)
         return done
 
-    def with_skip(self, position: int) -> "Remedies":
+    def with_skip(self, position: int, *, step: int) -> "Remedies":
         """After a skip at `position`; the same one twice counts once."""
         if position in self.positions:
             return self
-        return replace(self, positions=self.positions | {position}, skips=self.skips + 1)
+        return replace(
+            self,
+            positions=self.positions | {position},
+            skips=self.skips + 1,
+            newest_step=step,
+        )
+
+    def with_rerun(self) -> "Remedies":
+        """After a batch that came out otherwise when it was computed again."""
+        return replace(self, device_faults=self.device_faults + 1)
 
     def with_rewind(self, detail: dict[str, Any]) -> "Remedies":
-        """After a rewind, as the journal describes it."""
+        """After a rewind, as the journal describes it. One for a failing device is not charged to
+        the data or the rate."""
+        if detail["fault"] == Fault.REPLICA_DIVERGENCE:
+            return replace(
+                self,
+                lineage=self.lineage + 1,
+                device_faults=self.device_faults + 1,
+                newest_step=int(detail["to_step"]),
+            )
         lowered = float(detail["rate_scale"]) < self.rate_scale
         window = (int(detail["from_position"]), int(detail["to_position"]))
         return replace(
@@ -77,6 +105,7 @@ class Remedies:
             windows=(*self.windows, window),
             rewinds=self.rewinds + 1,
             lineage=self.lineage + 1,
+            newest_step=int(detail["to_step"]),
             rate_scale=float(detail["rate_scale"]),
             rewarm_step=int(detail["to_step"]) if lowered else self.rewarm_step,
             rewarm_steps=int(detail["rewarm_steps"]),

@@ -22,6 +22,8 @@ from lmtraining_trainer.guard.detectors import (
 from lmtraining_trainer.guard.journal import Remedies
 from lmtraining_trainer.guard.window import Window
 
+DEVICE_FAULTS_MAX = 3
+"""Faults of devices in one attempt after which the machines are not trusted any more."""
 BAD_BATCHES_MAX = 3
 """So many bad batches among the newest are a bad stretch, no accident."""
 

@@ -131,8 +131,10 @@ class Supervisor:
         self._memory = MemoryWatch.begun()
         self._fork_server: ForkServer | None = None
         self._faults: list[Fault] = []
-        self._first_step = 0
-        """Steps done when this round began."""
+        self._step = 0
+        """Steps done, as the ranks of this pod have said."""
+        self._made_a_step = False
+        """Whether this round has come to one."""
         self._silence = self._first_silence()
         self._scratch = TemporaryDirectory(prefix="lmtraining-", ignore_cleanup_errors=True)
         self._stacks = Path(self._scratch.name)
@@ -214,18 +216,20 @@ class Supervisor:
     def _next_round(self, gang: Gang, end: RankEnd) -> bool:
         """Whether the ranks are to be started once more; then everything is ready for it."""
         report, limits = self.snapshot.report, self._assignment.job.spec.stability
-        self._faults.append(
-            Fault(end=end, step=report.step, steps_done=report.step - self._first_step)
-        )
+        self._faults.append(Fault(end=end, step=self._step, made_a_step=self._made_a_step))
         if self._wake.stops or not may_start_again(self._faults, rounds_max=limits.rounds_max):
             return False
+        if not self._ranks.all_gone:  # the kernel holds one, which may still write (P1)
+            return False
+        fault = _fault_report(report, end)
+        self.snapshot = self.snapshot.in_round(report.round, fault)
         self._show("Starting", f"another round: {end.message}")
         number = self._own_next_round() if self.snapshot.leads else self._leads_next_round(gang)
         if number is None:
             return False
         self._ranks, self._patience_ends, self._stops_passed_on = Ranks(), float("inf"), 0
-        self._silence, self._first_step = self._first_silence(), report.step
-        self.snapshot = self.snapshot.in_round(number, _fault_report(report, end))
+        self._silence, self._made_a_step = self._first_silence(), False
+        self.snapshot = self.snapshot.in_round(number, fault)
         return True
 
     def _own_next_round(self) -> int | None:
@@ -356,7 +360,7 @@ class Supervisor:
         rank = culprit(silent, found)
         age, stack = now - heard[rank], found.get(rank)
         has_other_pods = self._assignment.job.spec.workers.replicas > 1
-        patience = self._silence.limit_seconds(rank) + WAITING_PATIENCE_SECONDS
+        patience = 2 * self._silence.limit_seconds(rank) + WAITING_PATIENCE_SECONDS
         if has_other_pods and stack and waits_for_others(stack) and age < patience:
             return
         for number, text in sorted(found.items()):
@@ -371,6 +375,9 @@ class Supervisor:
         updates = self._ranks.poll(seconds, wake=[self._wake.fileno()])
         self._wake.drain()
         for update in updates:
+            step = update.fields.get("step")
+            if update.state == "Training" and isinstance(step, int):
+                self._step, self._made_a_step = step, True
             self._silence = self._silence.after(update, self.snapshot.heard, time.monotonic())
             self.snapshot = heard(
                 self.snapshot, update, voice=self._ranks.numbers[0], now=time.monotonic()
@@ -419,6 +426,8 @@ def _fault_report(report: TrainerReport, end: RankEnd) -> FaultReport:
         message=end.message[:MESSAGE_LENGTH_MAX],
         rank=end.rank,
         step=report.step,
+        has_stepped=report.first_step_time is not None
+        or (report.last_fault is not None and report.last_fault.has_stepped),
         time=datetime.now(UTC),
     )
 

@@ -114,7 +114,7 @@ def rank_main(pipe: Connection, task: RankTask) -> NoReturn:
     if task.log is not None:
         _redirect_output(task.log)
     # Kept open for life. The handler is C: it answers while Python waits inside a library.
-    stack = task.stack.open("w")
+    stack = task.stack.open("a")
     faulthandler.register(STACK_SIGNAL, file=stack)
     try:
         function = load_function(task.function)

@@ -24,6 +24,8 @@ BACKOFF_SECONDS = 1.0
 BACKOFF_SECONDS_MAX = 60.0
 ASK_SECONDS_MAX = 1.0
 ASK_AGAIN_SECONDS = 0.05
+ASK_AGAIN_SECONDS_MAX = 1.0
+"""Pods that wait long ask less often: there may be hundreds of them."""
 LEAD_SILENT_SECONDS_MAX = 30.0
 """A lead that does not answer for so long is gone; the operator sees to it."""
 MENDABLE = frozenset({FailureClass.CRASH, FailureClass.HANG, FailureClass.PEER_LOST})
@@ -37,13 +39,16 @@ class Fault:
 
     end: RankEnd
     step: int
-    """Steps done when it ended, as far as this pod knows."""
-    steps_done: int
-    """Of these, in this round."""
+    """Steps done when it ended."""
+    made_a_step: bool
+    """Whether the round had come to one."""
 
     @property
-    def kind(self) -> tuple[str, int | None, int]:
-        """What makes two faults the same."""
+    def kind(self) -> tuple[str, int | None, int] | None:
+        """What makes two faults the same; None where it is another pod's, which counts for
+        itself."""
+        if self.end.failure_class is FailureClass.PEER_LOST:
+            return None
         return self.end.reason, self.end.rank, self.step
 
 
@@ -53,14 +58,14 @@ def may_start_again(faults: Sequence[Fault], *, rounds_max: int) -> bool:
     if end.failure_class not in MENDABLE or end.reason == FENCED or len(faults) > rounds_max:
         return False
     kinds = [fault.kind for fault in faults[-SAME_FAULT_MAX:]]
-    return len(kinds) < SAME_FAULT_MAX or len(set(kinds)) > 1
+    return len(kinds) < SAME_FAULT_MAX or len(set(kinds)) > 1 or None in kinds
 
 
 def wait_seconds(faults: Sequence[Fault]) -> float:
     """How long to wait before the next round: not at all after one that made a step."""
     fruitless = 0
     for fault in reversed(faults):
-        if fault.steps_done > 0:
+        if fault.made_a_step:
             break
         fruitless += 1
     return min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS * 2 ** (fruitless - 1)) if fruitless else 0.0
@@ -85,8 +90,9 @@ def await_newer_round(
     ask: Callable[[], int | None], *, than: int, turn: Callable[[float], bool]
 ) -> int | None:
     """The lead's next round; None where it is gone, or `turn` says that there is no point."""
-    heard_at = time.monotonic()
-    while turn(ASK_AGAIN_SECONDS):
+    heard_at, pause = time.monotonic(), ASK_AGAIN_SECONDS
+    while turn(pause):
+        pause = min(ASK_AGAIN_SECONDS_MAX, 1.2 * pause)
         found = ask()
         if found is not None:
             heard_at = time.monotonic()

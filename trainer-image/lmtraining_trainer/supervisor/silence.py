@@ -69,7 +69,8 @@ def stack_file(directory: Path, rank: int) -> Path:
 
 def stacks(directory: Path, processes: Mapping[int, int]) -> dict[int, str]:
     """The stack of each rank (by number, with its process id) that answers in time."""
-    for process in processes.values():
+    for rank, process in processes.items():
+        stack_file(directory, rank).write_bytes(b"")  # what it answered before is no answer now
         with suppress(ProcessLookupError):
             os.kill(process, STACK_SIGNAL)
     deadline = time.monotonic() + STACK_SECONDS_MAX
