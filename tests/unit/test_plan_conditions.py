@@ -281,13 +281,13 @@ def test_all_conditions_from_the_first_visit_with_their_times() -> None:
 @pytest.mark.parametrize(
     ("remedy", "fault", "reason", "words"),
     [
-        ("Skip", "LossSpike", Healthy.SKIPPING, "at most 10 may be"),
+        ("Skip", "LossSpike", Healthy.SKIPPING, "at most 10 (stability.skippedStepsMax)"),
         ("Rewind", "Divergence", Healthy.REWINDING, "from step 700 to step 400"),
         (
             "Rewind",
             "ReplicaDivergence",
             Healthy.REPLICA_DIVERGENCE,
-            "at most 3 (stability.rewindsMax)",
+            "from step 700 to step 400",
         ),
     ],
 )

@@ -206,12 +206,14 @@ def healthy(situation: Situation) -> Verdict | None:
             f"{found}bad batches are skipped: {report.skipped_steps} so far, at most "
             f"{limits.skipped_steps_max} (stability.skippedStepsMax)",
         )
-    diverged = done.fault == Healthy.REPLICA_DIVERGENCE
+    rewound = f"{done.message}: rewound from step {done.step} to step {done.to_step}"
+    if done.fault == Healthy.REPLICA_DIVERGENCE:
+        return Verdict("False", Healthy.REPLICA_DIVERGENCE, rewound)
     return Verdict(
         "False",
-        Healthy.REPLICA_DIVERGENCE if diverged else Healthy.REWINDING,
-        f"{done.message}: rewound from step {done.step} to step {done.to_step}; rewind "
-        f"{report.rewinds} of at most {limits.rewinds_max} (stability.rewindsMax)",
+        Healthy.REWINDING,
+        f"{rewound}; rewind {report.rewinds} of at most {limits.rewinds_max} "
+        "(stability.rewindsMax)",
     )
 
 
