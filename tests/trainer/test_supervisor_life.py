@@ -326,7 +326,7 @@ def test_clients_that_are_slow_or_hostile_hold_nobody_up(tmp_path: Path) -> None
     with pods(pod):
         pod.intend()
         pod.until_state("Training")
-        silent = [socket.create_connection(("127.0.0.1", pod.port)) for _ in range(32)]
+        silent = [socket.create_connection((pod.address, pod.port)) for _ in range(32)]
         for client in silent[::2]:
             client.sendall(b"GET /report HTTP/1.1\r\nX: ")
         for _ in range(50):
@@ -340,10 +340,10 @@ def test_clients_that_are_slow_or_hostile_hold_nobody_up(tmp_path: Path) -> None
             (b"GET /etc/passwd HTTP/1.1\r\n\r\n", b"404"),
             (b"\x16\x03\x01 nonsense\r\n\r\n", b"400"),
         ]:
-            with socket.create_connection(("127.0.0.1", pod.port), timeout=5) as client:
+            with socket.create_connection((pod.address, pod.port), timeout=5) as client:
                 client.sendall(request)
                 assert status in client.recv(64)
-        with socket.create_connection(("127.0.0.1", pod.port), timeout=5) as client:
+        with socket.create_connection((pod.address, pod.port), timeout=5) as client:
             client.sendall(b"GET /" + b"x" * 100_000)
         assert pod.get("/healthz") == b"ok\n"
         assert b"lmtraining_step{" in pod.get("/metrics")
@@ -354,7 +354,7 @@ def test_clients_that_are_slow_or_hostile_hold_nobody_up(tmp_path: Path) -> None
 def test_a_taken_report_port_is_said(tmp_path: Path) -> None:
     pod = _pod(tmp_path, "finishes")
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", pod.port))
+        taken.bind((pod.address, pod.port))
         taken.listen()
         with pods(pod):
             assert pod.wait() == ExitCode.CONFIGURATION
