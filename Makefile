@@ -33,6 +33,7 @@ test-e2e: $(READY) ## On the real cluster, with pods
 
 bench: $(READY) ## Speed and memory, as ratios taken side by side in one run
 	@$(PYTHON) -m bench.train_speed
+	@$(PYTHON) -m bench.recovery
 
 ##@ Change it
 lint: $(READY) ## ruff, mypy --strict, import-linter, generated files up to date
