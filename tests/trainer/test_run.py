@@ -219,16 +219,30 @@ ANOTHER_TRAINING: list[tuple[str, dict[str, object]]] = [
 def test_another_training_in_a_jobs_own_run_is_refused(
     tmp_path: Path, block: str, change: dict[str, object]
 ) -> None:
-    claim(job(tmp_path, uid="one"))
+    run = claim(job(tmp_path, uid="one"))
+    (run.checkpoints / "step-00000000").mkdir()
     with pytest.raises(TrainerError) as raised:
         claim(job(tmp_path, uid="one", **{block: change}), attempt=2)
     assert raised.value.failure_class is FailureClass.CONFIGURATION
-    for part in (str(tmp_path / "run"), f"another {block} ", "--runs", "checkpoint.path"):
+    for part in (str(tmp_path / "run"), f"other values in {block} ", "--runs", "checkpoint.path"):
         assert part in raised.value.message
     claim(job(tmp_path, uid="one"), attempt=3)
     taken = claim(job(tmp_path, uid="two", existing_run="Resume", **{block: change}))
     assert taken.journal.entries[-1].detail["changed"] == block
     claim(job(tmp_path, uid="two", **{block: change}), attempt=2)
+
+
+@pytest.mark.parametrize(("block", "change"), ANOTHER_TRAINING)
+def test_before_the_first_checkpoint_everything_may_be_changed(
+    tmp_path: Path, block: str, change: dict[str, object]
+) -> None:
+    """Whoever follows the advice of a refusal must not be refused for having followed it."""
+    claim(job(tmp_path, uid="one"))
+    run = claim(job(tmp_path, uid="one", **{block: change}), attempt=2)
+    (run.checkpoints / "step-00000000").mkdir()
+    claim(job(tmp_path, uid="one", **{block: change}), attempt=3)
+    with pytest.raises(TrainerError, match="other values"):
+        claim(job(tmp_path, uid="one"), attempt=4)
 
 
 THE_SAME_TRAINING: list[tuple[str, dict[str, object]]] = [

@@ -62,7 +62,7 @@ def test_any_other_intent_is_waited_out(intent: str | dict[str, Any], words: str
 
 def test_a_complete_intent_for_this_pod_starts_the_gang() -> None:
     verdict = gang_of(json.dumps(GOOD), identity=ME, job=JOB)
-    assert verdict == Gang(lead_address="10.0.0.1", generation=5)
+    assert verdict == Gang(lead_address="10.0.0.1", other_addresses=("10.0.0.2",), generation=5)
 
 
 def test_fields_of_a_newer_operator_are_ignored() -> None:

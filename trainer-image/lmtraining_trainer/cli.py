@@ -8,6 +8,7 @@ models and to the same exit codes. Help comes at once: torch is imported by the 
 import logging
 import os
 import shlex
+import shutil
 import sys
 from contextlib import suppress
 from importlib import import_module
@@ -120,7 +121,7 @@ def run(
         code = CODE_OF_CLASS[error.failure_class]
         _say(console, _failed(error.reason, error.message, code))
         raise typer.Exit(int(code)) from error
-    again = f"lmtraining run {shlex.quote(str(job_path))} --runs {shlex.quote(str(runs))}"
+    again = f"{_program()} run {shlex.quote(str(job_path))} --runs {shlex.quote(str(runs))}"
     for line in ending(record, local, newest[-1] if newest else None, again=again):
         _say(console, line)
     raise typer.Exit(int(record.exit_code))
@@ -194,7 +195,7 @@ def ending(record: ExitRecord, local: LocalRun, last: Snapshot | None, *, again:
             _finished(last),
             saved,
             f"Model: {export}",
-            f"Try it: lmtraining sample {shlex.quote(str(export))} --prompt 'The '",
+            f"Try it: {_program()} sample {shlex.quote(str(export))} --prompt 'The '",
         ]
     if record.exit_code == ExitCode.PREEMPTED:
         return [f"Stopped: {record.message}.", saved, f"Go on with: {again}"]
@@ -204,7 +205,9 @@ def ending(record: ExitRecord, local: LocalRun, last: Snapshot | None, *, again:
     is_known = record.failure_class not in NOT_UNDERSTOOD
     frames = [] if is_known else [f"  {frame}" for frame in record.frames]
     log = f"Log: {local.log(record.attempt)}"
-    return [said, *frames, saved, log, f"Try again with: {again}"]
+    failure = record.failure_class
+    when = "Try again with" if failure is None or failure.may_retry else "Once corrected"
+    return [said, *frames, saved, log, f"{when}: {again}"]
 
 
 def main() -> None:
@@ -228,6 +231,13 @@ def _summary(job: LMTrainingJob) -> str:
     ranks = job.spec.workers.world_size
     steps = job.spec.training.budget.steps
     return f"{job.metadata.name}, {steps} steps, {ranks} rank{'s' if ranks > 1 else ''}"
+
+
+def _program() -> str:
+    """What to type: an environment that is not activated has its programs on no PATH."""
+    beside = Path(sys.executable).with_name("lmtraining")
+    is_needed = shutil.which("lmtraining") is None and beside.exists()
+    return shlex.quote(str(beside)) if is_needed else "lmtraining"
 
 
 def _failed(reason: str, message: str, code: ExitCode) -> str:

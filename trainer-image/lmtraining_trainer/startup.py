@@ -31,7 +31,7 @@ from lmtraining_trainer.precision import Format, Resolved
 from lmtraining_trainer.precision import measure as _measured
 from lmtraining_trainer.resume import resume
 from lmtraining_trainer.run import Run
-from lmtraining_trainer.run.directory import storage_errors
+from lmtraining_trainer.run.directory import has_begun, storage_errors
 from lmtraining_trainer.saving import Saver
 from lmtraining_trainer.state import TrainState
 from lmtraining_trainer.trainer import Trainer
@@ -44,7 +44,8 @@ def prepare_data(
     """The prepared data of the job, made by the lead where there is none.
 
     A run keeps the data it began with: its key is in run.json, so a restart neither lists the
-    sources nor notices that they changed. Raises TrainerError.
+    sources nor notices that they changed. Before the first checkpoint it has not begun. Raises
+    TrainerError.
     """
     cache = Path(job.data_cache_directory)
     voice.say("Preparing")
@@ -69,7 +70,8 @@ def _data_key(job: JobFile, run: Run, voice: Voice, credentials: Path) -> str:
     wanted = job.spec.data.model_dump(mode="json", exclude={"sequence_length"})
     data_sha256 = sha256_of(json_bytes(wanted))
     known = run.record
-    if known.get("data_sha256") == data_sha256 and open_prepared(cache, known["data_key"]):
+    is_known = has_begun(run.directory) and known.get("data_sha256") == data_sha256
+    if is_known and open_prepared(cache, known["data_key"]):
         return str(known["data_key"])
     key = prepare(
         job.spec.data,

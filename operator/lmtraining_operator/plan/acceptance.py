@@ -123,8 +123,8 @@ def _directory_is_taken(situation: Situation) -> NotAccepted | None:
     return NotAccepted(
         reason=Accepted.INVALID,
         message=f"LMTrainingJob {winners[0]['metadata']['name']} already uses checkpoint.path "
-        f"{job.spec.checkpoint.path} on PersistentVolumeClaim {ours[0]}: choose another path, or "
-        "wait until that job has ended",
+        f"{job.spec.checkpoint.path} on PersistentVolumeClaim {ours[0]}: choose another path, or, "
+        "to go on from that run once its job has ended, set checkpoint.existingRun to Resume",
     )
 
 

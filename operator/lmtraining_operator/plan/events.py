@@ -2,8 +2,8 @@
 
 Promise: only transitions make events, so their number is bounded by the number of attempts. The
 reasons, and nothing else: NotAccepted, AttemptStarted, TrainingStarted, AttemptFailed, Suspended,
-Completed, Failed, Diverged, Stalled, Skip, Rewind, Rerun, and the reasons of Scheduled that a
-person must act on.
+Completed, Failed, Diverged, Stalled, Skip, Rewind, Rerun, RanksRestarted, and the reasons of
+Scheduled that a person must act on.
 """
 
 from lmtraining_api.status import (
@@ -50,6 +50,7 @@ def transitions(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> list[Publ
         _obstacle(old, new),
         _stalled(old, new),
         _remedied(old, new),
+        _ranks_restarted(old, new),
         _summary(old, new),
     ]
     return [event for event in events if event is not None]
@@ -97,6 +98,13 @@ def _stalled(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> PublishEvent
     if condition is None or condition.reason != Progressing.STALLED:
         return None
     return _warning("Stalled", condition.message, new)
+
+
+def _ranks_restarted(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> PublishEvent | None:
+    before, after = old.last_recovery, new.last_recovery
+    if after is None or not after.fault or after == before or new.attempt != old.attempt:
+        return None
+    return _warning("RanksRestarted", f"round {new.round} of the ranks after {after.fault}", new)
 
 
 def _remedied(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> PublishEvent | None:

@@ -112,6 +112,20 @@ def _container(situation: Situation) -> Verdict | None:
     )
 
 
+def _missing_secret(situation: Situation, complaint: str) -> str | None:
+    """The kubelet knows the Secret's name; the field that names it, only we do."""
+    data = situation.spec.data
+    for field, sources in (("train", data.train), ("validation", data.validation)):
+        for number, source in enumerate(sources):
+            name = source.credentials.secret_ref.name if source.credentials else None
+            if name is not None and f'secret "{name}" not found' in complaint:
+                return (
+                    f"Secret {name} (data.{field}[{number}].credentials.secretRef.name) does not "
+                    "exist: create it"
+                )
+    return None
+
+
 def _volume(situation: Situation) -> Verdict | None:
     """A volume that cannot be mounted, or a claim that is not bound."""
     claim = situation.observed.claim
@@ -122,8 +136,10 @@ def _volume(situation: Situation) -> Verdict | None:
         )
     warning = _volume_warning(situation)
     if warning is not None:
+        hint = _missing_secret(situation, warning.message)
         return _not(
-            Scheduled.VOLUME_NOT_READY, f"pod {warning.pod} waits for a volume: {warning.message}"
+            Scheduled.VOLUME_NOT_READY,
+            hint or f"pod {warning.pod} waits for a volume: {warning.message}",
         )
     pod = _first(situation, lambda pod: _is_about_a_volume(pod.unschedulable_message))
     if pod is None:

@@ -91,7 +91,7 @@ def claim_run(job: JobFile, place: RankPlace) -> Run:
             mark=ProgressMark(directory),
             record=record or {},
         )
-        if record is None or taken_over:
+        if record is None or taken_over or (changed and not has_begun(directory)):
             run.remember(**_of_job(job), training_sha256=training_sha256(job.spec))
         as_written = {"spec": spec_as_written(job.spec), "ranks": job.spec.workers.world_size}
         if not as_written.items() <= run.record.items():
@@ -111,8 +111,17 @@ def check_claim(job: JobFile, record: dict[str, Any] | None) -> None:
     another job's or another training."""
     if _is_anothers(job, record):
         _refuse_unless_wished(job, record or {})
-    elif changed := _changed(job.spec, record or {}):
+    elif (changed := _changed(job.spec, record or {})) and has_begun(Path(job.run_directory)):
         _refuse_another_training(job, changed)
+
+
+def has_begun(directory: Path) -> bool:
+    """Whether there is anything in the run to go on from; before that, all of it may be changed.
+    Raises OSError."""
+    try:
+        return any(not path.name.startswith(".") for path in (directory / CHECKPOINTS).iterdir())
+    except FileNotFoundError:
+        return False
 
 
 def _is_anothers(job: JobFile, record: dict[str, Any] | None) -> bool:
@@ -175,9 +184,9 @@ def _refuse_another_training(job: JobFile, changed: list[str]) -> None:
     raise TrainerError(
         FailureClass.CONFIGURATION,
         "AnotherTraining",
-        f"{job.run_directory} holds a run that was begun with another {' and '.join(changed)} than "
-        "the job has now: put that back, or begin another run (with lmtraining run: rename the job "
-        "or pass --runs; in a cluster: another checkpoint.path)",
+        f"{job.run_directory} holds a run that was begun with other values in "
+        f"{' and '.join(changed)} than the job has now: put that back, or begin another run (with "
+        "lmtraining run: rename the job or pass --runs; in a cluster: another checkpoint.path)",
     )
 
 

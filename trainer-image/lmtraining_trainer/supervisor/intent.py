@@ -23,6 +23,8 @@ class Gang:
     """The starting gun has gone: where the lead is."""
 
     lead_address: str
+    other_addresses: tuple[str, ...]
+    """Those of the other pods, without the lead."""
     generation: int
 
 
@@ -85,4 +87,5 @@ def _gang_of_peers(intent: Intent, *, identity: Identity, replicas: int) -> Gang
             message=f"waiting for a peer table with this pod as replica {identity.replica}; the "
             "present one names another pod"
         )
-    return Gang(lead_address=peers[0].address, generation=intent.generation)
+    others = tuple(peers[replica].address for replica in range(1, replicas))
+    return Gang(lead_address=peers[0].address, other_addresses=others, generation=intent.generation)

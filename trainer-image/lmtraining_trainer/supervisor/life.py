@@ -50,6 +50,7 @@ from lmtraining_trainer.supervisor.rounds import (
     FIRST_ROUND,
     Fault,
     await_newer_round,
+    fault_of_peers,
     may_start_again,
     round_of_lead,
     wait_seconds,
@@ -221,7 +222,7 @@ class Supervisor:
             return False
         if not self._ranks.all_gone:  # the kernel holds one, which may still write (P1)
             return False
-        fault = _fault_report(report, end)
+        fault = self._fault_elsewhere(gang, end, seen=_fault_report(report, end))
         self.snapshot = self.snapshot.in_round(report.round, fault)
         self._show("Starting", f"another round: {end.message}")
         number = self._own_next_round() if self.snapshot.leads else self._leads_next_round(gang)
@@ -231,6 +232,21 @@ class Supervisor:
         self._silence, self._made_a_step = self._first_silence(), False
         self.snapshot = self.snapshot.in_round(number, fault)
         return True
+
+    def _fault_elsewhere(self, gang: Gang, end: RankEnd, seen: FaultReport) -> FaultReport:
+        """On the lead, which saw only the consequence: the cause, where another pod knows it."""
+        if not self.snapshot.leads or end.failure_class is not FailureClass.PEER_LOST:
+            return seen
+        found = fault_of_peers(
+            gang.other_addresses,
+            self._assignment.report_port,
+            job_uid=self._assignment.job.job_uid,
+            attempt=self._assignment.identity.attempt,
+            round_number=self.snapshot.report.round,
+        )
+        if found is None:
+            return seen
+        return found.model_copy(update={"step": seen.step, "has_stepped": seen.has_stepped})
 
     def _own_next_round(self) -> int | None:
         """On the lead: the next number, once the wait is over."""

@@ -36,7 +36,7 @@ from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.files import read_json
 from lmtraining_trainer.report import Snapshot
 from lmtraining_trainer.run import changes
-from lmtraining_trainer.run.directory import RUN, check_claim
+from lmtraining_trainer.run.directory import RUN, check_claim, has_begun
 from lmtraining_trainer.run.fence import newest_mark
 from lmtraining_trainer.supervisor.exit_record import write_to_run_directory
 from lmtraining_trainer.supervisor.identity import Identity
@@ -111,7 +111,7 @@ def run_locally(
         for line in changes(record or {}, job.spec):
             say(line)
         check_claim(job, record)
-        if rank_function == RANK_FUNCTION and "data_key" not in (record or {}):
+        if rank_function == RANK_FUNCTION and not has_begun(run.directory):
             check_sources(job.spec.data, Path(names.CREDENTIALS_DIRECTORY))  # a run keeps its data
         supervisor = Supervisor(
             Assignment(

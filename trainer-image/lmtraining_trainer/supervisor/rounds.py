@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from lmtraining_api import FailureClass, TrainerReport
+from lmtraining_api import FailureClass, FaultReport, TrainerReport
 from lmtraining_api.names import REPORT_BYTES_MAX
 from lmtraining_trainer.supervisor.failure import RankEnd
 
@@ -26,6 +26,8 @@ ASK_SECONDS_MAX = 1.0
 ASK_AGAIN_SECONDS = 0.05
 ASK_AGAIN_SECONDS_MAX = 1.0
 """Pods that wait long ask less often: there may be hundreds of them."""
+ASK_PEERS_TIMES = 4
+PEERS_ASKED_MAX = 16
 LEAD_SILENT_SECONDS_MAX = 30.0
 """A lead that does not answer for so long is gone; the operator sees to it."""
 MENDABLE = frozenset({FailureClass.CRASH, FailureClass.HANG, FailureClass.PEER_LOST})
@@ -73,6 +75,11 @@ def wait_seconds(faults: Sequence[Fault]) -> float:
 
 def round_of_lead(address: str, port: int, *, job_uid: str, attempt: int) -> int | None:
     """The round that the lead's supervisor is in; None where it does not say."""
+    report = _report_of(address, port, job_uid=job_uid, attempt=attempt)
+    return report.round if report is not None and report.state != "Failed" else None
+
+
+def _report_of(address: str, port: int, *, job_uid: str, attempt: int) -> TrainerReport | None:
     connection = http.client.HTTPConnection(address, port, timeout=ASK_SECONDS_MAX)
     try:
         connection.request("GET", "/report")
@@ -82,8 +89,23 @@ def round_of_lead(address: str, port: int, *, job_uid: str, attempt: int) -> int
         return None
     finally:
         connection.close()
-    is_ours = report.job_uid == job_uid and report.attempt == attempt
-    return report.round if is_ours and report.state != "Failed" else None
+    return report if report.job_uid == job_uid and report.attempt == attempt else None
+
+
+def fault_of_peers(
+    addresses: Sequence[str], port: int, *, job_uid: str, attempt: int, round_number: int
+) -> FaultReport | None:
+    """What ended this round, where it happened in another pod. Its supervisor hears of it in the
+    same moment as we do, so it is asked more than once."""
+    for _ in range(ASK_PEERS_TIMES):
+        for address in addresses[:PEERS_ASKED_MAX]:
+            report = _report_of(address, port, job_uid=job_uid, attempt=attempt)
+            fault = report.last_fault if report is not None else None
+            is_of_round = fault is not None and fault.round == round_number
+            if fault is not None and is_of_round and not fault.failure_class.is_consequence:
+                return fault
+        time.sleep(ASK_AGAIN_SECONDS)
+    return None
 
 
 def await_newer_round(
