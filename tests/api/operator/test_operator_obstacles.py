@@ -76,7 +76,8 @@ def test_secret_that_is_missing(stage: Stage) -> None:
     }
     stage.do("POST", "events", body=event)
     said = stage.wait_for("tiny", "VolumeNotReady", SCHEDULED, limit_seconds=10)
-    assert 'secret "s3-key" not found' in said.message
+    field = "data.train[0].credentials.secretRef.name"
+    assert said.message == f"Secret s3-key ({field}) does not exist: create it"
 
 
 def test_quota_that_is_full(stage: Stage) -> None:
