@@ -367,14 +367,15 @@ class Supervisor:
         """Kill the one that the others wait for, with the stacks of all as evidence."""
         if self._patience_ends < float("inf"):
             return
-        now, living = time.monotonic(), self._ranks.processes
-        heard = {rank: at for rank, at in self.snapshot.heard.items() if rank in living}
-        silent = self._silence.silent(heard, now)
+        if not self._silent_ranks():
+            return
+        found = stacks(self._stacks, self._ranks.processes)
+        self._turn(0.0)  # one whose peer was just killed has ended meanwhile, and answered nothing
+        silent, now = self._silent_ranks(), time.monotonic()
         if not silent:
             return
-        found = stacks(self._stacks, living)
         rank = culprit(silent, found)
-        age, stack = now - heard[rank], found.get(rank)
+        age, stack = now - self.snapshot.heard[rank], found.get(rank)
         has_other_pods = self._assignment.job.spec.workers.replicas > 1
         patience = 2 * self._silence.limit_seconds(rank) + WAITING_PATIENCE_SECONDS
         if has_other_pods and stack and waits_for_others(stack) and age < patience:
@@ -382,6 +383,12 @@ class Supervisor:
         for number, text in sorted(found.items()):
             logger.error("stack of rank %d, newest call first:\n%s", number, text)
         self._ranks.fail(end_of_silence(rank, seconds=age, stack=stack, now=now))
+
+    def _silent_ranks(self) -> list[int]:
+        """The living ranks that have said nothing for too long, the longest first."""
+        living = self._ranks.processes
+        heard = {rank: at for rank, at in self.snapshot.heard.items() if rank in living}
+        return self._silence.silent(heard, time.monotonic())
 
     def _hurry(self, seconds: float) -> None:
         self._patience_ends = min(self._patience_ends, time.monotonic() + seconds)
