@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lmtraining_api import FailureClass, JobFile, JournalEntry
+from lmtraining_api import FailureClass, JobFile
 from lmtraining_trainer import files
 from lmtraining_trainer.errors import TrainerError
-from lmtraining_trainer.guard import Remedies
 from lmtraining_trainer.rank_link import RankPlace
 from lmtraining_trainer.run import Fence, Journal, Run, claim_run
 from lmtraining_trainer.run import fence as fence_module
@@ -292,32 +291,24 @@ def test_progress_mark_is_never_too_high(tmp_path: Path) -> None:
     assert ProgressMark(tmp_path).highest == 0
 
 
-def entries(*kinds: tuple[str, dict[str, object]]) -> list[JournalEntry]:
-    return [
-        JournalEntry.model_validate(
-            {
-                "sequence": number,
-                "time": "2026-01-01T00:00:00Z",
-                "attempt": 1,
-                "round": 1,
-                "kind": kind,
-                "step": 0,
-                "detail": detail,
-            }
-        )
-        for number, (kind, detail) in enumerate(kinds)
-    ]
+@pytest.mark.parametrize(("kind", "method"), [(Journal, "append"), (Run, "remember")])
+def test_a_takeover_that_crashes_half_way_is_a_takeover_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type, method: str
+) -> None:
+    """The new owner's budgets are its own only if the journal knows of the takeover."""
+    claim(job(tmp_path, uid="one"))
 
+    def crash(*_: object, **__: object) -> None:
+        raise RuntimeError("power cut")
 
-def test_skips_are_counted_once_and_anew_for_a_job_that_takes_over() -> None:
-    started, skip = ("Started", {"taken_over": False}), ("Skipped", {"position": 8})
-    other, taken = ("Skipped", {"position": 16}), ("Started", {"taken_over": True})
-    once = Remedies.of_journal(entries(started, skip, started, skip, other))
-    assert (once.positions, once.skips) == ({8, 16}, 2)
-    inherited = Remedies.of_journal(entries(started, skip, taken, other))
-    assert (inherited.positions, inherited.skips) == ({8, 16}, 1)
-    assert inherited.with_skip(8, step=0) == inherited
-    assert inherited.with_skip(24, step=0).skips == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, method, crash)
+        with pytest.raises(RuntimeError, match="power cut"):
+            claim(job(tmp_path, uid="two", existing_run="Resume"))
+    run = claim(job(tmp_path, uid="two", existing_run="Resume"), attempt=2)
+    assert run.record["job_uid"] == "two"
+    starts = [entry for entry in run.journal.entries if entry.kind == "Started"]
+    assert any(entry.detail["taken_over"] for entry in starts)
 
 
 def test_a_failed_write_leaves_the_old_file(

@@ -214,6 +214,17 @@ def test_the_journal_is_the_whole_of_the_remedies() -> None:
     assert (heir.rewinds, heir.lineage, heir.windows) == (0, 1, ((880, 960),))
 
 
+def test_skips_are_counted_once_and_anew_for_a_job_that_takes_over() -> None:
+    started, skip = ("Started", {"taken_over": False}), ("Skipped", {"position": 8})
+    other, taken = ("Skipped", {"position": 16}), ("Started", {"taken_over": True})
+    once = Remedies.of_journal(journal(started, skip, started, skip, other))
+    assert (once.positions, once.skips) == ({8, 16}, 2)
+    inherited = Remedies.of_journal(journal(started, skip, taken, other))
+    assert (inherited.positions, inherited.skips) == ({8, 16}, 1)
+    assert inherited.with_skip(8, step=0) == inherited
+    assert inherited.with_skip(24, step=0).skips == 2
+
+
 def test_the_first_rewind_blames_the_data_and_the_next_the_rate() -> None:
     none, one = Remedies(), Remedies(rewinds=1)
     assert (none.next_rate_scale, one.next_rate_scale) == (1.0, 0.5)

@@ -307,3 +307,10 @@ def test_a_remedy_is_said_until_enough_good_steps_have_followed(
     assert "loss 9.1" in verdict.message
     after = healthy(situation(pods=GANG, report=report_of(last_remedy=done)))
     assert after == Verdict("True", Healthy.STABLE)
+
+
+def test_no_word_is_said_twice() -> None:
+    waits = report_of(state="Waiting", message="waiting for 1 of 2 pods", **NO_STEP)
+    verdict = succeeded(situation(pods=GANG, report=waits))
+    assert verdict is not None
+    assert verdict.message == "waiting for 1 of 2 pods"

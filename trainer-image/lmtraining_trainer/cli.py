@@ -36,8 +36,8 @@ from lmtraining_trainer.supervisor import (
     run_locally,
     supervise_pod,
 )
+from lmtraining_trainer.supervisor.assignment import RANK_FUNCTION
 from lmtraining_trainer.supervisor.job_document import BadJobError, check_file, read_job
-from lmtraining_trainer.supervisor.life import RANK_FUNCTION
 
 #: What one sentence explains: there is nothing to look up, and trying again alone cannot help.
 USERS_TO_MEND = frozenset({FailureClass.CONFIGURATION, FailureClass.DATA})

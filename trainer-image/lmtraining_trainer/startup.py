@@ -110,14 +110,7 @@ def build_trainer(
     wrapped = _wrapped(with_loss, gang, device)
     _throw_away_pass(wrapped, plan, resolved, device)
     state = TrainState(model=model, optimizer=build_optimizer(model, spec.training.optimizer))
-    saver = Saver(
-        gang=gang,
-        voice=voice,
-        run=run,
-        identity=identity_of(spec, data, gang.world_size),
-        keep_last=spec.checkpoint.keep_last,
-        healthy_steps=spec.stability.healthy_steps,
-    )
+    saver = _saver(spec, data, run=run, gang=gang, voice=voice)
     resumed = resume(state, saver, spec.training.seed)
     trainer = Trainer(
         spec=spec,
@@ -137,6 +130,19 @@ def build_trainer(
     )
     voice.say("Training", **_start_fields(trainer))
     return trainer
+
+
+def _saver(
+    spec: TrainingSpec, data: PreparedData, *, run: Run | None, gang: Gang, voice: Voice
+) -> Saver:
+    return Saver(
+        gang=gang,
+        voice=voice,
+        run=run,
+        identity=identity_of(spec, data, gang.world_size),
+        keep_last=spec.checkpoint.keep_last,
+        healthy_steps=spec.stability.healthy_steps,
+    )
 
 
 def identity_of(spec: TrainingSpec, data: PreparedData, world_size: int) -> dict[str, Any]:

@@ -117,6 +117,8 @@ def _doing(situation: Situation) -> str:
         return scheduled(situation).message
     if report is None:
         return "the pods run and have not reported yet"
+    if report.message.lower().startswith(report.state.lower()):
+        return report.message  # "Waiting: waiting for 1 of 2 pods" says a word twice
     return f"{report.state}: {report.message}" if report.message else str(report.state)
 
 

@@ -91,11 +91,7 @@ def claim_run(job: JobFile, place: RankPlace) -> Run:
             mark=ProgressMark(directory),
             record=record or {},
         )
-        if record is None or taken_over or (changed and not has_begun(directory)):
-            run.remember(**_of_job(job), training_sha256=training_sha256(job.spec))
-        as_written = {"spec": spec_as_written(job.spec), "ranks": job.spec.workers.world_size}
-        if not as_written.items() <= run.record.items():
-            run.remember(**as_written)
+        # Before the owner changes: the new one has budgets of its own, also after a crash here.
         run.journal.append(
             "Started",
             0,
@@ -103,6 +99,11 @@ def claim_run(job: JobFile, place: RankPlace) -> Run:
             taken_over=taken_over,
             changed=", ".join(changed) or None,
         )
+        if record is None or taken_over or (changed and not has_begun(directory)):
+            run.remember(**_of_job(job), training_sha256=training_sha256(job.spec))
+        as_written = {"spec": spec_as_written(job.spec), "ranks": job.spec.workers.world_size}
+        if not as_written.items() <= run.record.items():
+            run.remember(**as_written)
     return run
 
 

@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,14 +20,11 @@ from lmtraining_api import (
     ExitRecord,
     FailureClass,
     FaultReport,
-    JobFile,
     State,
     TrainerReport,
-    names,
 )
-from lmtraining_api.records import MESSAGE_LENGTH_MAX
-from lmtraining_trainer.rank_link import RankPlace
 from lmtraining_trainer.report import Snapshot, StateClock, heard
+from lmtraining_trainer.supervisor.assignment import RANK_FUNCTION, Assignment
 from lmtraining_trainer.supervisor.environment import cpu_limit, rank_environment, with_defaults
 from lmtraining_trainer.supervisor.exit_record import last_exit, record_of, with_last_words
 from lmtraining_trainer.supervisor.failure import (
@@ -41,16 +38,16 @@ from lmtraining_trainer.supervisor.failure import (
     stopped_before_start,
 )
 from lmtraining_trainer.supervisor.fork_server import LIBRARIES, ForkServer
-from lmtraining_trainer.supervisor.identity import Identity
 from lmtraining_trainer.supervisor.intent import Gang, gang_of
 from lmtraining_trainer.supervisor.memory import MemoryWatch
-from lmtraining_trainer.supervisor.rank_process import RankTask
+from lmtraining_trainer.supervisor.orphans import reap_orphans
 from lmtraining_trainer.supervisor.ranks import FAILED_GANG_SECONDS_MAX, Ranks
 from lmtraining_trainer.supervisor.rounds import (
     FIRST_ROUND,
     Fault,
     await_newer_round,
     fault_of_peers,
+    fault_report,
     may_start_again,
     round_of_lead,
     wait_seconds,
@@ -60,62 +57,19 @@ from lmtraining_trainer.supervisor.silence import (
     Silence,
     culprit,
     end_of_silence,
-    stack_file,
     stacks,
     waits_for_others,
 )
 from lmtraining_trainer.supervisor.wake import Wake
 
-RANK_FUNCTION = "lmtraining_trainer.rank:run_rank"
 INTENT_POLL_SECONDS = 0.1
 WATCH_SECONDS_MAX = 1.0
 #: recovery.graceSeconds at its largest; in a pod the kubelet ends the wait long before.
 STOP_SECONDS_MAX = 86_400.0
-ORPHANS_PER_TURN_MAX = 64
 #: A gang that saves and evaluates several times a second must not fill the log.
 LOG_LINE_SECONDS_MIN = 1.0
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Assignment:
-    """What a supervisor is to do, and with what."""
-
-    identity: Identity
-    job: JobFile
-    read_intent: Callable[[], str]
-    rank_function: str = RANK_FUNCTION
-    """Another one is a test's, and brings its own libraries."""
-    rendezvous_port: int = names.RENDEZVOUS_PORT
-    report_port: int = names.REPORT_PORT
-    """The same on every pod: the others read the round from the lead's report."""
-    rank_log: Path | None = None
-    """Where the ranks' output goes; None: where the supervisor's goes."""
-    second_interrupt_kills: bool = False
-    """For a terminal: Ctrl-C saves, another one does not wait for that."""
-
-    def task(self, local_rank: int, gang: Gang, *, round_number: int, stacks: Path) -> RankTask:
-        """What the local rank is started with."""
-        workers = self.job.spec.workers
-        place = RankPlace(
-            rank=self.identity.replica * workers.ranks_each + local_rank,
-            world_size=workers.world_size,
-            local_rank=local_rank,
-            replica=self.identity.replica,
-            attempt=self.identity.attempt,
-            round=round_number,
-            lead_address=gang.lead_address,
-            rendezvous_port=self.rendezvous_port,
-            pod_name=self.identity.pod_name,
-        )
-        return RankTask(
-            job=self.job,
-            place=place,
-            function=self.rank_function,
-            log=self.rank_log,
-            stack=stack_file(stacks, place.rank),
-        )
 
 
 class Supervisor:
@@ -222,7 +176,7 @@ class Supervisor:
             return False
         if not self._ranks.all_gone:  # the kernel holds one, which may still write (P1)
             return False
-        fault = self._fault_elsewhere(gang, end, seen=_fault_report(report, end))
+        fault = self._fault_elsewhere(gang, end, seen=fault_report(report, end))
         self.snapshot = self.snapshot.in_round(report.round, fault)
         self._show("Starting", f"another round: {end.message}")
         number = self._own_next_round() if self.snapshot.leads else self._leads_next_round(gang)
@@ -406,7 +360,7 @@ class Supervisor:
                 self.snapshot, update, voice=self._ranks.numbers[0], now=time.monotonic()
             )
         if os.getpid() == 1:
-            _reap_orphans(spared=self._fork_server.process_id if self._fork_server else None)
+            reap_orphans(spared=self._fork_server.process_id if self._fork_server else None)
         self._log_change_of_state()
         self._observe(self.snapshot)
 
@@ -441,34 +395,7 @@ def _first_snapshot(assignment: Assignment, *, now: float) -> Snapshot:
     )
 
 
-def _fault_report(report: TrainerReport, end: RankEnd) -> FaultReport:
-    return FaultReport(
-        round=report.round,
-        failure_class=end.failure_class or FailureClass.UNKNOWN,
-        reason=end.reason,
-        message=end.message[:MESSAGE_LENGTH_MAX],
-        rank=end.rank,
-        step=report.step,
-        has_stepped=report.first_step_time is not None
-        or (report.last_fault is not None and report.last_fault.has_stepped),
-        time=datetime.now(UTC),
-    )
-
-
 def _last_state(end: RankEnd | None) -> tuple[State, str]:
     if end is None:
         return "Finished", "every rank has finished"
     return ("Stopping" if end.outcome == "Preempted" else "Failed"), end.message
-
-
-def _reap_orphans(*, spared: int | None) -> None:
-    """PID 1 inherits processes whose parent died. The fork server reaps the ranks themselves, and
-    is spared: how it ended is asked later, and ends the pod."""
-    for _ in range(ORPHANS_PER_TURN_MAX):
-        try:
-            dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if dead is None or dead.si_pid == spared:
-                return
-            os.waitpid(dead.si_pid, os.WNOHANG)
-        except ChildProcessError:
-            return

@@ -38,9 +38,10 @@ from lmtraining_trainer.report import Snapshot
 from lmtraining_trainer.run import changes
 from lmtraining_trainer.run.directory import RUN, check_claim, has_begun
 from lmtraining_trainer.run.fence import newest_mark
+from lmtraining_trainer.supervisor.assignment import RANK_FUNCTION, Assignment
 from lmtraining_trainer.supervisor.exit_record import write_to_run_directory
 from lmtraining_trainer.supervisor.identity import Identity
-from lmtraining_trainer.supervisor.life import RANK_FUNCTION, Assignment, Supervisor
+from lmtraining_trainer.supervisor.life import Supervisor
 from lmtraining_trainer.supervisor.serving import served
 
 LOOPBACK = "127.0.0.1"

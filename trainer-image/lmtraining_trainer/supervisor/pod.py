@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lmtraining_api import ExitCode, ExitRecord, FailureClass, JobFile, names
 from lmtraining_trainer.errors import TrainerError
+from lmtraining_trainer.supervisor.assignment import RANK_FUNCTION, Assignment
 from lmtraining_trainer.supervisor.exit_record import (
     record_of,
     write_termination_log,
@@ -21,7 +22,7 @@ from lmtraining_trainer.supervisor.exit_record import (
 from lmtraining_trainer.supervisor.failure import end_of_supervisor, print_unless_known
 from lmtraining_trainer.supervisor.identity import Identity, identity_from, read_job_file
 from lmtraining_trainer.supervisor.intent import read_intent_file
-from lmtraining_trainer.supervisor.life import RANK_FUNCTION, Assignment, Supervisor
+from lmtraining_trainer.supervisor.life import Supervisor
 from lmtraining_trainer.supervisor.rounds import FIRST_ROUND
 from lmtraining_trainer.supervisor.serving import served
 

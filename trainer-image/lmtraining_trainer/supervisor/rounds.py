@@ -11,11 +11,13 @@ import http.client
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
 from lmtraining_api import FailureClass, FaultReport, TrainerReport
 from lmtraining_api.names import REPORT_BYTES_MAX
+from lmtraining_api.records import MESSAGE_LENGTH_MAX
 from lmtraining_trainer.supervisor.failure import RankEnd
 
 FIRST_ROUND = 1
@@ -123,3 +125,18 @@ def await_newer_round(
         elif time.monotonic() - heard_at > LEAD_SILENT_SECONDS_MAX:
             return None
     return None
+
+
+def fault_report(report: TrainerReport, end: RankEnd) -> FaultReport:
+    """What the report says of the end of a round."""
+    return FaultReport(
+        round=report.round,
+        failure_class=end.failure_class or FailureClass.UNKNOWN,
+        reason=end.reason,
+        message=end.message[:MESSAGE_LENGTH_MAX],
+        rank=end.rank,
+        step=report.step,
+        has_stepped=report.first_step_time is not None
+        or (report.last_fault is not None and report.last_fault.has_stepped),
+        time=datetime.now(UTC),
+    )
