@@ -54,7 +54,17 @@ def explain_validation_error(error: ValidationError, further: Iterable[str] = ()
     """
     model = _model_named(error.title)
     problems = error.errors(include_url=False)
-    found = [sentence for problem in problems for sentence in _sentences(problem, model)]
+    misspelt = {
+        (*problem["loc"][:-1], _meant_here(problem["loc"], model))
+        for problem in problems
+        if problem["type"] == "extra_forbidden"
+    }
+    found = [
+        sentence
+        for problem in problems
+        if problem["type"] != "missing" or problem["loc"] not in misspelt  # it is there, misspelt
+        for sentence in _sentences(problem, model)
+    ]
     sentences = list(dict.fromkeys([*found, *further]))
     more = len(sentences) - PROBLEMS_MAX
     return sentences[:PROBLEMS_MAX] + ([f"and {more} more problems"] if more > 0 else [])
@@ -117,15 +127,23 @@ def _unknown_field(location: tuple[int | str, ...], model: type[BaseModel] | Non
     owner = model_at(model, tuple(parent)) if model else None
     if model is None or owner is None:
         return f"is not a field of {here}: remove it"
-    names = aliases(owner)
-    written = str(name)
-    near = to_camel(written) if to_camel(written) in names else _nearest(written, list(names))
+    names, written = aliases(owner), str(name)
+    near = _meant_here(location, model)
     if near:
         return f"is not a field of {here}: did you mean {near}?"
     elsewhere = [path for path in field_paths(model) if path.split(".")[-1] == to_camel(written)]
     if elsewhere:
         return f"is not a field of {here}: did you mean {' or '.join(elsewhere[:3])}?"
     return f"is not a field of {here}: remove it, or use one of {', '.join(names)}"
+
+
+def _meant_here(location: tuple[int | str, ...], model: type[BaseModel] | None) -> str | None:
+    """The field of the same block that an unknown one was probably meant to be."""
+    owner = model_at(model, location[:-1]) if model else None
+    if owner is None:
+        return None
+    names, written = list(aliases(owner)), str(location[-1])
+    return to_camel(written) if to_camel(written) in names else _nearest(written, names)
 
 
 def _nearest(name: str, candidates: list[str]) -> str | None:

@@ -24,6 +24,12 @@ def explained(document: Any) -> list[str]:
     return explain_validation_error(refused.value)
 
 
+def test_a_required_field_that_is_misspelt_is_one_problem() -> None:
+    document = minimal(training={"batchTokens": None, "batchTokns": 64})
+    sentence = "spec.training.batchTokns is not a field of spec.training: did you mean batchTokens?"
+    assert problems_of(document) == [sentence]
+
+
 @pytest.mark.parametrize(
     ("document", "sentence"),
     [
