@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lmtraining_api import TrainerReport
+from lmtraining_api import RemedyReport, TrainerReport
 from lmtraining_trainer.report import Snapshot, StateClock
 from lmtraining_trainer.report_terminal import ProgressView, fitting, line_of
 
@@ -64,6 +64,28 @@ def test_a_message_loses_whole_words_only(width: int) -> None:
     words = message.split("  ")[0].split()
     assert words == WORDS.split()[: len(words)]
     assert bool(more) == (width < 140)
+
+
+@pytest.mark.parametrize("bar", [False, True])
+def test_a_remedy_is_said_once_and_counted(bar: bool) -> None:
+    """P4: also where the bar has moved on since."""
+    remedy = RemedyReport(
+        remedy="Rewind",
+        fault="NonFinite",
+        step=40,
+        to_step=30,
+        message="the loss is nan",
+        time=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    taken = {"last_remedy": remedy, "rewinds": 1, "skipped_steps": 2}
+    rewound = TRAINING.model_copy(update=taken)
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=bar, width=140, color_system=None)
+    with ProgressView(console, bar=bar) as view:
+        for report in (TRAINING, rewound, rewound):
+            view.show(Snapshot(report=report, clock=StateClock(state=report.state, since=0.0)))
+    assert screen.getvalue().count("Rewind at step 40 to step 30: the loss is nan") == 1
+    assert "2 skipped  1 rewind  " in fitting(rewound, 140)
 
 
 def test_before_the_first_step_there_are_no_steps_and_no_word_twice() -> None:

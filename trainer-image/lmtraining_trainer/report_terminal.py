@@ -1,7 +1,8 @@
 """A local run as a person sees it: a bar on a terminal, plain lines elsewhere.
 
 Promise: the same figures as in the report, and nothing that is not in it. A log file gets a line
-when the state changes and every `PLAIN_LINE_SECONDS`, not a bar.
+when the state changes and every `PLAIN_LINE_SECONDS`, not a bar. Each remedy gets a line of its own
+in both, and stays to be read.
 Trap avoided: rich cuts each column a little where the terminal is too narrow, so that no figure can
 be read any more. What has no room is left out as a whole.
 """
@@ -17,7 +18,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from lmtraining_api import TrainerReport
+from lmtraining_api import RemedyReport, TrainerReport
 from lmtraining_trainer.report import Snapshot
 
 PLAIN_LINE_SECONDS = 10.0
@@ -41,6 +42,7 @@ class ProgressView:
         self._task: TaskID | None = None
         self._shown_at = float("-inf")
         self._shown = ""
+        self._told: RemedyReport | None = None
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -62,15 +64,22 @@ class ProgressView:
     def show(self, snapshot: Snapshot) -> None:
         """Show the newest state, unless another was shown a moment ago."""
         report, now = snapshot.report, self._clock()
+        if report.last_remedy is not None and report.last_remedy != self._told:
+            self._told = report.last_remedy
+            self._print(remedy_line(report.last_remedy))
         changed = report.state != self._shown
         if self._bar is not None:
             if changed or now - self._shown_at >= REFRESH_SECONDS:
                 self._move_bar(report)
                 self._shown_at = now
         elif changed or now - self._shown_at >= PLAIN_LINE_SECONDS:
-            self._console.print(line_of(report), markup=False, highlight=False, soft_wrap=True)
+            self._print(line_of(report))
             self._shown_at = now
         self._shown = report.state
+
+    def _print(self, line: str) -> None:
+        """A line; above the bar where there is one."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _move_bar(self, report: TrainerReport) -> None:
         if self._bar is None or self._task is None:
@@ -119,6 +128,7 @@ def _figures(report: TrainerReport) -> list[str]:
         f"validation {report.validation_loss:.4f}" if report.validation_loss is not None else "",
         _speed(report.tokens_per_second),
         f"{report.skipped_steps} skipped" if report.skipped_steps else "",
+        _times(report.rewinds, "rewind"),
         f"eta {duration(report.eta_seconds)}" if report.eta_seconds is not None else "",
     ]
     return [figure for figure in figures if figure]
@@ -127,6 +137,16 @@ def _figures(report: TrainerReport) -> list[str]:
 def duration(seconds: float) -> str:
     """Whole seconds as h:mm:ss."""
     return str(timedelta(seconds=round(seconds)))
+
+
+def _times(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count > 1 else ''}" if count else ""
+
+
+def remedy_line(remedy: RemedyReport) -> str:
+    """What was done about a bad step, and why: Rewind at step 40 to step 30: …"""
+    to = f" to step {remedy.to_step}" if remedy.to_step is not None else ""
+    return f"{remedy.remedy} at step {remedy.step}{to}: {remedy.message or remedy.fault}"
 
 
 def _speed(tokens_per_second: float | None) -> str:
