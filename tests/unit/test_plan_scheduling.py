@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lmtraining_api.status import Scheduled
-from lmtraining_operator.plan import ObservedClaim, PodWarning, Refusal
+from lmtraining_operator.plan import ObservedClaim, PodWarning, Refusal, obstacles
 from lmtraining_operator.plan.model import ObservedPod
 from lmtraining_operator.plan.scheduling import scheduled
 from tests.unit.operator_situations import NOW, running_gang, situation
@@ -17,6 +17,10 @@ pytestmark = pytest.mark.unit
 LEAD, PEER = running_gang(2)
 WAITS = replace(PEER, phase="Pending", address="")
 S = Scheduled
+MESSAGE_LENGTH_MAX = 500
+TAINT = "node(s) had untolerated taint(s)"
+TAIL = "preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
+PULL = 'failed to pull and unpack image "r.example/x:1": failed to resolve reference'
 
 
 def refusal(code: int, message: str) -> dict[str, Refusal]:
@@ -46,7 +50,25 @@ def unplaced(message: str) -> ObservedPod:
             S.IMAGE_PULL_FAILED,
             ["tiny-1-1-0", "registry.example/trainer:1", "the kubelet's words", "workers.image"],
         ),
-        ((LEAD, waiting("ErrImagePull")), {}, S.IMAGE_PULL_FAILED, []),
+        (
+            (LEAD, waiting("ErrImagePull", f"rpc error: code = NotFound desc = {PULL}: not found")),
+            {},
+            S.IMAGE_PULL_FAILED,
+            ["(ErrImagePull: not found): correct workers.image in a new job"],
+        ),
+        (
+            (LEAD, waiting("ImagePullBackOff", f"{PULL}: 401 Unauthorized")),
+            {},
+            S.IMAGE_PULL_FAILED,
+            ["(ImagePullBackOff: Unauthorized): give the service account"],
+        ),
+        (
+            (LEAD, waiting("ErrImagePull", f"{PULL}: dial tcp: lookup r.example: no such host")),
+            {},
+            S.IMAGE_PULL_FAILED,
+            ["(ErrImagePull: no such host): make the registry reachable"],
+        ),
+        ((LEAD, waiting("ErrImagePull", "words " * 100)), {}, S.IMAGE_PULL_FAILED, ["words wor"]),
         ((LEAD, waiting("InvalidImageName")), {}, S.IMAGE_PULL_FAILED, []),
         (
             (LEAD, waiting("CreateContainerConfigError")),
@@ -61,16 +83,28 @@ def unplaced(message: str) -> ObservedPod:
             ["tiny-1-1-0", "Insufficient nvidia.com/gpu", "2Gi memory"],
         ),
         (
+            (LEAD, unplaced(f"0/3 nodes are available: 2 Insufficient cpu, 1 {TAINT}. {TAIL}")),
+            {},
+            S.UNSCHEDULABLE,
+            [f"2 Insufficient cpu, 1 {TAINT}: lower workers.resources.cpu, or add nodes"],
+        ),
+        (
+            (LEAD, unplaced(f"0/3 nodes are available: 3 {TAINT}. {TAIL}")),
+            {},
+            S.UNSCHEDULABLE,
+            [f"3 {TAINT}: free or add nodes"],
+        ),
+        (
             (LEAD, unplaced('persistentvolumeclaim "disk" not found')),
             {},
             S.VOLUME_NOT_READY,
-            ["tiny-checkpoints (it does not exist)", '"disk" not found'],
+            ["tiny-checkpoints (it does not exist)", '"disk" not found: create it'],
         ),
         (
             (LEAD, unplaced("pod has unbound immediate PersistentVolumeClaims")),
             {"claim": ObservedClaim(name="tiny-checkpoints")},
             S.VOLUME_NOT_READY,
-            ["tiny-checkpoints (Pending)"],
+            ["tiny-checkpoints (Pending)", "PersistentVolume that fits it", "storageClassName"],
         ),
         (
             (LEAD, WAITS),
@@ -112,6 +146,17 @@ def test_what_keeps_a_pod_from_starting(
     assert (verdict.status, verdict.reason) == ("False", reason)
     for word in words:
         assert word in verdict.message
+    assert "preemption" not in verdict.message
+    assert len(verdict.message) < MESSAGE_LENGTH_MAX
+
+
+def test_the_fix_names_every_field_that_asks_for_too_much() -> None:
+    words = "0/2 nodes are available: 1 Insufficient cpu, 2 Insufficient nvidia.com/gpu."
+    _, fix = obstacles.placement(words, accelerator="nvidia.com/gpu")
+    assert fix == (
+        "lower workers.resources.cpu and workers.accelerator.count, or add nodes with more cpu and "
+        "nvidia.com/gpu"
+    )
 
 
 def test_true_once_all_run_and_kept() -> None:

@@ -18,6 +18,7 @@ from lmtraining_api.status import LastFailure
 from lmtraining_operator.plan import figures, gang
 from lmtraining_operator.plan.manifests import SHARED_MEMORY_VOLUME
 from lmtraining_operator.plan.model import ContainerExit, ObservedPod
+from lmtraining_operator.plan.obstacles import shortened
 from lmtraining_operator.plan.situation import Situation
 
 ROOT_CAUSE_WAIT_SECONDS = 5.0
@@ -131,7 +132,7 @@ def _incomplete_gang(situation: Situation) -> Failure | None:
     held_seconds = (situation.now - (oldest.created_at or situation.now)).total_seconds()
     if held_seconds < INCOMPLETE_SECONDS_MAX or not (unplaced or over_quota):
         return None
-    why = unplaced[0].unschedulable_message if unplaced else over_quota[0].message
+    why = shortened(unplaced[0].unschedulable_message if unplaced else over_quota[0].message)
     what = (
         f"it and {len(holders) - 1} more held their places for {held_seconds:.0f} s, and other "
         f"pods of the gang found none ({why}): all are released, and tried again later"

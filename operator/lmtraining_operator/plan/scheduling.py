@@ -1,14 +1,14 @@
 """Are all pods of the attempt placed and started, and if not, why not?
 
 Promise: whatever keeps a pod from starting is in status within seconds, in the words of whoever
-keeps it (scheduler, kubelet, API server) with the pod, and with what to do. The gravest answer of
-the gang is given, since the others wait for that pod.
+keeps it (scheduler, kubelet, API server), cut down to the cause, with the pod and with what to do.
+The gravest answer of the gang is given, since the others wait for that pod.
 """
 
 from collections.abc import Callable
 
 from lmtraining_api.status import Scheduled
-from lmtraining_operator.plan import gang, names
+from lmtraining_operator.plan import gang, names, obstacles
 from lmtraining_operator.plan.model import ObservedPod, PodWarning, Refusal
 from lmtraining_operator.plan.situation import Situation
 from lmtraining_operator.plan.verdicts import Verdict
@@ -93,11 +93,11 @@ def _image(situation: Situation) -> Verdict | None:
     pod = _first(situation, lambda pod: pod.waiting_reason in _IMAGE_REASONS)
     if pod is None:
         return None
+    cause, fix = obstacles.image_pull(pod.waiting_message)
     return _not(
         Scheduled.IMAGE_PULL_FAILED,
         f"pod {pod.name} cannot pull image {situation.trainer_image} "
-        f"({pod.waiting_reason}: {pod.waiting_message}): "
-        "correct workers.image in a new job, or make the image available to the node",
+        f"({pod.waiting_reason}: {cause}): {fix}",
     )
 
 
@@ -132,14 +132,15 @@ def _volume(situation: Situation) -> Verdict | None:
     if claim is not None and claim.warning:
         return _not(
             Scheduled.VOLUME_NOT_READY,
-            f"PersistentVolumeClaim {claim.name}{_claim_state(situation)}: {claim.warning}",
+            f"PersistentVolumeClaim {claim.name}{_claim_state(situation)}: "
+            f"{obstacles.shortened(claim.warning)}: {_claim_fix(situation)}",
         )
     warning = _volume_warning(situation)
     if warning is not None:
         hint = _missing_secret(situation, warning.message)
         return _not(
             Scheduled.VOLUME_NOT_READY,
-            hint or f"pod {warning.pod} waits for a volume: {warning.message}",
+            hint or f"pod {warning.pod} waits for a volume: {obstacles.shortened(warning.message)}",
         )
     pod = _first(situation, lambda pod: _is_about_a_volume(pod.unschedulable_message))
     if pod is None:
@@ -147,7 +148,8 @@ def _volume(situation: Situation) -> Verdict | None:
     return _not(
         Scheduled.VOLUME_NOT_READY,
         f"pod {pod.name} waits for PersistentVolumeClaim {names.claim_name(situation.job)}"
-        f"{_claim_state(situation)}: {pod.unschedulable_message}",
+        f"{_claim_state(situation)}: {obstacles.shortened(pod.unschedulable_message)}: "
+        f"{_claim_fix(situation)}",
     )
 
 
@@ -170,6 +172,11 @@ def _claim_state(situation: Situation) -> str:
     return " (it is being deleted)" if claim.is_deleting else f" ({claim.phase})"
 
 
+def _claim_fix(situation: Situation) -> str:
+    is_own = situation.spec.checkpoint.storage.existing_claim is None
+    return obstacles.unbound_claim(exists=situation.observed.claim is not None, own=is_own)
+
+
 def _placement(situation: Situation) -> Verdict | None:
     pod = _first(situation, lambda pod: bool(pod.unschedulable_message))
     if pod is None:
@@ -177,10 +184,13 @@ def _placement(situation: Situation) -> Verdict | None:
     accelerator = situation.spec.workers.accelerator
     devices = f" and {accelerator.count} x {accelerator.resource}" if accelerator else ""
     resources = situation.spec.workers.resources
+    cause, fix = obstacles.placement(
+        pod.unschedulable_message, accelerator=accelerator.resource if accelerator else None
+    )
     return _not(
         Scheduled.UNSCHEDULABLE,
         f"no node takes pod {pod.name}, which needs {resources.cpu} CPU, {resources.memory} memory"
-        f"{devices}: {pod.unschedulable_message}",
+        f"{devices}: {cause}: {fix}",
     )
 
 

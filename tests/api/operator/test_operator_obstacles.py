@@ -42,14 +42,15 @@ def test_image_that_cannot_be_pulled(stage: Stage) -> None:
 def test_pod_that_no_node_takes(stage: Stage) -> None:
     stage.create_job("tiny", workers__replicas=1)
     (pod,) = stage.wait_for_pods("tiny", attempt=1, count=1)
-    message = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+    message = "0/3 nodes are available: 3 Insufficient memory. preemption: 0/3 nodes are available."
     condition = {
         "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
     }  # fmt: skip
     stage.patch_status(pod, {"conditions": [condition]})
     said = stage.wait_for("tiny", "Unschedulable", SCHEDULED, limit_seconds=5)
-    assert message in said.message
     assert "tiny-1-0-0" in said.message
+    assert "3 Insufficient memory: lower workers.resources.memory, or add nodes" in said.message
+    assert "preemption" not in said.message
 
 
 def test_secret_that_is_missing(stage: Stage) -> None:
