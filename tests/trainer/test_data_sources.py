@@ -101,7 +101,7 @@ def test_what_cannot_be_opened_is_named(
     with pytest.raises(TrainerError) as raised:
         read(tmp_path, source(uri))
     assert (raised.value.failure_class, raised.value.reason) == (failure_class, reason)
-    assert uri in raised.value.message
+    assert f"data.train[0].uri {uri}" in raised.value.message
 
 
 def test_a_source_that_does_not_answer_may_be_tried_again(

@@ -35,14 +35,16 @@ def explained(error: Exception, *, name: str, field: str) -> TrainerError:
     status = next((status for link in chain if (status := _http_status(link))), 0)
     if status in _FORBIDDEN or any(_is_refusal(link) for link in chain):
         return data_error(
-            "NotAllowed", f"reading {name} is not allowed: grant it, or set credentials.secretRef"
+            "NotAllowed",
+            f"reading {field} {name} is not allowed: grant it, or set credentials.secretRef",
         )
     network = next((link for link in chain if _is_network(link)), None)
     if network is not None:
         return _unreachable(type(network).__name__, name=name, field=field)
     if status in _OVERLOADED or status >= 500:
-        return _unreadable(name, f"HTTP status {status}")
-    return _final(error, name) or _unreadable(name, type(error).__name__)
+        return _unreadable(f"HTTP status {status}", name=name, field=field)
+    final = _final(error, name=name, field=field)
+    return final or _unreadable(type(error).__name__, name=name, field=field)
 
 
 def data_error(reason: str, message: str) -> TrainerError:
@@ -50,27 +52,29 @@ def data_error(reason: str, message: str) -> TrainerError:
     return TrainerError(FailureClass.DATA, reason, message)
 
 
-def _final(error: Exception, name: str) -> TrainerError | None:
+def _final(error: Exception, *, name: str, field: str) -> TrainerError | None:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return data_error(
-            "NoSuchFile", f"{name} does not exist: correct the uri, or put the file there"
+            "NoSuchFile", f"{field} {name} does not exist: correct the uri, or put the file there"
         )
     if isinstance(error, ImportError):
         return data_error(
             "NoSuchProtocol",
-            f"{name} needs a package that this environment lacks ({error.name or 'see the log'}): "
-            "install it; in a cluster use an image that has it",
+            f"{field} {name} needs a package that this environment lacks "
+            f"({error.name or 'see the log'}): install it; in a cluster use an image that has it",
         )
     if isinstance(error, ValueError):
-        return data_error("BadUri", f"{name} is not a URI that fsspec understands: correct it")
+        return data_error(
+            "BadUri", f"{field} {name} is not a URI that fsspec understands: correct it"
+        )
     return None
 
 
-def _unreadable(name: str, why: str) -> TrainerError:
+def _unreadable(why: str, *, name: str, field: str) -> TrainerError:
     return TrainerError(
         FailureClass.STORAGE,
         "SourceUnreadable",
-        f"reading {name} failed ({why}): check the file and the server",
+        f"reading {field} {name} failed ({why}): check the file and the server",
     )
 
 
