@@ -189,6 +189,20 @@ def test_more_steps_for_a_finished_run_go_on_from_its_end(tmp_path: Path) -> Non
     assert outcome.link.report["step"] == 16
 
 
+def test_p4_fewer_steps_than_are_done_are_refused_with_both_ways_out(tmp_path: Path) -> None:
+    uri = write_text(tmp_path / "text.jsonl")
+    run_alone(job_of(tiny_spec(uri), tmp_path), faults=Faults(stop_at={0: 9}))
+    for steps, end in ((8, "error"), (10, "finished")):
+        fewer = job_of(tiny_spec(uri, training={"budget": {"steps": steps}}), tmp_path)
+        outcome = run_alone(fewer, attempt=steps)
+        assert outcome.end == end, outcome
+        if end == "error":
+            assert outcome.failure_class is FailureClass.CONFIGURATION
+            for part in ("training.budget.steps is 8", "10 finished steps", "set it to 10"):
+                assert part in outcome.message
+    assert outcome.link.report["step"] == outcome.link.report["total_steps"] == 10
+
+
 def test_the_same_samples_give_nearly_the_same_run_on_two_ranks(tmp_path: Path) -> None:
     """Without dropout the world size changes rounding only."""
     uri = write_text(tmp_path / "text.jsonl")

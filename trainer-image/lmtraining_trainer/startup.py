@@ -112,6 +112,7 @@ def build_trainer(
     state = TrainState(model=model, optimizer=build_optimizer(model, spec.training.optimizer))
     saver = _saver(spec, data, run=run, gang=gang, voice=voice)
     resumed = resume(state, saver, spec.training.seed)
+    _refuse_smaller_budget(job, resumed.step)
     trainer = Trainer(
         spec=spec,
         gang=gang,
@@ -130,6 +131,20 @@ def build_trainer(
     )
     voice.say("Training", **_start_fields(trainer))
     return trainer
+
+
+def _refuse_smaller_budget(job: JobFile, done: int) -> None:
+    """More steps cannot be taken back, and 80 of 60 is no progress."""
+    wanted = job.spec.training.budget.steps
+    if done > wanted:
+        raise TrainerError(
+            FailureClass.CONFIGURATION,
+            "BudgetBelowProgress",
+            f"training.budget.steps is {wanted}, but {job.run_directory} holds {done} finished "
+            f"steps: set it to {done} to end there, to more to go on, or choose another "
+            "checkpoint.path",
+            step=done,
+        )
 
 
 def _saver(
