@@ -55,10 +55,13 @@ class SourceFile:
         return _location(self.file_system, self.path), self.size_bytes, self.version
 
 
-def check_sources(data: Data, credentials: Path) -> None:
-    """Raises what `list_sources` raises. It reads no text, and no torch is imported for it, so it
-    can refuse a job before the ranks start."""
-    list_sources(data, credentials)
+def check_sources(data: Data, credentials: Path) -> int | None:
+    """The bytes of all files, None where a file system does not say; raises what `list_sources`
+    raises. It reads no text, and no torch is imported for it, so it can refuse a job before the
+    ranks start."""
+    train, validation = list_sources(data, credentials)
+    sizes = [file.size_bytes for file in (*train, *validation)]
+    return None if None in sizes else sum(size or 0 for size in sizes)
 
 
 def list_sources(data: Data, credentials: Path) -> tuple[list[SourceFile], list[SourceFile]]:
@@ -180,7 +183,8 @@ def _files_of(source: DataSource, credentials: Path, *, field: str) -> list[Sour
     ]
     if not files:
         raise data_error(
-            "NoSuchFile", f"no file matches {name}: correct the uri, or put the files there"
+            "NoSuchFile",
+            f"no file matches {field} {name}: correct the uri, or put the files there",
         )
     return files
 

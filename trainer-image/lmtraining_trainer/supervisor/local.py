@@ -31,7 +31,8 @@ from lmtraining_api import (
     TrainingSpec,
     names,
 )
-from lmtraining_trainer.data import check_sources
+from lmtraining_trainer.data import check_sources, open_prepared, prepare
+from lmtraining_trainer.data.prepared import check_enough
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.files import read_json
 from lmtraining_trainer.report import Snapshot
@@ -49,6 +50,8 @@ LOCAL_POD = "local"
 LOCK_FILE = "local.json"
 LOGS_DIRECTORY = "logs"
 DATA_CACHE = "data-cache"
+#: Text whose tokenizer is trained in a second or two.
+EARLY_TEXT_BYTES_MAX = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +115,8 @@ def run_locally(
         for line in changes(record or {}, job.spec):
             say(line)
         check_claim(job, record)
-        if rank_function == RANK_FUNCTION and not has_begun(run.directory):
-            check_sources(job.spec.data, Path(names.CREDENTIALS_DIRECTORY))  # a run keeps its data
+        if rank_function == RANK_FUNCTION and not has_begun(run.directory):  # a run keeps its data
+            _check_data(job)
         supervisor = Supervisor(
             Assignment(
                 identity=Identity(
@@ -133,6 +136,25 @@ def run_locally(
             ended = supervisor.run()
         write_to_run_directory(ended, run.directory)
         return ended
+
+
+def _check_data(job: JobFile) -> None:
+    """What is wrong with the data, before torch is imported; a little text is prepared at once, and
+    the ranks find it done. Raises TrainerError."""
+    credentials, cache = Path(names.CREDENTIALS_DIRECTORY), Path(job.data_cache_directory)
+    size_bytes = check_sources(job.spec.data, credentials)
+    if size_bytes is None or size_bytes > EARLY_TEXT_BYTES_MAX:
+        return
+    key = prepare(
+        job.spec.data,
+        cache=cache,
+        credentials=credentials,
+        owner=job.job_uid,
+        progress=lambda _: None,
+    )
+    data = open_prepared(cache, key)
+    if data is not None:
+        check_enough(data, job.spec)
 
 
 def _recorded(directory: Path) -> dict[str, Any] | None:
@@ -166,8 +188,8 @@ def _next_attempt(directory: Path) -> Iterator[int]:
             raise TrainerError(
                 FailureClass.CONFIGURATION,
                 "RunInUse",
-                f"another `lmtraining run` is at work in {directory}: wait for it, or choose "
-                "another directory with --runs",
+                f"another `lmtraining run`{_holder(file)} is at work in {directory}: wait for it, "
+                "or choose another directory with --runs",
             ) from error
         try:
             newest = newest_mark(directory)
@@ -181,13 +203,14 @@ def _unusable(directory: Path, error: OSError) -> TrainerError:
     return TrainerError(
         FailureClass.STORAGE,
         "RunDirectoryUnusable",
-        f"the run directory {directory} cannot be written ({error.strerror}): free space there, or "
-        "choose another with --runs",
+        f"the run directory {directory} cannot be written ({error.strerror}): free space there or "
+        "make it writable, or choose another with --runs",
     )
 
 
 def _counted(file: FileIO, *, fenced: int) -> int:
-    """One more than the attempt noted in the file, noted there before anything is started.
+    """One more than the attempt noted in the file, noted there with our name before anything is
+    started.
 
     A crash may have cut the file short; `fenced`, the newest attempt that wrote into the run, is
     refused to nobody but its successors.
@@ -198,11 +221,22 @@ def _counted(file: FileIO, *, fenced: int) -> int:
     except (ValueError, KeyError, TypeError):
         noted = 0
     attempt = max(noted, fenced) + 1
-    content = json.dumps({"attempt": attempt}).encode()
+    holder = {"process": os.getpid(), "host": socket.gethostname()}
+    content = json.dumps({"attempt": attempt, **holder}).encode()
     file.truncate(0)
     if file.write(content) < len(content):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return attempt
+
+
+def _holder(file: FileIO) -> str:
+    """Who holds the lock, as far as it has said so."""
+    file.seek(0)
+    try:
+        said = json.loads(file.read())
+        return f" (process {said['process']} on {said['host']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _free_port() -> int:
