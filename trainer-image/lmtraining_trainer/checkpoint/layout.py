@@ -12,6 +12,8 @@ from typing import Any
 
 from lmtraining_trainer.files import read_json, sha256_of, write_json
 
+SCHEMA_VERSION = 1
+"""Of the manifest, and of what lies beside it."""
 MANIFEST = "manifest.json"
 INTACT = "intact.json"
 HEALTHY = "healthy.json"

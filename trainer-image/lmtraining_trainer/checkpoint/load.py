@@ -26,7 +26,7 @@ from lmtraining_trainer.state import Counters, TrainState
 
 #: What a manifest must say beside what the files are.
 MANIFEST_FIELDS = frozenset(
-    {"step", "world_size", "time", "shape", "fingerprint", "tokenizer_sha256", "files"}
+    {"job_uid", "step", "world_size", "time", "shape", "fingerprint", "tokenizer_sha256", "files"}
 )
 #: Broken checkpoints kept as evidence.
 REJECTED_KEPT = 1
@@ -51,11 +51,13 @@ class Chosen:
 def choose(run: Run, identity: dict[str, Any], alive: Callable[[], None]) -> Chosen | None:
     """The newest checkpoint that is intact, or None where none was ever saved; on the lead.
 
-    Raises TrainerError(CONFIGURATION) where it is of another model or tokenizer,
-    TrainerError(STORAGE) where some were saved and none is left, OSError where storage fails.
+    Raises TrainerError(CONFIGURATION) where it is of another job, model or tokenizer, or of a newer
+    version, TrainerError(STORAGE) where some were saved and none is left, OSError where storage
+    fails.
     """
     for directory in layout.newest_first(run.checkpoints):
         manifest = layout.manifest_of(directory) or {}
+        _refuse_newer_version(directory, manifest)
         why = (
             _manifest_fault(directory, manifest)
             or _abandoned(run, manifest)
@@ -64,6 +66,7 @@ def choose(run: Run, identity: dict[str, Any], alive: Callable[[], None]) -> Cho
         if why is not None:
             _reject(run, directory, why)
             continue
+        _refuse_anothers(run, directory, manifest)
         _refuse_another_model(directory, manifest, identity)
         _forget_rejected(run)
         sha256 = layout.manifest_sha256(directory)
@@ -201,6 +204,31 @@ def _refuse_to_begin_anew(run: Run) -> None:
             f"newest at step {saved[-1]}: restore one there, or start a new run with another "
             "checkpoint.path",
             step=saved[-1],
+        )
+
+
+def _refuse_newer_version(directory: Path, manifest: dict[str, Any]) -> None:
+    """To pass it over would throw away what it holds, and go back without a word (P3)."""
+    version = manifest.get("schema_version", layout.SCHEMA_VERSION)
+    if isinstance(version, int) and version > layout.SCHEMA_VERSION:
+        raise TrainerError(
+            FailureClass.CONFIGURATION,
+            "NewerCheckpoint",
+            f"{directory} is a checkpoint of schema version {version}, and this trainer reads "
+            f"versions up to {layout.SCHEMA_VERSION}: use the trainer image that wrote it "
+            "(workers.image) or a newer one, or choose another checkpoint.path",
+        )
+
+
+def _refuse_anothers(run: Run, directory: Path, manifest: dict[str, Any]) -> None:
+    """A checkpoint that somebody put here, of a job that never had the run."""
+    owners = {run.job_uid, *(one.get("job_uid") for one in run.journal.details("Started"))}
+    if manifest["job_uid"] not in owners and not run.may_take_over:
+        raise TrainerError(
+            FailureClass.CONFIGURATION,
+            "CheckpointOfAnotherJob",
+            f"{directory} was written by job {manifest['job_uid']}, which never had this run: move "
+            "it away, or set checkpoint.existingRun to Resume to go on from it",
         )
 
 

@@ -98,7 +98,7 @@ def _write_files(
 def _manifest(run: Run, snapshot: Snapshot, entries: dict[str, layout.FileEntry]) -> bytes:
     return json_bytes(
         {
-            "schema_version": 1,
+            "schema_version": layout.SCHEMA_VERSION,
             "step": snapshot.step,
             "job_uid": run.job_uid,
             "attempt": run.fence.attempt,

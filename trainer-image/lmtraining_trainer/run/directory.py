@@ -40,6 +40,8 @@ class Run:
     mark: ProgressMark
     record: dict[str, Any]
     """Content of run.json."""
+    may_take_over: bool
+    """Whether the job says that it goes on from what another job left."""
 
     @property
     def checkpoints(self) -> Path:
@@ -90,6 +92,7 @@ def claim_run(job: JobFile, place: RankPlace) -> Run:
             journal=Journal(fence),
             mark=ProgressMark(directory),
             record=record or {},
+            may_take_over=_may_take_over(job),
         )
         # Before the owner changes: the new one has budgets of its own, also after a crash here.
         run.journal.append(
@@ -127,6 +130,10 @@ def has_begun(directory: Path) -> bool:
 
 def _is_anothers(job: JobFile, record: dict[str, Any] | None) -> bool:
     return record is not None and record.get("job_uid") != job.job_uid
+
+
+def _may_take_over(job: JobFile) -> bool:
+    return job.spec.checkpoint.existing_run == "Resume"
 
 
 def _of_job(job: JobFile) -> dict[str, str]:
@@ -192,7 +199,7 @@ def _refuse_another_training(job: JobFile, changed: list[str]) -> None:
 
 
 def _refuse_unless_wished(job: JobFile, record: dict[str, Any]) -> None:
-    if job.spec.checkpoint.existing_run == "Resume":
+    if _may_take_over(job):
         return
     other = f"{record.get('job_name')} ({record.get('job_uid')})"
     raise TrainerError(
