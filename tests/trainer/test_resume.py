@@ -74,6 +74,22 @@ def test_p7_a_storm_of_kills_leaves_no_trace_in_the_weights(tmp_path: Path) -> N
     assert_equal_tensors(exported(straight), exported(broken))
 
 
+def test_p7_a_checkpoint_that_is_healthy_by_now_is_so_after_a_stop_too(tmp_path: Path) -> None:
+    """The stop comes at the very step at which the checkpoint of step 4 has proved itself, and the
+    batches after it are bad: the rewind goes where that of the undisturbed run goes."""
+    uri = write_text(tmp_path / "text.jsonl")
+    spec = tiny_spec(uri, stability={"healthySteps": 4})
+    bad = {0: (64, 72, 80)}
+    straight, broken = job_of(spec, tmp_path / "straight"), job_of(spec, tmp_path / "broken")
+    assert run_alone(straight, faults=Faults(poison=bad)).end == "finished"
+    assert run_alone(broken, faults=Faults(poison=bad, stop_at={0: 7})).step == 8
+    assert run_alone(broken, faults=Faults(poison=bad), attempt=2).end == "finished"
+    for directory in (tmp_path / "straight", tmp_path / "broken"):
+        (rewound,) = [entry for entry in journal(directory) if entry["kind"] == "Rewound"]
+        assert (rewound["step"], rewound["detail"]["to_step"]) == (8, 4)  # type: ignore[index]
+    assert_equal_tensors(exported(straight), exported(broken))
+
+
 def test_p7_another_world_size_goes_on_and_says_so(tmp_path: Path) -> None:
     uri = write_text(tmp_path / "text.jsonl")
     one = job_of(tiny_spec(uri, world_size=1), tmp_path)

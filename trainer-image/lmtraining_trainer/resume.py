@@ -62,6 +62,7 @@ def resume(state: TrainState, saver: Saver, seed: int) -> Resumed:
         saver.unproven = set(found["unproven"])
         if chosen.step == 0:
             saver.mark_healthy({0})
+        saver.promote(state)  # a stop or a crash may have come right before
         voice.say("Loading", **_report_fields(chosen, state, time.perf_counter() - started))
     remedies = Remedies.of_json(found["remedies"])
     for position in state.counters.skipped_positions:  # the journal may have been on a full disk
