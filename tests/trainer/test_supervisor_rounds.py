@@ -9,8 +9,11 @@ import pytest
 from safetensors.torch import load_file
 
 from lmtraining_api import ExitCode, FailureClass, TrainerReport
+from lmtraining_trainer.files import read_json, write_json
+from tests.soak.rank import storm_directory
+from tests.soak.storm import gang_of
 from tests.trainer.rank_support import assert_equal_tensors
-from tests.trainer.supervisor_pods import Pod, pods, until
+from tests.trainer.supervisor_pods import Pod, corpus, pods, spec, until
 from tests.trainer.test_supervisor_gang import _gang, _rank_of, _saved_step, _start, _until_step
 
 pytestmark = pytest.mark.trainer
@@ -103,6 +106,26 @@ def test_the_same_fault_at_the_same_step_is_not_tried_for_ever(tmp_path: Path) -
         assert lead.wait() == ExitCode.CRASH
     assert lead.record().round == 3
     assert "RankRaised" in lead.record().reason
+
+
+def test_a_rank_that_dies_before_the_ranks_are_connected_costs_a_round_too(tmp_path: Path) -> None:
+    """No connection breaks then, and the others would wait for minutes."""
+    job = spec(corpus(tmp_path / "corpus"), replicas=2)
+    job["stability"] = MENDS
+    gang = gang_of(tmp_path, job, attempt=1)
+    storm = storm_directory(gang[0].run_directory)
+    storm.mkdir(parents=True)
+    plan = {"number": 1, "bad_positions": [], "instants": {"Preparing": 1}}
+    write_json(storm / "plan.json", plan)
+    with pods(*gang):
+        for pod in gang:
+            pod.intend(*gang)
+        until((storm / "held-1.json").exists, "rank 0 prepares the data, and rank 1 waits for it")
+        write_json(storm / "plan.json", plan | {"number": 2, "instants": {}})
+        os.kill(read_json(storm / "life-1.json")["rank"], signal.SIGKILL)  # type: ignore[index]
+        (storm / "released-1").touch()
+        assert [pod.wait() for pod in gang] == [ExitCode.FINISHED] * 2
+    assert gang[0].record().round == 2
 
 
 def test_what_another_start_cannot_mend_is_not_tried(tmp_path: Path) -> None:

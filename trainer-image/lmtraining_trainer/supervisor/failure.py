@@ -190,6 +190,18 @@ def end_of_patience(*, rank: int, now: float) -> RankEnd:
     )
 
 
+def end_of_peer(message: str, *, rank: int, now: float) -> RankEnd:
+    """A rank that would wait in vain for one of another pod."""
+    return RankEnd(
+        rank=rank,
+        outcome="Failed",
+        time=now,
+        failure_class=FailureClass.PEER_LOST,
+        reason="PeerLost",
+        message=f"rank {rank} waited for a rank of another pod, which had ended: {message}",
+    )
+
+
 def decisive(ends: Sequence[RankEnd]) -> RankEnd | None:
     """The end that is the pod's; None when all of `ends`, one per rank, finished.
 

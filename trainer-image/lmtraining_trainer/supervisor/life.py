@@ -32,6 +32,7 @@ from lmtraining_trainer.supervisor.failure import (
     RankEnd,
     decisive,
     end_of_fork_server,
+    end_of_peer,
     end_of_supervisor,
     killed_for_memory,
     print_unless_known,
@@ -43,6 +44,8 @@ from lmtraining_trainer.supervisor.memory import MemoryWatch
 from lmtraining_trainer.supervisor.orphans import reap_orphans
 from lmtraining_trainer.supervisor.ranks import FAILED_GANG_SECONDS_MAX, Ranks
 from lmtraining_trainer.supervisor.rounds import (
+    ASK_AGAIN_SECONDS_MAX,
+    ASK_PEERS_TIMES,
     FIRST_ROUND,
     Fault,
     await_newer_round,
@@ -91,6 +94,7 @@ class Supervisor:
         self._made_a_step = False
         """Whether this round has come to one."""
         self._silence = self._first_silence()
+        self._ask_peers_at = 0.0
         self._scratch = TemporaryDirectory(prefix="lmtraining-", ignore_cleanup_errors=True)
         self._stacks = Path(self._scratch.name)
         self._stops_passed_on = 0
@@ -140,7 +144,7 @@ class Supervisor:
             code = self._start_ranks(fork_server, gang)
         if code is not None:
             return end_of_fork_server(code, now=time.monotonic())
-        self._watch()
+        self._watch(gang)
         end = decisive(self._ranks.ends)
         if end is not None and end.reason == RANK_EXITED:  # so it looks without the fork server
             code = fork_server.await_end()
@@ -191,13 +195,7 @@ class Supervisor:
         """On the lead, which saw only the consequence: the cause, where another pod knows it."""
         if not self.snapshot.leads or end.failure_class is not FailureClass.PEER_LOST:
             return seen
-        found = fault_of_peers(
-            gang.other_addresses,
-            self._assignment.report_port,
-            job_uid=self._assignment.job.job_uid,
-            attempt=self._assignment.identity.attempt,
-            round_number=self.snapshot.report.round,
-        )
+        found = self._fault_of_peers(gang, times=ASK_PEERS_TIMES)
         if found is None:
             return seen
         return found.model_copy(update={"step": seen.step, "has_stepped": seen.has_stepped})
@@ -286,11 +284,12 @@ class Supervisor:
             self._turn(INTENT_POLL_SECONDS)
         return False
 
-    def _watch(self) -> None:
+    def _watch(self, gang: Gang) -> None:
         """Until every rank has ended, by itself or because patience did."""
         while not self._ranks.all_gone:
             self._pass_on_stops()
             self._end_a_silent_rank()
+            self._end_a_round_that_another_pod_left(gang)
             self._end_a_broken_gang()
             left = self._patience_ends - time.monotonic()
             if left <= 0:
@@ -316,6 +315,28 @@ class Supervisor:
         if failed and self._patience_ends > time.monotonic() + FAILED_GANG_SECONDS_MAX:
             self._ranks.stop()
             self._hurry(FAILED_GANG_SECONDS_MAX)
+
+    def _end_a_round_that_another_pod_left(self, gang: Gang) -> None:
+        """On the lead: a rank that dies before the ranks are connected breaks no connection here,
+        so the other pods are asked until there is a step."""
+        now = time.monotonic()
+        if self._made_a_step or not self.snapshot.leads or now < self._ask_peers_at:
+            return
+        self._ask_peers_at = now + ASK_AGAIN_SECONDS_MAX
+        fault = self._fault_of_peers(gang, times=1)
+        if fault is not None:
+            for rank in self._ranks.processes:
+                self._ranks.fail(end_of_peer(fault.message, rank=rank, now=time.monotonic()))
+
+    def _fault_of_peers(self, gang: Gang, *, times: int) -> FaultReport | None:
+        return fault_of_peers(
+            gang.other_addresses,
+            self._assignment.report_port,
+            job_uid=self._assignment.job.job_uid,
+            attempt=self._assignment.identity.attempt,
+            round_number=self.snapshot.report.round,
+            times=times,
+        )
 
     def _end_a_silent_rank(self) -> None:
         """Kill the one that the others wait for, with the stacks of all as evidence."""

@@ -95,11 +95,17 @@ def _report_of(address: str, port: int, *, job_uid: str, attempt: int) -> Traine
 
 
 def fault_of_peers(
-    addresses: Sequence[str], port: int, *, job_uid: str, attempt: int, round_number: int
+    addresses: Sequence[str],
+    port: int,
+    *,
+    job_uid: str,
+    attempt: int,
+    round_number: int,
+    times: int = ASK_PEERS_TIMES,
 ) -> FaultReport | None:
     """What ended this round, where it happened in another pod. Its supervisor hears of it in the
     same moment as we do, so it is asked more than once."""
-    for _ in range(ASK_PEERS_TIMES):
+    for _ in range(times):
         for address in addresses[:PEERS_ASKED_MAX]:
             report = _report_of(address, port, job_uid=job_uid, attempt=attempt)
             fault = report.last_fault if report is not None else None
