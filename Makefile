@@ -31,6 +31,9 @@ test-trainer: $(READY) ## Real torch on the CPU, several processes
 test-e2e: $(READY) ## On the real cluster, with pods
 	@$(PYTHON) -m pytest -q tests/e2e
 
+soak: $(READY) ## A real training under 200 kills at random instants (KILLS=n, LMTRAINING_STORM_SEED=n)
+	@$(PYTHON) -m tests.soak --kills $(or $(KILLS),200)
+
 bench: $(READY) ## Speed and memory, as ratios taken side by side in one run
 	@$(PYTHON) -m bench.train_speed
 	@$(PYTHON) -m bench.recovery
@@ -66,5 +69,5 @@ help: ## This page
 $(READY): pyproject.toml constraints/python.txt bootstrap.sh
 	@./bootstrap.sh
 
-.PHONY: demo cluster-up cluster-down test test-unit test-api test-trainer test-e2e bench lint crds docs \
+.PHONY: demo cluster-up cluster-down test test-unit test-api test-trainer test-e2e soak bench lint crds docs \
   images constraints clean help
