@@ -44,7 +44,7 @@ def run(job: JobFile, place: RankPlace, link: RankLink) -> None:
     """The rank function."""
     storm = storm_directory(Path(job.run_directory))
     plan = json.loads((storm / "plan.json").read_text())
-    life = {"rank": os.getpid(), "fork server": os.getppid()}
+    life = {"rank": os.getpid(), "fork server": os.getppid(), "gang": [place.attempt, place.round]}
     write_json(storm / f"life-{place.rank}.json", life)
     if place.rank == SPOILED_RANK:
         _inject(tuple(Injection(position=at, what="nan") for at in plan["bad_positions"]))

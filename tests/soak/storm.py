@@ -149,10 +149,10 @@ class Storm:
                 break
             attempts_without = 0 if len(self.done) > before else attempts_without + 1
             assert attempts_without < ATTEMPTS_WITHOUT_A_STRIKE_MAX, f"no way on\n{self._logs()}"
-        assert len(self.done) == self.kills
+        assert len(self.done) == self.kills, f"finished after {len(self.done)} kills: {self._aim()}"
         self.watch.look()
-        assert leftovers(self.run) == []
-        assert len([*(self.run / "fence").iterdir()]) == 1
+        assert leftovers(self.run) == [], "something is half written"
+        assert len([*(self.run / "fence").iterdir()]) == 1, "older marks are in the fence"
 
     def _one_attempt(self) -> bool:
         """Whether the run finished in it."""
@@ -194,7 +194,7 @@ class Storm:
         if strike.moment_seconds:
             released.touch()
             time.sleep(strike.moment_seconds)  # part of what is drawn: nothing is waited for
-        process, number = self._process(strike.process)
+        process, number = self._process(strike.process, gang=[held["attempt"], held["round"]])
         self.done.append(Kill(number=strike.number, process=process, time=time.time(), **held))
         with suppress(ProcessLookupError):
             os.kill(number, signal.SIGKILL)
@@ -202,15 +202,19 @@ class Storm:
         self.watch.look()
         self.say(self.done[-1])
 
-    def _process(self, wanted: str) -> tuple[str, int]:
-        """A process and its number. One that is not there yet is spared, and rank 0 struck."""
+    def _process(self, wanted: str, *, gang: list[int]) -> tuple[str, int]:
+        """A process of this gang, and its number. Where it has not come yet, rank 0 is struck: one
+        of an older gang is about to end anyway, and its loss would cost nobody anything."""
         kind, _, replica = wanted.rpartition(" ")
         pod = self._gang[int(replica)]
         if kind == "supervisor":
             return wanted, pod.process.pid
         path = self.storm / f"life-{replica}.json"
-        number = json.loads(path.read_text())[kind] if path.exists() else None
-        return (wanted, number) if number in pod.processes() else self._process("rank 0")
+        life = json.loads(path.read_text()) if path.exists() else {}
+        if life.get("gang") == gang and life[kind] in pod.processes():
+            return wanted, life[kind]
+        assert wanted != "rank 0", f"rank 0 is not there though it said so: {life}"
+        return self._process("rank 0", gang=gang)
 
     def _plan(self, number: int) -> None:
         """Say what rank 0 is to wait for."""
