@@ -55,6 +55,12 @@ FULL_STATUS: dict[str, Any] = {
         "tokensPerSecond": "12.3k",
         "precision": "bf16",
         "parameters": 4096,
+        "updateRatio": "3.1e-04",
+        "updateRms": "0.31",
+        "swallowed": "3%",
+        "attentionLogitBound": "12.5",
+        "activationMax": "31.2",
+        "noiseScaleTokens": "5120",
     },
     "stability": {
         "skippedSteps": 1,
@@ -62,6 +68,7 @@ FULL_STATUS: dict[str, Any] = {
         "rewinds": 1,
         "rateScale": "0.5",
         "healthyStep": 400,
+        "notice": "the loss has not fallen since step 384",
         "lastRemedy": {
             "remedy": "Rewind",
             "fault": "Divergence",

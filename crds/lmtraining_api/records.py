@@ -31,8 +31,9 @@ __all__ = [
     "TrainerReport",
 ]
 
-RANKS_REPORTED_MAX = 240
+RANKS_REPORTED_MAX = 160
 REPLICAS_MAX = 512
+NOTICE_LENGTH_MAX = 512
 
 Uid = Annotated[str, Field(max_length=64)]
 PodName = Annotated[str, Field(max_length=253)]
@@ -237,6 +238,20 @@ class TrainerReport(Record):
     """What rewinds have made of the learning rate."""
     is_stable: bool = True
     """False from a remedy until as many good steps as make a checkpoint healthy."""
+    update_ratio: float | None = None
+    """Of the newest sampled step, like the five below: size of the update beside the weights'."""
+    update_rms: float | None = None
+    """Root mean square of Adam's update before the learning rate."""
+    swallowed_share: float | None = None
+    """Share of the weights whose second moment has a root below Adam's epsilon."""
+    attention_logit_bound: float | None = None
+    """No attention logit of the probed sequences was larger."""
+    activation_max: float | None = None
+    """Largest absolute value that a block gave to the next."""
+    noise_scale_tokens: float | None = None
+    """Gradient noise scale: larger batches bring little."""
+    notice: Annotated[str, Field(max_length=NOTICE_LENGTH_MAX)] = ""
+    """What is odd and nothing is done about; empty when all is usual."""
     last_remedy: RemedyReport | None = None
     """The newest thing that was done about a bad step."""
 

@@ -188,6 +188,18 @@ class Metrics(StatusModel):
     """What precision.compute resolved to."""
     parameters: Count = 0
     """Trainable parameters."""
+    update_ratio: Short = ""
+    """Size of an update beside the weights', at the newest sampled step."""
+    update_rms: Short = ""
+    """Root mean square of Adam's update before the learning rate."""
+    swallowed: Short = ""
+    """Share of the weights whose updates Adam's epsilon swallows, such as 3%."""
+    attention_logit_bound: Short = ""
+    """No attention logit was larger at the newest sampled step."""
+    activation_max: Short = ""
+    """Largest absolute value that a block gave to the next."""
+    noise_scale_tokens: Short = ""
+    """Gradient noise scale in tokens: larger batches bring little."""
 
 
 class LastRemedy(StatusModel):
@@ -196,8 +208,8 @@ class LastRemedy(StatusModel):
     remedy: Short
     """Skip, Rewind or Rerun."""
     fault: Short
-    """What was found: NonFinite, LossSpike, ZeroGradient, Divergence, ReplicaDivergence or
-    SilentCorruption."""
+    """What was found: NonFinite, LossSpike, ZeroGradient, Divergence, ExplodingUpdate,
+    ReplicaDivergence or SilentCorruption."""
     step: Count
     """Steps done when it was found."""
     to_step: Count | None = None
@@ -221,6 +233,8 @@ class StabilityStatus(StatusModel):
     """What rewinds have made of the learning rate, as a factor; empty while it is 1."""
     healthy_step: Count | None = None
     """The step of the newest healthy checkpoint: where a rewind would go."""
+    notice: Message = ""
+    """What is odd and nothing is done about, such as a loss that does not fall any more."""
     last_remedy: LastRemedy | None = None
     """The newest thing that was done about a bad step."""
 

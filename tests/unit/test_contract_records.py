@@ -29,7 +29,7 @@ from lmtraining_api import (
 from lmtraining_api.fields import FRAME_LENGTH_MAX, FRAMES_MAX, MESSAGE_LENGTH_MAX
 from lmtraining_api.names import REPORT_BYTES_MAX
 from lmtraining_api.reasons import FAILURE_HELP
-from lmtraining_api.records import RANKS_REPORTED_MAX, REPLICAS_MAX
+from lmtraining_api.records import NOTICE_LENGTH_MAX, RANKS_REPORTED_MAX, REPLICAS_MAX
 from lmtraining_api.status import Succeeded
 from tests.contract_cases import MINIMAL
 from tests.contract_status import FULL_STATUS, TIME, condition
@@ -237,6 +237,7 @@ def report_at_its_bounds() -> TrainerReport:
             "rateScale": 0.5**1000,
             "isStable": False,
             "healthyStep": 10**8,
+            "notice": widest(NOTICE_LENGTH_MAX),
             "lastRemedy": {
                 "remedy": "ReplicaDivergence",
                 "fault": "ReplicaDivergence",

@@ -6,14 +6,27 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import pytest
 
 from lmtraining_api import JournalEntry
 from lmtraining_api.training import Stability
-from lmtraining_trainer.guard import Fault, Observation, Remedies, Remedy, Window, judge
+from lmtraining_trainer.guard import (
+    Fault,
+    Observation,
+    Remedies,
+    Remedy,
+    Sample,
+    Window,
+    judge,
+    judge_sample,
+    noise_scale,
+    notice,
+)
 from lmtraining_trainer.guard.detectors import clip_norm, divergence, loss_spike
 from lmtraining_trainer.guard.policy import Judgement
+from lmtraining_trainer.guard.trend import Trend
 
 LIMITS = Stability()
 SEQUENCES = 8
@@ -290,3 +303,119 @@ def test_detectors_say_nothing_before_they_know_enough() -> None:
     young = quiet(15)
     assert loss_spike(young, seen(15, 100.0), LIMITS) is None
     assert divergence(quiet(31), LIMITS) is None
+
+
+@pytest.mark.parametrize(
+    "trace", [normal, heavy_tails, drifting_data, two_sources, noisier_with_time]
+)
+def test_a_loss_that_falls_ever_slower_is_no_plateau(trace: Trace) -> None:
+    noise, trend = random.Random(20_261_123), Trend()
+    flat = []
+    for step, loss in enumerate(islice(trace(noise), 20_000)):
+        trend = trend.with_loss(loss)
+        flat += [step] if trend.flat_steps else []
+    assert flat == []
+
+
+def test_a_plateau_is_told_with_its_beginning_and_nothing_is_done() -> None:
+    noise, window = random.Random(1), Window()
+    for step in range(4_000):
+        loss = falling(min(step, 1_500)) + noise.gauss(0, 0.05)
+        judgement = judged(window, seen(step, loss))
+        assert judgement.remedy is Remedy.ACCEPT
+        window = judgement.window
+    told = notice(window, None, step=4_000)
+    (since,) = (int(word) for word in told.split() if word.isdigit())
+    assert told.startswith("the loss has not fallen since step ")
+    assert 1_300 <= since <= 2_100
+    assert len(window.trend.means) <= 8
+
+
+def test_p7_a_plateau_is_remembered_over_a_resume() -> None:
+    window = quiet(1_000)
+    again = Window.of_json(json.loads(json.dumps(window.json())))
+    assert again.trend == window.trend
+    assert again.trend.flat_steps == 1_000
+    assert Window.of_json({}).trend == Trend()  # a checkpoint of a version that knew no trend
+
+
+def sampled(**figures: float) -> Sample:
+    usual: dict[str, Any] = {
+        "learning_rate": 1e-3,
+        "update_rms": 0.2,
+        "weight_rms": 0.05,
+        "swallowed": 0.01,
+        "logit_bound": 20.0,
+        "activation_max": 30.0,
+        "part_norm": 2.0,
+        "part_sequences": 1,
+        "whole_norm": 1.0,
+        "whole_sequences": 8,
+    }
+    return Sample(**usual | figures)
+
+
+def judged_sample(window: Window, sample: Sample) -> Judgement:
+    return judge_sample(window, sample, limits=LIMITS, remedies=NOTHING_DONE)
+
+
+def after_samples(count: int = 16, **figures: float) -> Window:
+    noise, window = random.Random(3), quiet()
+    for _ in range(count):
+        rms = 0.2 * math.exp(noise.gauss(0, 0.1))
+        window = judged_sample(window, sampled(**{"update_rms": rms, **figures})).window
+    return window
+
+
+def test_an_update_far_beyond_its_history_rewinds_and_is_not_remembered() -> None:
+    window = after_samples()
+    judgement = judged_sample(window, sampled(update_rms=4.0))
+    assert judgement.remedy is Remedy.REWIND
+    assert judgement.finding and judgement.finding.fault is Fault.EXPLODING_UPDATE
+    assert judgement.window == window
+    assert judged_sample(window, sampled(update_rms=1.0)).remedy is Remedy.ACCEPT
+    assert judged_sample(window, sampled(update_rms=0.0)).remedy is Remedy.ACCEPT
+    assert judged_sample(after_samples(7), sampled(update_rms=4.0)).remedy is Remedy.ACCEPT
+
+
+def test_a_rate_that_is_warmed_up_is_no_explosion() -> None:
+    window = after_samples(learning_rate=1e-6)
+    assert judged_sample(window, sampled(learning_rate=1e-2)).remedy is Remedy.ACCEPT
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0])
+def test_p6_weights_that_are_not_finite_are_rewound(bad: float) -> None:
+    judgement = judged_sample(after_samples(), sampled(weight_rms=bad))
+    assert judgement.remedy is Remedy.REWIND
+    assert judgement.finding and judgement.finding.fault is Fault.NON_FINITE
+
+
+def test_the_noise_scale_is_that_of_gradients_made_of_signal_and_noise() -> None:
+    """|G|² = 4 and tr Σ = 96: at 24 sequences, noise and signal are alike."""
+
+    def norm(sequences: int) -> float:
+        return math.sqrt(4.0 + 96.0 / sequences)
+
+    figures = {"part_norm": norm(2), "part_sequences": 2}
+    figures |= {"whole_norm": norm(64), "whole_sequences": 64}
+    assert noise_scale(after_samples(**figures)) == pytest.approx(24.0)
+
+
+def test_the_noise_scale_is_unknown_where_there_is_one_part_only() -> None:
+    assert noise_scale(after_samples(part_sequences=8)) is None
+    assert noise_scale(after_samples(part_norm=math.nan)) is None
+    assert noise_scale(Window()) is None
+
+
+@pytest.mark.parametrize(
+    ("figures", "words"),
+    [
+        ({}, ""),
+        ({"update_rms": 1e-12}, "too small to change the weights"),
+        ({"swallowed": 0.6}, "training.optimizer.epsilon"),
+        ({"logit_bound": 101.0}, "attention logits may exceed 100"),
+    ],
+)
+def test_what_is_only_odd_is_told(figures: dict[str, float], words: str) -> None:
+    assert bool(words) == bool(notice(quiet(), sampled(**figures), step=64))
+    assert words in notice(quiet(), sampled(**figures), step=64)

@@ -42,6 +42,17 @@ def test_number(value: float | None, text: str) -> None:
     assert figures.number(value) == text
 
 
+def test_a_whole_number_keeps_its_zeros() -> None:
+    assert figures.number(12_300.0, digits=0) == "12300"
+    assert figures.number(12_300.04, digits=1) == "12300"
+
+
+def test_share() -> None:
+    assert [figures.share(value) for value in (None, float("nan"), 0.031, 1.0)] == [
+        "", "", "3%", "100%",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

@@ -15,7 +15,14 @@ from lmtraining_trainer.data.batches import Batch
 from lmtraining_trainer.errors import Preempted
 from lmtraining_trainer.evaluation import validate
 from lmtraining_trainer.guard import Judgement, Observation, Remedy, judge
-from lmtraining_trainer.remedy import compare_replicas, rewind_or_stop, skip, without_corruption
+from lmtraining_trainer.remedy import (
+    compare_replicas,
+    judge_update,
+    rewind_or_stop,
+    skip,
+    without_corruption,
+)
+from lmtraining_trainer.sampling import SAMPLE_STEPS, probe
 from lmtraining_trainer.step import Measured, Verdict, agree, forward_backward, update
 from lmtraining_trainer.trainer import Trainer
 
@@ -52,14 +59,21 @@ def _step(trainer: Trainer) -> tuple[Judgement, bool]:
     measured, verdict, judgement = without_corruption(trainer, partial(_judged, trainer, batch))
     match judgement.remedy:
         case Remedy.ACCEPT:
+            probed = probe(trainer, batch) if _is_sampled(state.counters.step + 1) else None
             rate = _update(trainer, measured, verdict, judgement)
             trainer.speed.add(time.perf_counter() - started)
             _report_step(trainer, verdict, rate)
+            if probed is not None:
+                judgement = judge_update(trainer, probed, verdict, rate)
         case Remedy.SKIP:
             skip(trainer, verdict, judgement)
         case _:
             rewind_or_stop(trainer, judgement)
     return judgement, verdict.stop
+
+
+def _is_sampled(step: int) -> bool:
+    return step % SAMPLE_STEPS == 0
 
 
 def _after_step(trainer: Trainer) -> None:

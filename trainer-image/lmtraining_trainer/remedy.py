@@ -10,6 +10,7 @@ from the same random numbers, and only what is bad twice is.
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,11 +27,15 @@ from lmtraining_trainer.guard import (
     Judgement,
     Remedy,
     beyond_a_skip,
+    judge_sample,
+    noise_scale,
+    notice,
 )
 from lmtraining_trainer.guard.window import BATCHES_KEPT
 from lmtraining_trainer.resume import resume
 from lmtraining_trainer.run import Run
 from lmtraining_trainer.run.directory import storage_errors
+from lmtraining_trainer.sampling import Probe, sample
 from lmtraining_trainer.step import Measured, Verdict
 from lmtraining_trainer.trainer import Trainer
 
@@ -184,6 +189,34 @@ def _diverged(trainer: Trainer, judgement: Judgement) -> TrainerError:
         "training.schedule.warmupFraction, look at the data, or set precision.compute to fp32",
         step=trainer.state.counters.step,
     )
+
+
+def judge_update(trainer: Trainer, probed: Probe, verdict: Verdict, rate: float) -> Judgement:
+    """Report the sampled figures of the step that was just taken; where its update explodes, the
+    weights have been rewound."""
+    taken = sample(trainer, probed, verdict, rate)
+    state = trainer.state
+    judgement = judge_sample(
+        state.counters.window, taken, limits=trainer.spec.stability, remedies=trainer.remedies
+    )
+    if judgement.remedy is not Remedy.ACCEPT:
+        rewind_or_stop(trainer, judgement)
+        return judgement
+    state.counters = replace(state.counters, window=judgement.window)
+    sequences = noise_scale(judgement.window)
+    trainer.voice.say(
+        "Training",
+        update_ratio=taken.update_ratio,
+        update_rms=taken.update_rms,
+        swallowed_share=taken.swallowed,
+        attention_logit_bound=taken.logit_bound,
+        activation_max=taken.activation_max,
+        noise_scale_tokens=None
+        if sequences is None
+        else sequences * trainer.spec.data.sequence_length,
+        notice=notice(judgement.window, taken, step=state.counters.step),
+    )
+    return judgement
 
 
 def compare_replicas(trainer: Trainer) -> bool:

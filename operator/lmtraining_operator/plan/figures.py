@@ -17,12 +17,18 @@ def number(value: float | None, digits: int = 4) -> str:
         return "not finite"
     if value != 0 and not 1e-3 <= abs(value) < 1e6:
         return f"{value:.1e}"
-    return f"{value:.{digits}f}".rstrip("0").rstrip(".") or "0"
+    text = f"{value:.{digits}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def percent(step: int, total: int) -> str:
     """42%; never 100% before the last step."""
     return f"{100 * step // total}%" if total else ""
+
+
+def share(value: float | None) -> str:
+    """3%; empty when there is none."""
+    return "" if value is None or not math.isfinite(value) else f"{100 * value:.0f}%"
 
 
 def duration(seconds: float | None) -> str:

@@ -136,6 +136,12 @@ def _metrics(report: TrainerReport) -> Metrics:
         tokens_per_second=figures.number(report.tokens_per_second, digits=0),
         precision=report.precision or "",
         parameters=figures.count(report.parameters or 0),
+        update_ratio=figures.number(report.update_ratio),
+        update_rms=figures.number(report.update_rms),
+        swallowed=figures.share(report.swallowed_share),
+        attention_logit_bound=figures.number(report.attention_logit_bound, digits=1),
+        activation_max=figures.number(report.activation_max, digits=1),
+        noise_scale_tokens=figures.number(report.noise_scale_tokens, digits=0),
     )
 
 
@@ -148,6 +154,7 @@ def _stability(known: StabilityStatus, report: TrainerReport) -> StabilityStatus
         rewinds=figures.count(report.rewinds),
         rate_scale="" if report.rate_scale == 1.0 else figures.number(report.rate_scale),
         healthy_step=known.healthy_step if healthy_step is None else figures.count(healthy_step),
+        notice=report.notice,
         last_remedy=known.last_remedy if done is None else _last_remedy(done),
     )
 

@@ -14,6 +14,7 @@ from lmtraining_trainer.guard.policy import (
     beyond_a_skip,
     judge,
 )
+from lmtraining_trainer.guard.samples import Sample, judge_sample, noise_scale, notice
 from lmtraining_trainer.guard.window import Window
 
 __all__ = [
@@ -24,7 +25,11 @@ __all__ = [
     "Observation",
     "Remedies",
     "Remedy",
+    "Sample",
     "Window",
     "beyond_a_skip",
     "judge",
+    "judge_sample",
+    "noise_scale",
+    "notice",
 ]

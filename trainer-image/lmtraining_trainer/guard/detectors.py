@@ -37,6 +37,7 @@ class Fault(StrEnum):
     LOSS_SPIKE = "LossSpike"
     ZERO_GRADIENT = "ZeroGradient"
     DIVERGENCE = "Divergence"
+    EXPLODING_UPDATE = "ExplodingUpdate"
     REPLICA_DIVERGENCE = "ReplicaDivergence"
     SILENT_CORRUPTION = "SilentCorruption"
     KNOWN_BAD = "KnownBad"

@@ -8,20 +8,30 @@ threshold, and one of 10 looks like one of 1,000.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from statistics import median
 from typing import Any
+
+from lmtraining_trainer.guard.trend import Trend
 
 LOSSES_KEPT = 128
 LEVEL_STEPS = 32
 """Steps whose median loss is the present level."""
+UPDATES_KEPT = 32
+"""Samples of the update's size."""
 BATCHES_KEPT = 16
 """Batches, good and bad, among which bad ones are counted."""
 #: A normal distribution's standard deviation is so many times its median absolute deviation.
 _DEVIATION_OF_MAD = 1.4826
 #: Weight of the newest step in the running mean and variance of the gradient norm.
 _NORM_WEIGHT = 0.03
+
+
+def deviation_of(values: Sequence[float]) -> float:
+    """Their standard deviation, as their median absolute deviation tells it."""
+    center = median(values)
+    return _DEVIATION_OF_MAD * median(abs(value - center) for value in values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +53,14 @@ class Window:
     """Those of them that were bad."""
     good_steps: int = 0
     """Good steps since the newest bad one."""
+    trend: Trend = field(default_factory=Trend)
+    """Whether the loss still falls."""
+    update_logs: tuple[float, ...] = ()
+    """Logarithms of the sampled updates' size beside the weights', without the rate."""
+    signal: float | None = None
+    """Running mean of the squared norm of the true gradient, as sampled steps tell it."""
+    noise: float | None = None
+    """The same of the trace of the covariance of one sequence's gradient."""
 
     def json(self) -> dict[str, Any]:
         """As JSON keeps it; floats come back to the last bit."""
@@ -51,9 +69,9 @@ class Window:
     @classmethod
     def of_json(cls, value: Mapping[str, Any]) -> "Window":
         """From JSON; fields of a newer version are ignored."""
-        known = {field.name: value[field.name] for field in fields(cls) if field.name in value}
+        known = {one.name: value[one.name] for one in fields(cls) if one.name in value}
         lists = {name: tuple(item) for name, item in known.items() if isinstance(item, list)}
-        return cls(**known | lists)
+        return cls(**known | lists | {"trend": Trend.of_json(value.get("trend", {}))})
 
     @property
     def center(self) -> float:
@@ -63,8 +81,7 @@ class Window:
     @property
     def deviation(self) -> float:
         """Standard deviation of the losses, as their median absolute deviation tells it."""
-        center = self.center
-        return _DEVIATION_OF_MAD * median(abs(loss - center) for loss in self.losses)
+        return deviation_of(self.losses)
 
     @property
     def level(self) -> float | None:
@@ -88,7 +105,12 @@ class Window:
             norm_variance=(1.0 - weight) * (self.norm_variance + weight * delta * delta),
             norm_count=self.norm_count + 1,
             good_steps=self.good_steps + 1,
+            trend=self.trend.with_loss(loss),
         )
+
+    def with_update(self, log: float) -> "Window":
+        """After a sampled update of usual size."""
+        return replace(self, update_logs=(*self.update_logs, log)[-UPDATES_KEPT:])
 
     def with_bad(self, position: int) -> "Window":
         """After a batch whose gradients were dropped; its numbers are forgotten."""

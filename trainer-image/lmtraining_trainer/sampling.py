@@ -1,0 +1,181 @@
+"""The figures that only some steps are asked for, measured beside the training.
+
+Promise: a sampled step computes what it would have computed anyway, to the last bit: the probe is a
+pass of its own over a few sequences of the batch, puts the generators back, and its gradients are
+never accumulated. All ranks get the same figures.
+Trap avoided: attention logits cannot be read out of a fused kernel, and hooks on each step cost
+each step. The norms of queries and keys bound the logits, whatever rotates them.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import get_total_norm
+from transformers import PreTrainedModel
+
+from lmtraining_trainer import rng
+from lmtraining_trainer.data.batches import Batch
+from lmtraining_trainer.guard import Sample
+from lmtraining_trainer.step import Verdict
+from lmtraining_trainer.trainer import Trainer
+
+SAMPLE_STEPS = 50
+"""Steps between two samples."""
+PROBE_SHARE = 8
+"""One of so many sequences of a micro-batch is probed; at least one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What one rank's probe gave."""
+
+    sequences: int
+    gradient_norm: float
+    logit_bound: float
+    activation_max: float
+
+
+@dataclass
+class Extremes:
+    """The largest values that a forward pass had, collected by hooks; scalars on the device."""
+
+    query_norms: list[torch.Tensor] = field(default_factory=list)
+    """By layer: the greatest norm of each head."""
+    key_norms: list[torch.Tensor] = field(default_factory=list)
+    activations: list[torch.Tensor] = field(default_factory=list)
+
+    def logit_bound(self, head_width: int) -> float:
+        """No attention logit was larger."""
+        products = torch.stack(self.query_norms) * torch.stack(self.key_norms)
+        return float(products.max()) / math.sqrt(head_width)
+
+    def activation_max(self) -> float:
+        return float(torch.stack(self.activations).max())
+
+
+def probe(trainer: Trainer, batch: Batch) -> Probe:
+    """Forward and backward over a part of the rank's batch; leaves no trace."""
+    model, whole = trainer.state.model, batch[0]
+    sequences = max(1, len(whole.inputs) // PROBE_SHARE)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    before = rng.drawn_from()
+    with watched(model) as extremes, trainer.autocast():
+        loss = trainer.with_loss(whole.inputs[:sequences], whole.targets[:sequences])
+    gradients = torch.autograd.grad(loss, parameters)
+    rng.draw_again_from(before)
+    config = model.config
+    return Probe(
+        sequences=sequences,
+        gradient_norm=float(get_total_norm(gradients)),
+        logit_bound=extremes.logit_bound(config.hidden_size // config.num_attention_heads),
+        activation_max=extremes.activation_max(),
+    )
+
+
+def sample(trainer: Trainer, probed: Probe, verdict: Verdict, rate: float) -> Sample:
+    """The figures of the step that was just taken, agreed between the ranks."""
+    own = [probed.gradient_norm**2, probed.logit_bound, probed.activation_max]
+    moments = adam_figures(trainer.state.optimizer)
+    ranks = [json.loads(each) for each in trainer.gang.gather(json.dumps([own, moments]).encode())]
+    squares, logits, activations = zip(*(figures for figures, _ in ranks), strict=True)
+    update_rms, weight_rms, swallowed = ranks[0][1]
+    return Sample(
+        learning_rate=rate,
+        update_rms=update_rms,
+        weight_rms=weight_rms,
+        swallowed=swallowed,
+        logit_bound=max(logits),
+        activation_max=max(activations),
+        part_norm=math.sqrt(sum(squares) / len(squares)),
+        part_sequences=probed.sequences,
+        whole_norm=verdict.gradient_norm,
+        whole_sequences=trainer.plan.batch_sequences,
+    )
+
+
+def adam_figures(optimizer: torch.optim.Optimizer) -> list[float]:
+    """Root mean square of Adam's newest update before the rate and decay, and of the weights; share
+    of the second moments whose root is below epsilon."""
+    totals: list[torch.Tensor] = []
+    count = 0
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            totals.append(_of_parameter(parameter, optimizer.state[parameter], group))
+            count += parameter.numel()
+    updates, weights, swallowed = torch.stack(totals).sum(dim=0).tolist()
+    return [math.sqrt(updates / count), math.sqrt(weights / count), swallowed / count]
+
+
+def _of_parameter(
+    parameter: torch.Tensor, state: dict[str, torch.Tensor], group: dict[str, Any]
+) -> torch.Tensor:
+    """Sums of squares of update and weights, and the number of moments below epsilon."""
+    beta1, beta2 = group["betas"]
+    root = (state["exp_avg_sq"] / (1.0 - beta2 ** state["step"])).sqrt_()
+    swallowed = (root < group["eps"]).sum()
+    update = state["exp_avg"] / (1.0 - beta1 ** state["step"]) / root.add_(group["eps"])
+    weights = parameter.detach()
+    return torch.stack([update.square().sum(), weights.square().sum(), swallowed]).double()
+
+
+@contextmanager
+def watched(model: PreTrainedModel) -> Iterator[Extremes]:
+    """Hooks on a gpt2 or llama model that collect the extremes of what passes through it."""
+    found = Extremes()
+    heads = model.config.num_attention_heads
+    handles = []
+    for block in _blocks(model):
+        handles.append(block.register_forward_hook(partial(_see_block, found)))
+        for layer, see in _projections(block):
+            handles.append(layer.register_forward_hook(partial(see, found, heads)))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _blocks(model: PreTrainedModel) -> list[nn.Module]:
+    body: Any = model.base_model
+    return list(body.h if model.config.model_type == "gpt2" else body.layers)
+
+
+def _projections(block: Any) -> list[tuple[nn.Module, Any]]:
+    if hasattr(block, "attn"):
+        return [(block.attn.c_attn, _see_queries_and_keys)]
+    return [(block.self_attn.q_proj, _see_queries), (block.self_attn.k_proj, _see_keys)]
+
+
+def _see_block(found: Extremes, _: nn.Module, __: Any, output: Any) -> None:
+    hidden = output[0] if isinstance(output, tuple) else output
+    found.activations.append(hidden.detach().abs().max().float())
+
+
+def _see_queries_and_keys(
+    found: Extremes, heads: int, layer: nn.Module, _: Any, output: torch.Tensor
+) -> None:
+    queries, keys, _ = output.chunk(3, dim=-1)
+    _see_queries(found, heads, layer, _, queries)
+    _see_keys(found, heads, layer, _, keys)
+
+
+def _see_queries(found: Extremes, heads: int, _: nn.Module, __: Any, output: torch.Tensor) -> None:
+    found.query_norms.append(_head_norms(output, heads))
+
+
+def _see_keys(found: Extremes, heads: int, _: nn.Module, __: Any, output: torch.Tensor) -> None:
+    found.key_norms.append(_head_norms(output, heads))
+
+
+def _head_norms(output: torch.Tensor, heads: int) -> torch.Tensor:
+    """The greatest norm of each head: [heads] of [sequences, length, width]."""
+    by_head = output.detach().float().reshape(*output.shape[:-1], heads, -1)
+    norms: torch.Tensor = torch.linalg.vector_norm(by_head, dim=-1)
+    return norms.flatten(0, 1).amax(dim=0)
