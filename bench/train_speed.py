@@ -60,13 +60,12 @@ def ours(spec: TrainingSpec, precision: Format) -> Callable[[MicroBatch], None]:
 
     def step(batch: MicroBatch) -> None:
         measured = forward_backward(with_loss, [batch], casting)
-        float(measured.gradient_norm)
         update(
             model,
             optimizer,
             learning_rate=1e-3,
             clip_norm=1.0,
-            gradient_norm=measured.gradient_norm,
+            gradient_norm=float(measured.gradient_norm),
         )
 
     return step

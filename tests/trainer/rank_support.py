@@ -40,9 +40,9 @@ class Injection:
     """What befalls one rank at the batch that begins at `position`."""
 
     position: int
-    what: Literal["nan", "inf-gradient", "zero-gradient", "spike", "bit-flip"]
+    what: Literal["nan", "inf-gradient", "zero-gradient", "spike", "bit-flip", "norm"]
     factor: float = 5.0
-    """Of a spike: what loss and gradients are multiplied by."""
+    """Of a spike: what loss and gradients are multiplied by; of a norm: what it alone is."""
     times: int = 1 << 30
     """How often the batch may be computed before the fault is gone."""
 
@@ -330,6 +330,8 @@ def _damaged(model: Any, measured: Measured, injection: Injection) -> Measured:
             for parameter in parameters:
                 parameter.grad.mul_(injection.factor)
             return Measured(loss=loss * injection.factor, gradient_norm=norm * injection.factor)
+        case "norm":
+            return Measured(loss=loss, gradient_norm=norm * injection.factor)
         case "bit-flip":
             with torch.no_grad():
                 parameters[0].view(torch.int32)[0, 0] ^= 1 << 20

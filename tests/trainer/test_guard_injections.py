@@ -264,3 +264,12 @@ def test_of_three_replicas_the_odd_one_is_named(tmp_path: Path, flipped: int) ->
     outcomes = run_gang(job, 3, faults=Faults(inject={flipped: (injection,)}))
     assert [outcome.end for outcome in outcomes] == ["finished"] * 3, outcomes
     assert f"of rank {flipped} are not" in outcomes[0].link.report["last_remedy"].message
+
+
+def test_the_ranks_clip_by_one_norm_whatever_each_has_measured(tmp_path: Path) -> None:
+    """A rank that clips by its own would differ from the others from that step on."""
+    job = job_in(tmp_path, world_size=2, training={"gradientClipNorm": 0.05})
+    injection = Injection(position=at(30), what="norm", factor=1.5)
+    outcomes = run_gang(job, 2, faults=Faults(inject={1: (injection,)}))
+    assert [outcome.end for outcome in outcomes] == ["finished"] * 2, outcomes
+    assert remedies(tmp_path) == []

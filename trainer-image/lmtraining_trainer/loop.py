@@ -23,7 +23,7 @@ from lmtraining_trainer.remedy import (
     without_corruption,
 )
 from lmtraining_trainer.sampling import SAMPLE_STEPS, probe
-from lmtraining_trainer.step import Measured, Verdict, agree, forward_backward, update
+from lmtraining_trainer.step import Verdict, agree, forward_backward, update
 from lmtraining_trainer.trainer import Trainer
 
 REPLICA_CHECK_STEPS = 100
@@ -56,11 +56,11 @@ def _step(trainer: Trainer) -> tuple[Judgement, bool]:
     position = trainer.remedies.position_from(state.counters.position)
     state.counters = replace(state.counters, position=position)
     batch = trainer.plan.batch(position)
-    measured, verdict, judgement = without_corruption(trainer, partial(_judged, trainer, batch))
+    verdict, judgement = without_corruption(trainer, partial(_judged, trainer, batch))
     match judgement.remedy:
         case Remedy.ACCEPT:
             probed = probe(trainer, batch) if _is_sampled(state.counters.step + 1) else None
-            rate = _update(trainer, measured, verdict, judgement)
+            rate = _update(trainer, verdict, judgement)
             trainer.speed.add(time.perf_counter() - started)
             _report_step(trainer, verdict, rate)
             if probed is not None:
@@ -90,7 +90,7 @@ def _after_step(trainer: Trainer) -> None:
     trainer.saver.promote(state)
 
 
-def _judged(trainer: Trainer, batch: Batch) -> tuple[Measured, Verdict, Judgement]:
+def _judged(trainer: Trainer, batch: Batch) -> tuple[Verdict, Judgement]:
     """Gradients of the batch, and what all ranks do with them."""
     with trainer.gang.peer_errors():
         measured = forward_backward(trainer.wrapped, batch, trainer.autocast)
@@ -109,10 +109,10 @@ def _judged(trainer: Trainer, batch: Batch) -> tuple[Measured, Verdict, Judgemen
         fixed_clip_norm=trainer.spec.training.gradient_clip_norm,
         remedies=trainer.remedies,
     )
-    return measured, verdict, judgement
+    return verdict, judgement
 
 
-def _update(trainer: Trainer, measured: Measured, verdict: Verdict, judgement: Judgement) -> float:
+def _update(trainer: Trainer, verdict: Verdict, judgement: Judgement) -> float:
     """Take the optimizer step; returns its learning rate."""
     state, training = trainer.state, trainer.spec.training
     rate = trainer.learning_rate
@@ -121,7 +121,7 @@ def _update(trainer: Trainer, measured: Measured, verdict: Verdict, judgement: J
         state.optimizer,
         learning_rate=rate,
         clip_norm=judgement.clip_norm,
-        gradient_norm=measured.gradient_norm,
+        gradient_norm=verdict.gradient_norm,
     )
     is_unusual = judgement.clip_norm < min(training.gradient_clip_norm, verdict.gradient_norm)
     state.counters = state.counters.accepted(

@@ -36,31 +36,31 @@ from lmtraining_trainer.resume import resume
 from lmtraining_trainer.run import Run
 from lmtraining_trainer.run.directory import storage_errors
 from lmtraining_trainer.sampling import Probe, sample
-from lmtraining_trainer.step import Measured, Verdict
+from lmtraining_trainer.step import Verdict
 from lmtraining_trainer.trainer import Trainer
 
 #: Two runs of the same batch on a device that does not add in a fixed order agree to this.
 SAME_RELATIVE = 1e-3
 
-Judged = tuple[Measured, Verdict, Judgement]
+Judged = tuple[Verdict, Judgement]
 
 
 def without_corruption(trainer: Trainer, compute: Callable[[], Judged]) -> Judged:
     """What `compute` gives; where that is bad, what it gives the second time."""
     before = rng.drawn_from()
     first = compute()
-    finding = first[2].finding
+    finding = first[1].finding
     if finding is None or finding.fault is Fault.KNOWN_BAD:
         return first
     rng.draw_again_from(before)
     trainer.state.optimizer.zero_grad(set_to_none=True)
     second = compute()
-    if _are_same(first[1], second[1]):
+    if _are_same(first[0], second[0]):
         return second
     step = trainer.state.counters.step
     message = (
-        f"{finding.message}; computed again, the loss is {second[1].loss:.4g} and the gradient "
-        f"norm {second[1].gradient_norm:.4g}: some device computes wrongly"
+        f"{finding.message}; computed again, the loss is {second[0].loss:.4g} and the gradient "
+        f"norm {second[0].gradient_norm:.4g}: some device computes wrongly"
     )
     found = Finding(fault=Fault.SILENT_CORRUPTION, message=message)
     trainer.saver.note("Rerun", step, fault=found.fault, message=message)

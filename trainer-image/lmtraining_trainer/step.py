@@ -28,7 +28,7 @@ class Measured:
     loss: float
     """Mean over this rank's tokens, nats per token."""
     gradient_norm: torch.Tensor
-    """Global norm of the averaged gradients, before clipping; the same on every rank."""
+    """Global norm of the averaged gradients, before clipping, as this rank has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,7 @@ class Verdict:
     loss: float
     """Mean over all ranks' tokens."""
     gradient_norm: float
+    """Mean over the ranks, which is what each has unless a device fails."""
     is_finite: bool
     stop: bool
     """Some rank was asked to stop."""
@@ -66,7 +67,6 @@ def agree(gang: Gang, measured: Measured, *, stop: bool) -> Verdict:
     loss, norms, bad, stops = gang.sum([measured.loss, norm, float(is_bad), float(stop)])
     return Verdict(
         loss=loss / gang.world_size,
-        # The same on every rank by right; not where a device fails, and all must judge alike.
         gradient_norm=norms / gang.world_size,
         is_finite=bad == 0.0,
         stop=stops > 0.0,
@@ -79,10 +79,11 @@ def update(
     *,
     learning_rate: float,
     clip_norm: float,
-    gradient_norm: torch.Tensor,
+    gradient_norm: float,
 ) -> None:
-    """Clip the gradients, take the step, drop the gradients."""
-    clip_grads_with_norm_(model.parameters(), clip_norm, gradient_norm)
+    """Clip the gradients, take the step, drop the gradients. `gradient_norm` is the agreed one: a
+    rank that clips by its own leaves the others where a device fails."""
+    clip_grads_with_norm_(model.parameters(), clip_norm, torch.tensor(gradient_norm))
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.step()
