@@ -17,6 +17,7 @@ from lmtraining_api.records import (
     RankHealth,
     RemedyReport,
     State,
+    TimeAccounts,
     TrainerReport,
 )
 from lmtraining_api.status import (
@@ -49,6 +50,7 @@ __all__ = [
     "SpecModel",
     "State",
     "StatusModel",
+    "TimeAccounts",
     "TrainerReport",
     "TrainingSpec",
     "TransitionRule",

@@ -28,10 +28,11 @@ __all__ = [
     "Peer",
     "RankHealth",
     "State",
+    "TimeAccounts",
     "TrainerReport",
 ]
 
-RANKS_REPORTED_MAX = 160
+RANKS_REPORTED_MAX = 128
 REPLICAS_MAX = 512
 NOTICE_LENGTH_MAX = 512
 
@@ -116,6 +117,42 @@ class CheckpointReport(StatusModel):
     """SHA-256 of its manifest, and so of every file in it."""
 
 
+class TimeAccounts(StatusModel):
+    """Where the seconds since the run first started went; together they are its wall time."""
+
+    productive: float = 0.0
+    """Optimizer steps that are part of the model."""
+    startup: float = 0.0
+    """From the start of the ranks to the loop: they meet, prepare data, build the model."""
+    compile: float = 0.0
+    """Warming up: the measurement of formats, the throw-away pass and the first step of a start."""
+    data_wait: float = 0.0
+    """Waiting for the next batch."""
+    checkpoint: float = 0.0
+    """Time that saving took from the loop."""
+    replayed_steps: float = 0.0
+    """Steps that a fault or a rewind has lost, and that are done again."""
+    recovery: float = 0.0
+    """From the death of the ranks to their next start, and loading a checkpoint."""
+    evaluation: float = 0.0
+    """Validation and the test of robustness."""
+    stopped: float = 0.0
+    """Told to stop (suspended, preempted) or finished, until the next start."""
+    other: float = 0.0
+    """What is left: skipped batches, comparing replicas, reporting, the export."""
+
+    @property
+    def wall_seconds(self) -> float:
+        """All of it."""
+        return float(sum(seconds for _, seconds in self))
+
+    @property
+    def goodput(self) -> float | None:
+        """Share of the wall time that was productive; None before there is any."""
+        wall = self.wall_seconds
+        return self.productive / wall if wall > 0.0 else None
+
+
 class ExitRecord(Record):
     """Why a pod ended (termination log and run directory).
 
@@ -153,6 +190,8 @@ class ExitRecord(Record):
     """The newest intact checkpoint."""
     export_path: PathInRun | None = None
     """Directory of the exported model, relative to the run directory."""
+    accounts: TimeAccounts | None = None
+    """Where the time went."""
 
 
 class FaultReport(StatusModel):
@@ -257,6 +296,8 @@ class TrainerReport(Record):
 
     time_seconds: dict[Word, float] = Field(default={}, max_length=32)
     """Seconds of this attempt by state, since the supervisor started; adds up to its wall time."""
+    accounts: TimeAccounts | None = None
+    """Where the time of the run went, over all attempts and rounds, to the second."""
     resumed_from_step: int | None = None
     """The checkpoint this attempt loaded; absent when it began at step 0."""
     load_seconds: float | None = None

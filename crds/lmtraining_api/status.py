@@ -202,6 +202,36 @@ class Metrics(StatusModel):
     """Gradient noise scale in tokens: larger batches bring little."""
 
 
+class Goodput(StatusModel):
+    """Where the time went since the trainer first started, over all attempts and rounds; the parts
+    add up to wallTime."""
+
+    share: Short = ""
+    """productive as a share of wallTime, such as 93%."""
+    wall_time: Short = ""
+    """Wall time until progress.reportTime."""
+    productive: Short = ""
+    """Optimizer steps that are part of the model."""
+    startup: Short = ""
+    """From the start of the ranks to the loop: they meet, prepare data, build the model."""
+    compile: Short = ""
+    """Warming up, the first step of each start included."""
+    data_wait: Short = ""
+    """Waiting for the next batch."""
+    checkpoint: Short = ""
+    """Time that saving took from the loop."""
+    replayed_steps: Short = ""
+    """Steps that a fault or a rewind has lost, and that are done again."""
+    recovery: Short = ""
+    """From the death of the ranks to their next start, and loading a checkpoint."""
+    evaluation: Short = ""
+    """Validation."""
+    stopped: Short = ""
+    """Told to stop (suspended, preempted), until the next start."""
+    other: Short = ""
+    """What is left: skipped batches, comparing replicas, reporting, the export."""
+
+
 class LastRemedy(StatusModel):
     """The newest thing that was done about a bad step."""
 
@@ -351,6 +381,8 @@ class LMTrainingJobStatus(StatusModel):
     """How far training is."""
     metrics: Metrics = Metrics()
     """The newest figures."""
+    goodput: Goodput = Goodput()
+    """Where the time went."""
     stability: StabilityStatus = StabilityStatus()
     """Stability incidents so far."""
     checkpoint: CheckpointStatus | None = None

@@ -23,6 +23,7 @@ from lmtraining_api import (
     LMTrainingJobStatus,
     Record,
     State,
+    TimeAccounts,
     TrainerReport,
     explain_validation_error,
 )
@@ -206,6 +207,7 @@ def exit_at_its_bounds() -> ExitRecord:
             "step": 10**8,
             "exceptionType": widest(128),
             "frames": [widest(FRAME_LENGTH_MAX)] * FRAMES_MAX,
+            "accounts": dict.fromkeys(TimeAccounts.model_fields, 1.2345678901234567e-300),
         }
     )
 
@@ -260,6 +262,7 @@ def report_at_its_bounds() -> TrainerReport:
                 "sizeBytes": 10**15,
                 "sha256": widest(64),
             },
+            "accounts": dict.fromkeys(TimeAccounts.model_fields, number),
             "ranks": [{"rank": 10**6, "heartbeatAgeSeconds": number}] * RANKS_REPORTED_MAX,
             "lastFault": {
                 "round": 1000,

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from lmtraining_api import CheckpointReport, FailureClass, RankHealth, TrainerReport, names
+from lmtraining_api import (
+    CheckpointReport,
+    FailureClass,
+    RankHealth,
+    TimeAccounts,
+    TrainerReport,
+    names,
+)
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.metrics import COMMON_LABELS, METRICS, exposition
 from lmtraining_trainer.supervisor.environment import cpu_limit, rank_environment, with_defaults
@@ -110,6 +117,7 @@ FULL = TrainerReport(
     activation_max=20.0,
     noise_scale_tokens=4096.0,
     time_seconds={"Starting": 1.0, "Training": 2.0},
+    accounts=TimeAccounts(productive=3.0, recovery=1.0),
     checkpoint=CheckpointReport(step=5, path="c", time=NOW, size_bytes=3, sha256="a"),
     ranks=[RankHealth(rank=0, heartbeat_age_seconds=0.1)],
 )
@@ -134,6 +142,9 @@ def test_every_metric_of_the_registry_is_exported_with_its_labels_and_no_other()
             assert set(labels) == {*COMMON_LABELS, *metric.labels}
     assert found["lmtraining_loss"] == [({"job_name": "j", "job_namespace": "n"}, 2.5)]
     assert found["lmtraining_step"][0][1] == 7
+    assert found["lmtraining_goodput_ratio"][0][1] == 0.75
+    by_cause = {labels["cause"]: value for labels, value in found["lmtraining_run_seconds"]}
+    assert by_cause == TimeAccounts(productive=3.0, recovery=1.0).model_dump(by_alias=False)
 
 
 def test_the_names_follow_the_conventions() -> None:

@@ -55,7 +55,8 @@ def _step(trainer: Trainer) -> tuple[Judgement, bool]:
     state = trainer.state
     position = trainer.remedies.position_from(state.counters.position)
     state.counters = replace(state.counters, position=position)
-    batch = trainer.plan.batch(position)
+    with trainer.voice.accounts.during("data_wait"):
+        batch = trainer.plan.batch(position)
     verdict, judgement = without_corruption(trainer, partial(_judged, trainer, batch))
     match judgement.remedy:
         case Remedy.ACCEPT:
@@ -130,6 +131,7 @@ def _update(trainer: Trainer, verdict: Verdict, judgement: Judgement) -> float:
         loss=verdict.loss,
         window=judgement.window,
         clipped=is_unusual,
+        trained_seconds=trainer.voice.accounts.stepped(),
     )
     trainer.gang.step = state.counters.step
     return rate

@@ -207,6 +207,22 @@ METRICS: tuple[MetricDefinition, ...] = (
         "checkpoint_size_bytes", "gauge", "bytes", None, "Size of the newest intact checkpoint."
     ),
     _of_run("checkpoint_failing", "gauge", "boolean", None, "1 while the newest save has failed."),
+    _of_run(
+        "goodput_ratio",
+        "gauge",
+        "ratio",
+        None,
+        "Share of the wall time since the run first started that went into steps of the model.",
+    ),
+    MetricDefinition(
+        name="lmtraining_run_seconds",
+        kind="gauge",
+        unit="seconds",
+        labels=("cause",),
+        lead_only=True,
+        help="Time since the run first started by cause, over all attempts; adds up to its wall "
+        "time.",
+    ),
     MetricDefinition(
         name="lmtraining_attempt",
         kind="gauge",
@@ -249,18 +265,28 @@ Sample = tuple[tuple[str, ...], float]
 
 def samples(definition: MetricDefinition, report: TrainerReport) -> list[Sample]:
     """What `report` says of one metric: label values beyond the common ones, and the value."""
+    if definition.labels:
+        return _by_label(definition.name, report)
     match definition.name:
-        case "lmtraining_state":
-            return [((state,), float(state == report.state)) for state in get_args(State)]
-        case "lmtraining_state_seconds_total":
-            return [((state,), seconds) for state, seconds in report.time_seconds.items()]
-        case "lmtraining_rank_heartbeat_age_seconds":
-            return [((str(rank.rank),), rank.heartbeat_age_seconds) for rank in report.ranks]
+        case "lmtraining_goodput_ratio":
+            return _of_value(report.accounts.goodput if report.accounts else None)
         case "lmtraining_checkpoint_failing":
             return [((), float(bool(report.checkpoint_error)))]
         case name if name.startswith("lmtraining_checkpoint_") and definition.field is None:
             return _of_checkpoint(name, report)
     return _of_value(getattr(report, definition.field or ""))
+
+
+def _by_label(name: str, report: TrainerReport) -> list[Sample]:
+    values: dict[str, Iterable[tuple[object, float]]] = {
+        "lmtraining_state": ((state, state == report.state) for state in get_args(State)),
+        "lmtraining_state_seconds_total": report.time_seconds.items(),
+        "lmtraining_run_seconds": report.accounts or (),
+        "lmtraining_rank_heartbeat_age_seconds": (
+            (rank.rank, rank.heartbeat_age_seconds) for rank in report.ranks
+        ),
+    }
+    return [((str(label),), float(value)) for label, value in values[name]]
 
 
 def _of_checkpoint(name: str, report: TrainerReport) -> list[Sample]:

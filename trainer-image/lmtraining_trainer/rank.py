@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lmtraining_api import FailureClass, JobFile, names
+from lmtraining_trainer.accounts import Accounts
 from lmtraining_trainer.device import device_of, is_out_of_memory
 from lmtraining_trainer.errors import Preempted, TrainerError
 from lmtraining_trainer.export import write_export
@@ -40,15 +41,17 @@ def run_rank(
         try:
             _run(job_file, place, gang, voice, credentials_directory)
         except Preempted:
+            voice.accounts.close()
             gang.leave()
             raise
         gang.leave()
 
 
 def _run(job: JobFile, place: RankPlace, gang: Gang, voice: Voice, credentials: Path) -> None:
-    run, finished = _claim(job, place, gang)
+    run, finished = _claim(job, place, gang, voice.accounts)
     if finished is not None:
         voice.say("Finished", **finished)
+        voice.accounts.close()
         return
     device = device_of(place.local_rank, accelerated=job.spec.workers.accelerator is not None)
     data = prepare_data(job, run, gang, voice, credentials)
@@ -59,13 +62,16 @@ def _run(job: JobFile, place: RankPlace, gang: Gang, voice: Voice, credentials: 
     _finish(trainer)
 
 
-def _claim(job: JobFile, place: RankPlace, gang: Gang) -> tuple[Run | None, dict[str, Any] | None]:
+def _claim(
+    job: JobFile, place: RankPlace, gang: Gang, accounts: Accounts
+) -> tuple[Run | None, dict[str, Any] | None]:
     """The run directory, on the lead; and the final report where the run had finished before."""
     claimed: list[Run] = []
 
     def on_lead() -> dict[str, Any] | None:
         run = claim_run(job, place)
         claimed.append(run)
+        accounts.open(run)
         return run.finished(job.spec)
 
     finished = gang.lead_does("claim the run directory", on_lead)
@@ -99,9 +105,11 @@ def _export(trainer: Trainer) -> dict[str, Any]:
             "tokens_per_second": trainer.tokens_per_second(trainer.speed.mean_step_seconds),
             "export_path": path.name,
             "eta_seconds": 0.0,
+            "accounts": trainer.voice.accounts.seconds().model_dump(),
         }
         run.finish(trainer.spec, report)
         run.journal.append("Finished", counters.step, export=path.name)
+        trainer.voice.accounts.close()
     except OSError as error:
         raise TrainerError(
             FailureClass.STORAGE,

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from lmtraining_api import ExitRecord, FaultReport, RankHealth, State, TrainerReport
 from lmtraining_api.names import REPORT_BYTES_MAX
 from lmtraining_api.records import MESSAGE_LENGTH_MAX, RANKS_REPORTED_MAX
+from lmtraining_trainer.clock import Clock
 from lmtraining_trainer.rank_link import RankUpdate
 
 #: What the supervisor alone may say; a rank that names one of these is not heard.
@@ -40,25 +41,8 @@ _STATES = frozenset(get_args(State))
 _RANKS_OWN = frozenset(TrainerReport.model_fields) - _SUPERVISORS_OWN
 
 
-@dataclass(frozen=True, kw_only=True)
-class StateClock:
-    """Seconds by state. `since` is the monotonic time at which the present state began."""
-
-    state: State
-    since: float
-    past_seconds: Mapping[State, float] = field(default_factory=dict)
-
-    def turned(self, state: State, now: float) -> "StateClock":
-        """The clock once `state` has begun."""
-        if state == self.state:
-            return self
-        return StateClock(state=state, since=now, past_seconds=self.seconds(now))
-
-    def seconds(self, now: float) -> dict[State, float]:
-        """Seconds spent in each state until now."""
-        spent = dict(self.past_seconds)
-        spent[self.state] = spent.get(self.state, 0.0) + max(0.0, now - self.since)
-        return spent
+#: Seconds by state, since the supervisor started.
+StateClock = Clock[State]
 
 
 @dataclass(frozen=True, kw_only=True)

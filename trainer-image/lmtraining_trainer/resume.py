@@ -58,6 +58,7 @@ def resume(state: TrainState, saver: Saver, seed: int) -> Resumed:
                 verify=not gang.is_lead,
                 alive=voice.alive,
             )
+        voice.accounts.loaded(state.counters.trained_seconds)
         saver.saved_step = gang.step = chosen.step
         saver.unproven = set(found["unproven"])
         if chosen.step == 0:

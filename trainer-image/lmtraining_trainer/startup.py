@@ -106,9 +106,10 @@ def build_trainer(
     model.to(device)  # type: ignore[arg-type]
     rng.seed_all(seed=spec.training.seed, rank=gang.rank, step=0)
     with_loss = ModelLoss(model)
-    resolved = _resolve_precision(spec, with_loss, plan, run=run, gang=gang, voice=voice)
-    wrapped = _wrapped(with_loss, gang, device)
-    _throw_away_pass(wrapped, plan, resolved, device)
+    with voice.accounts.during("compile"):
+        resolved = _resolve_precision(spec, with_loss, plan, run=run, gang=gang, voice=voice)
+        wrapped = _wrapped(with_loss, gang, device)
+        _throw_away_pass(wrapped, plan, resolved, device)
     state = TrainState(model=model, optimizer=build_optimizer(model, spec.training.optimizer))
     saver = _saver(spec, data, run=run, gang=gang, voice=voice)
     resumed = resume(state, saver, spec.training.seed)

@@ -33,6 +33,8 @@ class Counters:
     validation_step: int | None = None
     clipped_steps: int = 0
     """Steps whose gradient was clipped harder than gradientClipNorm says."""
+    trained_seconds: float = 0.0
+    """Time of the steps done, for the accounts."""
     window: Window = field(default_factory=Window)
     """What the guard remembers."""
 
@@ -51,7 +53,14 @@ class Counters:
         return cls(**known | parsed)
 
     def accepted(
-        self, *, tokens: int, sequences: int, loss: float, window: Window, clipped: bool
+        self,
+        *,
+        tokens: int,
+        sequences: int,
+        loss: float,
+        window: Window,
+        clipped: bool,
+        trained_seconds: float,
     ) -> "Counters":
         """After one more optimizer step."""
         return replace(
@@ -62,6 +71,7 @@ class Counters:
             tokens=self.tokens + tokens,
             position=self.position + sequences,
             loss=loss,
+            trained_seconds=trained_seconds,
         )
 
     def skipped(self, *, sequences: int, window: Window) -> "Counters":

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from lmtraining_api import State
+from lmtraining_trainer.accounts import CAUSE_OF_STATE, Accounts
 from lmtraining_trainer.errors import Preempted
 from lmtraining_trainer.files import nothing
 from lmtraining_trainer.rank_link import RankLink
@@ -24,6 +25,8 @@ class Voice:
         self._link = link
         self._state: State = "Starting"
         self._alive_at = time.monotonic()
+        self.accounts = Accounts()
+        """Where the time goes; a change of state is one of its cause."""
         self.pulse: Callable[[], None] = nothing
         """Called with each sign of life; the gang passes it on."""
         self.others_stop: Callable[[], bool] = lambda: False
@@ -31,9 +34,11 @@ class Voice:
 
     def say(self, state: State, **fields: object) -> None:
         """Report a state and fields of `TrainerReport`."""
+        if state != self._state:
+            self.accounts.enter(CAUSE_OF_STATE[state])
         self._state = state
         self._alive_at = time.monotonic()
-        self._link.say(state, **fields)
+        self._link.say(state, **(self.accounts.news() | fields))
         self.pulse()
 
     def alive(self) -> None:

@@ -9,9 +9,16 @@ Trap avoided: a trainer that is still loading reports step 0.
 from datetime import datetime
 
 from lmtraining_api import names as api
-from lmtraining_api.records import CheckpointReport, ExitRecord, RemedyReport, TrainerReport
+from lmtraining_api.records import (
+    CheckpointReport,
+    ExitRecord,
+    RemedyReport,
+    TimeAccounts,
+    TrainerReport,
+)
 from lmtraining_api.status import (
     CheckpointStatus,
+    Goodput,
     LastRecovery,
     LastRemedy,
     LMTrainingJobStatus,
@@ -39,6 +46,7 @@ def with_report(situation: Situation) -> LMTrainingJobStatus:
         changes |= {
             "progress": _progress(report),
             "metrics": _metrics(report),
+            "goodput": _goodput(report.accounts) or status.goodput,
             "stability": _stability(status.stability, report),
             "last_recovery": _recovery(situation, report) or status.last_recovery,
         }
@@ -88,11 +96,13 @@ def with_exit_record(situation: Situation, record: ExitRecord) -> LMTrainingJobS
         for name in ("loss", "validation_loss")
         if getattr(record, name) is not None
     }
+    goodput = _goodput(record.accounts) or status.goodput
     export = _in_volume(situation, record.export_path or api.EXPORT_DIRECTORY)
     return status.model_copy(
         update={
             "progress": status.progress.model_copy(update=progress),
             "metrics": status.metrics.model_copy(update=metrics),
+            "goodput": goodput,
             "artifacts": status.artifacts.model_copy(update={"export": export}),
         }
     )
@@ -142,6 +152,17 @@ def _metrics(report: TrainerReport) -> Metrics:
         attention_logit_bound=figures.number(report.attention_logit_bound, digits=1),
         activation_max=figures.number(report.activation_max, digits=1),
         noise_scale_tokens=figures.number(report.noise_scale_tokens, digits=0),
+    )
+
+
+def _goodput(accounts: TimeAccounts | None) -> Goodput | None:
+    if accounts is None or accounts.goodput is None:
+        return None
+    parts = {cause: figures.duration(seconds) for cause, seconds in accounts}
+    return Goodput(
+        share=f"{100 * accounts.goodput:.1f}%",
+        wall_time=figures.duration(accounts.wall_seconds),
+        **parts,
     )
 
 

@@ -7,7 +7,7 @@ taken. Trap avoided: status is watched by many, and each write is an etcd revisi
 
 from datetime import datetime, timedelta
 
-from lmtraining_api.status import LMTrainingJobStatus, Metrics, Progress
+from lmtraining_api.status import Goodput, LMTrainingJobStatus, Metrics, Progress
 
 PROGRESS_SECONDS = 5.0
 REPORT_TIME_SECONDS = 10.0
@@ -43,6 +43,7 @@ def _meaning(status: LMTrainingJobStatus) -> LMTrainingJobStatus:
         update={
             "progress": Progress(),
             "metrics": Metrics(),
+            "goodput": Goodput(),
             "conditions": conditions,
             "stability": status.stability.model_copy(update={"clipped_steps": 0}),
             "last_recovery": recovery.model_copy(update={"replayed_steps": 0})

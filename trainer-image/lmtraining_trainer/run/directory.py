@@ -7,7 +7,7 @@ Trap avoided: two jobs with the same `checkpoint.path` would mix their checkpoin
 so would one job before and after its spec was edited.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +19,7 @@ from lmtraining_api.job import TrainingSpec
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.files import json_bytes, read_json, sha256_of, write_json
 from lmtraining_trainer.rank_link import RankPlace
+from lmtraining_trainer.run.accounts_mark import Spent, spent_until
 from lmtraining_trainer.run.fence import Fence
 from lmtraining_trainer.run.journal import Journal
 from lmtraining_trainer.run.progress_mark import ProgressMark
@@ -42,6 +43,8 @@ class Run:
     """Content of run.json."""
     may_take_over: bool
     """Whether the job says that it goes on from what another job left."""
+    spent: Spent
+    """Where the time of the gangs before this one went."""
 
     @property
     def checkpoints(self) -> Path:
@@ -68,7 +71,11 @@ class Run:
         write_json(self.directory / RUN, self.record)
 
 
-def claim_run(job: JobFile, place: RankPlace) -> Run:
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def claim_run(job: JobFile, place: RankPlace, *, now: Callable[[], datetime] = utc_now) -> Run:
     """The run directory, ours from now on.
 
     Raises TrainerError(CONFIGURATION) where it is another job's, TrainerError(STORAGE) where it
@@ -85,14 +92,16 @@ def claim_run(job: JobFile, place: RankPlace) -> Run:
             directory=directory, job_uid=job.job_uid, attempt=place.attempt, round=place.round
         )
         fence.raise_it()
+        journal = Journal(fence)
         run = Run(
             directory=directory,
             job_uid=job.job_uid,
             fence=fence,
-            journal=Journal(fence),
+            journal=journal,
             mark=ProgressMark(directory),
             record=record or {},
             may_take_over=_may_take_over(job),
+            spent=spent_until(now(), directory, () if taken_over else journal.entries),
         )
         # Before the owner changes: the new one has budgets of its own, also after a crash here.
         run.journal.append(
@@ -101,6 +110,7 @@ def claim_run(job: JobFile, place: RankPlace) -> Run:
             job_uid=job.job_uid,
             taken_over=taken_over,
             changed=", ".join(changed) or None,
+            **run.spent.detail(),
         )
         if record is None or taken_over or (changed and not has_begun(directory)):
             run.remember(**_of_job(job), training_sha256=training_sha256(job.spec))

@@ -1,0 +1,50 @@
+"""What status says about where the time went (P9)."""
+
+from dataclasses import replace
+
+import pytest
+
+from lmtraining_api.exits import ExitCode
+from lmtraining_api.records import ExitRecord, TimeAccounts
+from lmtraining_operator.plan.progress import with_exit_record, with_report
+from lmtraining_operator.plan.writes import write_time
+from tests.unit.operator_situations import NOW, UID, report_of, situation
+
+pytestmark = pytest.mark.unit
+
+ACCOUNTS = TimeAccounts(productive=90.0, recovery=9.5, data_wait=0.5)
+
+
+def test_goodput_is_said_with_its_parts() -> None:
+    told = with_report(situation(report=report_of(accounts=ACCOUNTS))).goodput
+    assert (told.share, told.wall_time, told.productive) == ("90.0%", "1m40s", "1m30s")
+    assert (told.recovery, told.data_wait, told.stopped) == ("10s", "0s", "0s")
+
+
+def test_goodput_stays_until_a_new_attempt_knows_more() -> None:
+    known = with_report(situation(report=report_of(accounts=ACCOUNTS)))
+    assert known.goodput.share
+    assert with_report(situation(status=known, report=report_of())).goodput == known.goodput
+
+
+def test_the_last_goodput_is_that_of_the_end() -> None:
+    """The last report may have been pulled before."""
+    early = with_report(situation(report=report_of(accounts=TimeAccounts(other=1.0))))
+    record = ExitRecord(
+        job_uid=UID,
+        attempt=1,
+        round=1,
+        replica=0,
+        exit_code=ExitCode.FINISHED,
+        reason="Finished",
+        time=NOW,
+        accounts=ACCOUNTS,
+    )
+    now = replace(situation(report=report_of()), status=early)
+    assert with_exit_record(now, record).goodput.share == "90.0%"
+
+
+def test_goodput_alone_is_no_reason_to_write_at_once() -> None:
+    old = with_report(situation(report=report_of(accounts=TimeAccounts(other=1.0))))
+    new = with_report(situation(report=report_of(accounts=ACCOUNTS)))
+    assert write_time(old, new, last_write=NOW, now=NOW) != NOW
