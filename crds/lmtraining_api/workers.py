@@ -212,7 +212,13 @@ class Checkpoint(SpecModel):
     every_steps: int = Field(default=200, ge=1, le=STEPS_MAX)
     """Steps between checkpoints."""
     keep_last: int = Field(default=3, ge=1, le=1000)
-    """Checkpoints to keep; the newest intact one is never deleted."""
+    """Newest intact checkpoints to keep. More may lie there: the newest healthy one and the one
+    that will be healthy next, for a rewind; those of keepBest and keepEverySteps."""
+    keep_best: int = Field(default=1, ge=0, le=1000)
+    """Checkpoints to keep for the lowest validation losses, beyond keepLast; only those count whose
+    step was validated. Each that is not among the newest costs the disk of one more."""
+    keep_every_steps: int | None = Field(default=None, ge=1, le=STEPS_MAX)
+    """At every multiple of so many steps a checkpoint is made and kept for ever. Left out: none."""
 
     rules: ClassVar = (
         Rule(

@@ -203,7 +203,8 @@ def test_a_half_written_checkpoint_of_an_earlier_attempt_is_removed(tmp_path: Pa
 
 def test_p8_keep_last_counts_intact_ones_only(tmp_path: Path) -> None:
     spec = tiny_spec(
-        write_text(tmp_path / "text.jsonl"), checkpoint={"everySteps": 1, "keepLast": 2}
+        write_text(tmp_path / "text.jsonl"),
+        checkpoint={"everySteps": 1, "keepLast": 2, "keepBest": 0},
     )
     assert run_alone(job_of(spec, tmp_path), faults=Faults(stop_at={0: 6})).step == 7
     kept_for_a_rewind = ["step-00000000", "step-00000001"]
@@ -387,3 +388,34 @@ def test_a_slow_disk_is_heard_of_after_every_sync(
     assert max(after - before for before, after in pairwise(sizes)) <= 4096 + 1024
     assert sizes[-1] == path.stat().st_size
     assert torch.equal(tensors.read_tensors(path)["w"], torch.zeros(8192))
+
+
+def test_the_best_and_the_milestones_stay(tmp_path: Path) -> None:
+    """Milestones are saved though everySteps passes them by; the loss that counts is that of the
+    very step."""
+    spec = tiny_spec(
+        write_text(tmp_path / "text.jsonl"),
+        training={
+            "budget": {"steps": 12},
+            "optimizer": {"learningRate": 1.0},  # the longer the worse
+            "schedule": {"warmupFraction": 0.5},
+            "evaluation": {"everySteps": 2, "sequences": 8},
+        },
+        stability={"skippedStepsMax": 0, "divergenceNats": 100.0, "healthySteps": 1},
+        checkpoint={"everySteps": 2, "keepLast": 1, "keepEverySteps": 5},
+    )
+    outcome = run_alone(job_of(spec, tmp_path))
+    assert outcome.end == "finished", outcome
+    losses = {
+        update.fields["validation_step"]: update.fields["validation_loss"]
+        for update in outcome.link.updates
+        if "validation_step" in update.fields
+    }
+    best = min(losses, key=lambda step: (losses[step], -step))
+    assert best < 10, "or this would show nothing"
+    found = {int(name.removeprefix("step-")) for name in layout_names(tmp_path)}
+    assert found == {best, 5, 10, 12}
+    manifest = tmp_path / "run" / "checkpoints" / f"step-{best:08d}" / "manifest.json"
+    assert json.loads(manifest.read_text())["validation_loss"] == losses[best]
+    milestone = tmp_path / "run" / "checkpoints" / "step-00000005" / "manifest.json"
+    assert json.loads(milestone.read_text())["validation_loss"] is None

@@ -80,7 +80,7 @@ def _is_sampled(step: int) -> bool:
 def _after_step(trainer: Trainer) -> None:
     """What is due at this step: compare the ranks, validate, save."""
     state, spec = trainer.state, trainer.spec
-    saves = trainer.is_due(spec.checkpoint.every_steps)
+    saves = trainer.saves_now
     compares = saves or trainer.is_due(REPLICA_CHECK_STEPS)
     if compares and not compare_replicas(trainer):
         return

@@ -77,7 +77,7 @@ def _found(run: Run, saver: Saver) -> dict[str, Any]:
         chosen = choose(run, saver.identity, saver.voice.alive)
         if chosen is not None:
             _journal_loaded(run, chosen, saver.gang.world_size)
-        tidy(run, saver.keep_last)
+        tidy(run, saver.keep)
     intact = filter(layout.is_marked_intact, layout.newest_first(run.checkpoints))
     return {
         "chosen": None if chosen is None else chosen.json(),

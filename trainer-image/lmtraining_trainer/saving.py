@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmtraining_api import FailureClass, State
+from lmtraining_api.job import Checkpoint
 from lmtraining_trainer import rng
 from lmtraining_trainer.checkpoint import Snapshot, layout, tidy, write_checkpoint
 from lmtraining_trainer.errors import TrainerError
@@ -30,7 +31,8 @@ class Saver:
     """The run directory, on the lead."""
     identity: dict[str, Any]
     """Model, tokenizer and world size, for the manifest."""
-    keep_last: int
+    keep: Checkpoint
+    """Which checkpoints stay."""
     healthy_steps: int
     """Good steps that must follow a checkpoint before it counts as healthy."""
     saved_step: int | None = None
@@ -108,7 +110,7 @@ class Saver:
                 layout.OPTIMIZER: trained.optimizer_tensors(),
             },
             documents=documents,
-            identity=self.identity,
+            identity=self.identity | {"validation_loss": trained.counters.validated_loss},
         )
 
     def _write(self, snapshot: Snapshot) -> str:
@@ -129,7 +131,7 @@ class Saver:
         if self.run is None:
             return ""
         try:
-            tidy(self.run, self.keep_last)
+            tidy(self.run, self.keep)
         except OSError as error:
             return (
                 f"older checkpoints in {self.run.checkpoints} could not be deleted "

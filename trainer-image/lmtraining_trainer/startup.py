@@ -156,7 +156,7 @@ def _saver(
         voice=voice,
         run=run,
         identity=identity_of(spec, data, gang.world_size),
-        keep_last=spec.checkpoint.keep_last,
+        keep=spec.checkpoint,
         healthy_steps=spec.stability.healthy_steps,
     )
 

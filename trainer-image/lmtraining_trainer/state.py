@@ -52,6 +52,11 @@ class Counters:
         }
         return cls(**known | parsed)
 
+    @property
+    def validated_loss(self) -> float | None:
+        """The validation loss of this very step, where it was validated."""
+        return self.validation_loss if self.validation_step == self.step else None
+
     def accepted(
         self,
         *,

@@ -84,6 +84,13 @@ class Trainer:
         step = self.state.counters.step
         return step % every_steps == 0 or step == self.total_steps
 
+    @property
+    def saves_now(self) -> bool:
+        """Whether the spec asks for a checkpoint of this step."""
+        checkpoint = self.spec.checkpoint
+        dues = (checkpoint.every_steps, checkpoint.keep_every_steps or self.total_steps)
+        return any(self.is_due(steps) for steps in dues)
+
     def tokens_per_second(self, step_seconds: float | None) -> float | None:
         """The speed of steps of that length."""
         return self.spec.training.batch_tokens / step_seconds if step_seconds else None
