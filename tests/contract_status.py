@@ -76,6 +76,9 @@ FULL_STATUS: dict[str, Any] = {
         "stopped": "20m",
         "other": "2s",
     },
+    "robustness": [
+        {"noise": "tokens", "level": "5%", "loss": "3.5", "deviation": "0.01", "failed": "0%"},
+    ],
     "stability": {
         "skippedSteps": 1,
         "clippedSteps": 2,

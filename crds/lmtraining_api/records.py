@@ -27,14 +27,17 @@ __all__ = [
     "Message",
     "Peer",
     "RankHealth",
+    "RobustnessReport",
     "State",
     "TimeAccounts",
     "TrainerReport",
 ]
 
-RANKS_REPORTED_MAX = 128
+#: A pod has no more, and reports its own.
+RANKS_REPORTED_MAX = 64
 REPLICAS_MAX = 512
 NOTICE_LENGTH_MAX = 512
+ROBUSTNESS_MAX = 12
 
 Uid = Annotated[str, Field(max_length=64)]
 PodName = Annotated[str, Field(max_length=253)]
@@ -153,6 +156,25 @@ class TimeAccounts(StatusModel):
         return self.productive / wall if wall > 0.0 else None
 
 
+class RobustnessReport(StatusModel):
+    """The validation loss under one kind and strength of noise, over several draws of it."""
+
+    noise: Word
+    """tokens or embeddings."""
+    level: float
+    """Of tokens: the share that is replaced. Of embeddings: the standard deviation of what is
+    added, as a share of their root mean square."""
+    loss: float | None = None
+    """Mean over the draws whose loss is finite."""
+    deviation: float | None = None
+    """Their standard deviation; absent for less than two."""
+    failed: float = 0.0
+    """Share of the draws whose loss is not finite or above the unigram loss."""
+
+
+RobustnessReports = Annotated[list[RobustnessReport], Field(max_length=ROBUSTNESS_MAX)]
+
+
 class ExitRecord(Record):
     """Why a pod ended (termination log and run directory).
 
@@ -192,6 +214,8 @@ class ExitRecord(Record):
     """Directory of the exported model, relative to the run directory."""
     accounts: TimeAccounts | None = None
     """Where the time went."""
+    robustness: RobustnessReports = Field(default=[])
+    """What the model stands, where that was asked for."""
 
 
 class FaultReport(StatusModel):
@@ -252,6 +276,8 @@ class TrainerReport(Record):
     loss_is_finite: bool = True
     validation_loss: float | None = None
     validation_step: int | None = None
+    robustness: RobustnessReports = Field(default=[])
+    """What the model stands, where that was asked for; known at the end of the run."""
     unigram_loss: float | None = None
     """Validation loss of a unigram model of the training tokens: the baseline to beat."""
     gradient_norm: float | None = None

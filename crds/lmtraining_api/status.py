@@ -232,6 +232,21 @@ class Goodput(StatusModel):
     """What is left: skipped batches, comparing replicas, reporting, the export."""
 
 
+class RobustnessStatus(StatusModel):
+    """The validation loss under one kind and strength of noise."""
+
+    noise: Short
+    """tokens: so many are replaced by random ones. embeddings: Gaussian noise is added."""
+    level: Short
+    """Share of the tokens, or standard deviation as a share of the embeddings' root mean square."""
+    loss: Short = ""
+    """Mean over the draws, nats per token."""
+    deviation: Short = ""
+    """Standard deviation over the draws."""
+    failed: Short = ""
+    """Share of the draws whose loss is not finite or above the unigram loss."""
+
+
 class LastRemedy(StatusModel):
     """The newest thing that was done about a bad step."""
 
@@ -383,6 +398,8 @@ class LMTrainingJobStatus(StatusModel):
     """The newest figures."""
     goodput: Goodput = Goodput()
     """Where the time went."""
+    robustness: list[RobustnessStatus] = Field(default=[], max_length=12)
+    """What the finished model stands, where training.evaluation.robustness asks for it."""
     stability: StabilityStatus = StabilityStatus()
     """Stability incidents so far."""
     checkpoint: CheckpointStatus | None = None

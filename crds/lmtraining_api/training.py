@@ -231,6 +231,15 @@ class Schedule(SpecModel):
     """Rate at the last step, as a share of the peak."""
 
 
+class Robustness(SpecModel):
+    """The validation loss under noise, once, at the end of the run: tokens replaced by random ones
+    (1, 5 and 10 %), and Gaussian noise on the embeddings (0.1, 0.3 and 1 times their root mean
+    square)."""
+
+    seeds: int = Field(default=3, ge=1, le=100)
+    """Draws of each noise; each of the six costs that many validations."""
+
+
 class Evaluation(SpecModel):
     """When and on how much the model is validated."""
 
@@ -238,6 +247,8 @@ class Evaluation(SpecModel):
     """Steps between validations; the last step is always validated."""
     sequences: int = Field(default=128, ge=1, le=1_000_000)
     """Validation sequences at most, the same ones each time."""
+    robustness: Robustness | None = None
+    """Test at the end what the model stands. Left out: no test."""
 
 
 class Training(SpecModel):

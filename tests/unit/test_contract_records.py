@@ -30,7 +30,12 @@ from lmtraining_api import (
 from lmtraining_api.fields import FRAME_LENGTH_MAX, FRAMES_MAX, MESSAGE_LENGTH_MAX
 from lmtraining_api.names import REPORT_BYTES_MAX
 from lmtraining_api.reasons import FAILURE_HELP
-from lmtraining_api.records import NOTICE_LENGTH_MAX, RANKS_REPORTED_MAX, REPLICAS_MAX
+from lmtraining_api.records import (
+    NOTICE_LENGTH_MAX,
+    RANKS_REPORTED_MAX,
+    REPLICAS_MAX,
+    ROBUSTNESS_MAX,
+)
 from lmtraining_api.status import Succeeded
 from tests.contract_cases import MINIMAL
 from tests.contract_status import FULL_STATUS, TIME, condition
@@ -191,8 +196,14 @@ class TestExitCodes:
 WIDE = "\U0001f525"
 
 
+NUMBER = 1.2345678901234567e-300
+
+
 def widest(length: int) -> str:
     return WIDE * length
+
+
+NOISE = {"noise": widest(32)} | dict.fromkeys(("level", "loss", "deviation", "failed"), NUMBER)
 
 
 def exit_at_its_bounds() -> ExitRecord:
@@ -207,13 +218,14 @@ def exit_at_its_bounds() -> ExitRecord:
             "step": 10**8,
             "exceptionType": widest(128),
             "frames": [widest(FRAME_LENGTH_MAX)] * FRAMES_MAX,
-            "accounts": dict.fromkeys(TimeAccounts.model_fields, 1.2345678901234567e-300),
+            "accounts": dict.fromkeys(TimeAccounts.model_fields, NUMBER),
+            "robustness": [NOISE] * ROBUSTNESS_MAX,
         }
     )
 
 
 def report_at_its_bounds() -> TrainerReport:
-    number = 1.2345678901234567e-300
+    number = NUMBER
     figures = {
         name: number
         for name, info in TrainerReport.model_fields.items()
@@ -263,6 +275,7 @@ def report_at_its_bounds() -> TrainerReport:
                 "sha256": widest(64),
             },
             "accounts": dict.fromkeys(TimeAccounts.model_fields, number),
+            "robustness": [NOISE] * ROBUSTNESS_MAX,
             "ranks": [{"rank": 10**6, "heartbeatAgeSeconds": number}] * RANKS_REPORTED_MAX,
             "lastFault": {
                 "round": 1000,

@@ -1,11 +1,11 @@
-"""What status says about where the time went (P9)."""
+"""What status says about where the time went (P9), and about what the model stands."""
 
 from dataclasses import replace
 
 import pytest
 
 from lmtraining_api.exits import ExitCode
-from lmtraining_api.records import ExitRecord, TimeAccounts
+from lmtraining_api.records import ExitRecord, RobustnessReport, TimeAccounts
 from lmtraining_operator.plan.progress import with_exit_record, with_report
 from lmtraining_operator.plan.writes import write_time
 from tests.unit.operator_situations import NOW, UID, report_of, situation
@@ -48,3 +48,11 @@ def test_goodput_alone_is_no_reason_to_write_at_once() -> None:
     old = with_report(situation(report=report_of(accounts=TimeAccounts(other=1.0))))
     new = with_report(situation(report=report_of(accounts=ACCOUNTS)))
     assert write_time(old, new, last_write=NOW, now=NOW) != NOW
+
+
+def test_robustness_is_said_in_short_words() -> None:
+    tests = [RobustnessReport(noise="tokens", level=0.05, loss=3.25, deviation=0.5, failed=1 / 3)]
+    (told,) = with_report(situation(report=report_of(robustness=tests))).robustness
+    assert (told.noise, told.level, told.loss, told.deviation, told.failed) == (
+        "tokens", "5%", "3.25", "0.5", "33%",
+    )  # fmt: skip

@@ -7,7 +7,7 @@ Trap avoided: validation on one rank while the others wait in a collective.
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +16,19 @@ from numpy.typing import NDArray
 
 from lmtraining_api import TrainingSpec
 from lmtraining_trainer.data import PreparedData
-from lmtraining_trainer.data.batches import windows
+from lmtraining_trainer.data.batches import MicroBatch, windows
 from lmtraining_trainer.gang import Gang
 from lmtraining_trainer.loss import ModelLoss
+
+Noise = Callable[[ModelLoss, MicroBatch, NDArray[np.int64]], AbstractContextManager[MicroBatch]]
+"""A context that disturbs a batch, or the model, for one forward pass; the sequences of the batch
+begin at these tokens."""
+
+
+def _quiet(
+    _: ModelLoss, batch: MicroBatch, __: NDArray[np.int64]
+) -> AbstractContextManager[MicroBatch]:
+    return nullcontext(batch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +61,7 @@ def validate(
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[None]],
     alive: Callable[[], None],
+    noise: Noise = _quiet,
 ) -> float | None:
     """Mean loss over the plan's sequences, nats per token, or None where it is not finite.
 
@@ -63,7 +74,7 @@ def validate(
         for first in range(0, len(own), micro_batch_sequences):
             part = own[first : first + micro_batch_sequences]
             batch = windows(plan.data.validation, part, plan.length, device)
-            with autocast():
+            with noise(model, batch, part) as batch, autocast():
                 total += float(model(batch.inputs, batch.targets)) * len(part)
             alive()
     model.train()

@@ -6,6 +6,7 @@ first.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -22,6 +23,7 @@ from lmtraining_trainer.remedy import (
     skip,
     without_corruption,
 )
+from lmtraining_trainer.robustness import robustness
 from lmtraining_trainer.sampling import SAMPLE_STEPS, probe
 from lmtraining_trainer.step import Verdict, agree, forward_backward, update
 from lmtraining_trainer.trainer import Trainer
@@ -47,6 +49,8 @@ def train(trainer: Trainer) -> None:
     # A stop right after the last step left its validation to this attempt.
     if state.counters.validation_step != state.counters.step:
         _validate(trainer)
+    if trainer.spec.training.evaluation.robustness is not None:
+        _test_robustness(trainer, draws=trainer.spec.training.evaluation.robustness.seeds)
 
 
 def _step(trainer: Trainer) -> tuple[Judgement, bool]:
@@ -146,7 +150,25 @@ def _report_step(trainer: Trainer, verdict: Verdict, rate: float) -> None:
 def _validate(trainer: Trainer) -> None:
     trainer.voice.say("Evaluating")
     counters = trainer.state.counters
-    loss = validate(
+    loss = _validation(trainer)()
+    trainer.state.counters = counters.validated(loss)
+    trainer.voice.say("Training", validation_loss=loss, validation_step=counters.step)
+
+
+def _test_robustness(trainer: Trainer, *, draws: int) -> None:
+    trainer.voice.say("Evaluating")
+    trainer.robustness = robustness(
+        lambda noise: _validation(trainer)(noise=noise),
+        seed=trainer.spec.training.seed,
+        draws=draws,
+        unigram_loss=trainer.plan.data.unigram_loss,
+    )
+    trainer.voice.say("Training", robustness=trainer.robustness)
+
+
+def _validation(trainer: Trainer) -> Callable[..., float | None]:
+    return partial(
+        validate,
         trainer.with_loss,
         trainer.validation,
         micro_batch_sequences=trainer.plan.micro_batch_sequences,
@@ -155,8 +177,6 @@ def _validate(trainer: Trainer) -> None:
         autocast=trainer.autocast,
         alive=trainer.voice.alive,
     )
-    trainer.state.counters = counters.validated(loss)
-    trainer.voice.say("Training", validation_loss=loss, validation_step=counters.step)
 
 
 def _step_fields(trainer: Trainer, verdict: Verdict, rate: float) -> dict[str, Any]:

@@ -105,6 +105,7 @@ def _export(trainer: Trainer) -> dict[str, Any]:
             "tokens_per_second": trainer.tokens_per_second(trainer.speed.mean_step_seconds),
             "export_path": path.name,
             "eta_seconds": 0.0,
+            "robustness": [one.model_dump() for one in trainer.robustness],
             "accounts": trainer.voice.accounts.seconds().model_dump(),
         }
         run.finish(trainer.spec, report)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lmtraining_api import TrainingSpec
+from lmtraining_api import RobustnessReport, TrainingSpec
 from lmtraining_trainer.data.batches import BatchPlan
 from lmtraining_trainer.evaluation import ValidationPlan
 from lmtraining_trainer.gang import Gang
@@ -26,8 +26,8 @@ from lmtraining_trainer.voice import Voice
 
 @dataclass
 class Trainer:
-    """What a rank trains with. Only `state`, `remedies`, `resumed`, `speed` and the time of the
-    first step change."""
+    """What a rank trains with. Only `state`, `remedies`, `resumed`, `speed`, the time of the
+    first step and `robustness` change."""
 
     spec: TrainingSpec
     gang: Gang
@@ -49,6 +49,8 @@ class Trainer:
     saver: Saver
     speed: Speed = field(default_factory=Speed)
     first_step_time: datetime | None = None
+    robustness: list[RobustnessReport] = field(default_factory=list)
+    """What the model stands, once training has ended."""
 
     @property
     def total_steps(self) -> int:

@@ -13,6 +13,7 @@ from lmtraining_api.records import (
     CheckpointReport,
     ExitRecord,
     RemedyReport,
+    RobustnessReport,
     TimeAccounts,
     TrainerReport,
 )
@@ -24,6 +25,7 @@ from lmtraining_api.status import (
     LMTrainingJobStatus,
     Metrics,
     Progress,
+    RobustnessStatus,
     StabilityStatus,
 )
 from lmtraining_operator.plan import figures, names
@@ -47,6 +49,7 @@ def with_report(situation: Situation) -> LMTrainingJobStatus:
             "progress": _progress(report),
             "metrics": _metrics(report),
             "goodput": _goodput(report.accounts) or status.goodput,
+            "robustness": _robustness(report.robustness) or status.robustness,
             "stability": _stability(status.stability, report),
             "last_recovery": _recovery(situation, report) or status.last_recovery,
         }
@@ -103,6 +106,7 @@ def with_exit_record(situation: Situation, record: ExitRecord) -> LMTrainingJobS
             "progress": status.progress.model_copy(update=progress),
             "metrics": status.metrics.model_copy(update=metrics),
             "goodput": goodput,
+            "robustness": _robustness(record.robustness) or status.robustness,
             "artifacts": status.artifacts.model_copy(update={"export": export}),
         }
     )
@@ -164,6 +168,19 @@ def _goodput(accounts: TimeAccounts | None) -> Goodput | None:
         wall_time=figures.duration(accounts.wall_seconds),
         **parts,
     )
+
+
+def _robustness(tests: list[RobustnessReport]) -> list[RobustnessStatus]:
+    return [
+        RobustnessStatus(
+            noise=one.noise,
+            level=f"{100 * one.level:g}%",
+            loss=figures.number(one.loss),
+            deviation=figures.number(one.deviation),
+            failed=f"{100 * one.failed:.0f}%",
+        )
+        for one in tests
+    ]
 
 
 def _stability(known: StabilityStatus, report: TrainerReport) -> StabilityStatus:
