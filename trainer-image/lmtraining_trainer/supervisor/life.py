@@ -56,6 +56,7 @@ from lmtraining_trainer.supervisor.rounds import (
     wait_seconds,
 )
 from lmtraining_trainer.supervisor.silence import (
+    ENDING_SECONDS,
     WAITING_PATIENCE_SECONDS,
     Silence,
     culprit,
@@ -344,8 +345,10 @@ class Supervisor:
             return
         if not self._silent_ranks():
             return
-        found = stacks(self._stacks, self._ranks.processes)
-        self._turn(0.0)  # one whose peer was just killed has ended meanwhile, and answered nothing
+        asked = self._ranks.processes
+        found = stacks(self._stacks, asked)
+        # One whose peer was just killed, by another pod that saw the same silence, is about to end.
+        self._turn(ENDING_SECONDS if found.keys() == asked.keys() else 0.0)
         silent, now = self._silent_ranks(), time.monotonic()
         if not silent:
             return

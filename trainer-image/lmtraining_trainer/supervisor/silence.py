@@ -26,6 +26,8 @@ BEFORE_FIRST_STEP_SECONDS = 600.0
 """The limit while nothing is known yet: the first step may compile, the first pull may be slow."""
 STACK_SECONDS_MAX = 1.0
 STACK_POLL_SECONDS = 0.02
+ENDING_SECONDS = 1.0
+"""How long a rank that answers, and does not wait, may take to end."""
 WAITING_PATIENCE_SECONDS = 30.0
 """Ranks that wait for ranks of other pods leave it to those pods for so long."""
 STACK_SIGNAL = signal.SIGUSR1
