@@ -265,13 +265,15 @@ def _fault_of(pod: Pod) -> str | None:
     return next((line for line in rounds if " raised " in line), None)
 
 
-def gang_of(directory: Path, job: dict[str, Any], attempt: int) -> tuple[Pod, ...]:
+def gang_of(
+    directory: Path, job: dict[str, Any], attempt: int, function: str = "tests.soak.rank:run"
+) -> tuple[Pod, ...]:
     """The pods of an attempt."""
     rendezvous, report = free_port(), free_port()
     return tuple(
         Pod(
             directory,
-            "tests.soak.rank:run",
+            function,
             job,
             attempt=attempt,
             replica=replica,

@@ -105,6 +105,18 @@ def loses_its_peer(job: JobFile, place: RankPlace, link: RankLink) -> None:
     raise ValueError(SECRET)
 
 
+def misses_its_lead(job: JobFile, place: RankPlace, link: RankLink) -> None:
+    """In round 1, rank 1 meets a lead that is about to end, and rank 0 waits for it in vain."""
+    if place.round > 1:
+        trains_until_stopped(job, place, link)
+    if place.rank == 1:
+        raise TrainerError(FailureClass.PEER_LOST, "PeerLost", "rank 1 lost a peer")
+    deadline = time.monotonic() + LIFE_SECONDS_MAX
+    while time.monotonic() < deadline:
+        link.say("Starting")
+        time.sleep(POLL_SECONDS)
+
+
 def leaves_an_orphan(job: JobFile, place: RankPlace, link: RankLink) -> None:
     """A grandchild outlives its parent, and ends when the run directory says so."""
     directory = Path(job.run_directory)

@@ -128,6 +128,18 @@ def test_a_rank_that_dies_before_the_ranks_are_connected_costs_a_round_too(tmp_p
     assert gang[0].record().round == 2
 
 
+def test_a_rank_that_met_the_lead_of_the_round_before_is_not_waited_for(tmp_path: Path) -> None:
+    job = spec(replicas=2) | {"stability": MENDS}
+    gang = gang_of(tmp_path, job, attempt=1, function="misses_its_lead")
+    with pods(*gang):
+        for pod in gang:
+            pod.intend(*gang)
+        for pod in gang:
+            pod.rank_process(pod.replica)  # noted in round 2 alone
+        _stopped(*gang)
+    assert [pod.record().round for pod in gang] == [2, 2]
+
+
 def test_what_another_start_cannot_mend_is_not_tried(tmp_path: Path) -> None:
     gang = _gang(tmp_path, stability=MENDS)
     pod = Pod(tmp_path / "one", "diverges", _in_one_pod(gang[0]))

@@ -318,18 +318,21 @@ class Supervisor:
             self._hurry(FAILED_GANG_SECONDS_MAX)
 
     def _end_a_round_that_another_pod_left(self, gang: Gang) -> None:
-        """On the lead: a rank that dies before the ranks are connected breaks no connection here,
-        so the other pods are asked until there is a step."""
+        """On the lead: a rank that ends before the ranks are connected breaks no connection here,
+        so the other pods are asked until there is a step. One may have met the lead's rank of the
+        round before, and lost it."""
         now = time.monotonic()
         if self._made_a_step or not self.snapshot.leads or now < self._ask_peers_at:
             return
         self._ask_peers_at = now + ASK_AGAIN_SECONDS_MAX
-        fault = self._fault_of_peers(gang, times=1)
+        fault = self._fault_of_peers(gang, times=1, consequences=True)
         if fault is not None:
             for rank in self._ranks.processes:
                 self._ranks.fail(end_of_peer(fault.message, rank=rank, now=time.monotonic()))
 
-    def _fault_of_peers(self, gang: Gang, *, times: int) -> FaultReport | None:
+    def _fault_of_peers(
+        self, gang: Gang, *, times: int, consequences: bool = False
+    ) -> FaultReport | None:
         return fault_of_peers(
             gang.other_addresses,
             self._assignment.report_port,
@@ -337,6 +340,7 @@ class Supervisor:
             attempt=self._assignment.identity.attempt,
             round_number=self.snapshot.report.round,
             times=times,
+            consequences=consequences,
         )
 
     def _end_a_silent_rank(self) -> None:

@@ -102,15 +102,19 @@ def fault_of_peers(
     attempt: int,
     round_number: int,
     times: int = ASK_PEERS_TIMES,
+    consequences: bool = False,
 ) -> FaultReport | None:
     """What ended this round, where it happened in another pod. Its supervisor hears of it in the
-    same moment as we do, so it is asked more than once."""
+    same moment as we do, so it is asked more than once. `consequences`: also where that pod only
+    lost a peer."""
     for _ in range(times):
         for address in addresses[:PEERS_ASKED_MAX]:
             report = _report_of(address, port, job_uid=job_uid, attempt=attempt)
             fault = report.last_fault if report is not None else None
             is_of_round = fault is not None and fault.round == round_number
-            if fault is not None and is_of_round and not fault.failure_class.is_consequence:
+            if fault is None or not is_of_round:
+                continue
+            if consequences or not fault.failure_class.is_consequence:
                 return fault
         time.sleep(ASK_AGAIN_SECONDS)
     return None
