@@ -11,7 +11,10 @@ from lmtraining_crdgen.manifest import root_schema
 from tests.contract_cases import Document, minimal
 
 #: What a block needs before another field of it can be the only one that is wrong.
-BESIDE: Document = {"accelerator": {"count": 1}}
+BESIDE: Document = {
+    "accelerator.resource": {"count": 1},
+    "storage.credentials": {"uri": "s3://bucket"},
+}
 NOT_QUANTITIES = ("2GB", "2gib", "2 G", "10E", "-", "", -1, 0, "100P", "9" * 31)
 
 
@@ -64,4 +67,4 @@ def _patch(location: Sequence[str], value: Any) -> Document:
     inner = _patch(below, value)
     if name.endswith("[]"):
         return {name.removesuffix("[]"): [{"uri": f"s3://{name.removesuffix('[]')}/1"} | inner]}
-    return {name: BESIDE.get(name, {}) | inner}
+    return {name: BESIDE.get(f"{name}.{below[0]}", {}) | inner}

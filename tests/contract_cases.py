@@ -82,6 +82,10 @@ def workers(**fields: Any) -> Document:
     return minimal(workers=fields)
 
 
+def store(uri: str, **fields: Any) -> Document:
+    return minimal(checkpoint={"storage": {"uri": uri, **fields}})
+
+
 def named(name: str) -> Document:
     return merged(MINIMAL, {"metadata": {"name": name}})
 
@@ -89,6 +93,7 @@ def named(name: str) -> Document:
 SECRET = {"secretRef": {"name": "storage-key"}}
 DEVICES = {"count": 2}
 TRAIN_URI = "spec.data.train[0].uri"
+STORE_URI = "spec.checkpoint.storage.uri"
 
 ROW_TOKENS_MAX = 61_035 * 2 * 8192  # 999,997,440, all that batchTokens has room for
 LONGEST_ROW = minimal(
@@ -265,9 +270,42 @@ PAIRS = (
     ),
     Pair(
         accept=minimal(checkpoint={"storage": {"existingClaim": "shelf"}}),
-        refuse=minimal(checkpoint={"storage": {"existingClaim": "shelf", "claim": {}}}),
+        refuse=store("gs://bucket", existingClaim="shelf"),
         at="spec.checkpoint.storage",
-        sentence="storage needs exactly one of claim and existingClaim: keep one of them",
+        sentence="storage needs exactly one of claim, existingClaim and uri: keep one of them",
+    ),
+    Pair(
+        accept=store("abfs://runs@account.dfs.core.windows.net/team/runs"),
+        refuse=store("s3://bucket/*/runs"),
+        at=STORE_URI,
+        sentence="uri is not one place in an object store: write s3://bucket/path, "
+        "gs://bucket/path or another fsspec URI, without wildcards",
+    ),
+    Pair(
+        accept=changed(store("s3://file/memory"), workers={"replicas": 4}),
+        refuse=store("file:///mnt/runs"),
+        at=STORE_URI,
+        sentence="uri names what not every pod can write: write s3://bucket/path or "
+        "gs://bucket/path, or use claim for a volume",
+    ),
+    Pair(
+        accept=store("s3://bucket/..a/b..c"),
+        refuse=store("s3://bucket/../other"),
+        at=STORE_URI,
+        sentence="uri climbs with '..': write the path it ends at",
+    ),
+    Pair(
+        accept=store("s3://bucket/team"),
+        refuse=store("s3://key:secret@bucket/team"),
+        at=STORE_URI,
+        sentence="uri holds a password, which everyone who may read the job would see: put it in "
+        "a Secret and name that in credentials.secretRef",
+    ),
+    Pair(
+        accept=store("s3://bucket/team", credentials=SECRET),
+        refuse=minimal(checkpoint={"storage": {"claim": {}, "credentials": SECRET}}),
+        at="spec.checkpoint.storage.credentials",
+        sentence="credentials has no effect on a claim: remove credentials, or set uri",
     ),
     Pair(
         accept=minimal(checkpoint={"storage": {"claim": {"size": "1Mi"}}}),

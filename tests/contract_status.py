@@ -126,6 +126,7 @@ FULL_STATUS: dict[str, Any] = {
     },
     "artifacts": {
         "claim": "tiny-checkpoints",
+        "uri": "s3://bucket/team",
         "runDirectory": "runs/tiny-1234",
         "export": "runs/tiny-1234/export",
     },

@@ -32,8 +32,11 @@ INTENT_FILE_PATH: Final = "/etc/lmtraining/intent/intent.json"
 CREDENTIALS_DIRECTORY: Final = "/etc/lmtraining/credentials"
 TERMINATION_LOG_PATH: Final = "/dev/termination-log"
 STORAGE_DIRECTORY: Final = "/storage"
-RUNS_DIRECTORY: Final = f"{STORAGE_DIRECTORY}/runs"
-DATA_CACHE_DIRECTORY: Final = f"{STORAGE_DIRECTORY}/data-cache"
+#: The same on a volume and in an object store.
+RUNS: Final = "runs"
+DATA_CACHE: Final = "data-cache"
+RUNS_DIRECTORY: Final = f"{STORAGE_DIRECTORY}/{RUNS}"
+DATA_CACHE_DIRECTORY: Final = f"{STORAGE_DIRECTORY}/{DATA_CACHE}"
 #: Name of the exported model below the run directory.
 EXPORT_DIRECTORY: Final = "export"
 

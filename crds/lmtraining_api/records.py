@@ -42,6 +42,7 @@ ROBUSTNESS_MAX = 12
 Uid = Annotated[str, Field(max_length=64)]
 PodName = Annotated[str, Field(max_length=253)]
 Directory = Annotated[str, Field(max_length=1024)]
+PlaceUri = Annotated[str, Field(max_length=2048)]
 PathInRun = Annotated[str, Field(max_length=512)]
 Word = Annotated[str, Field(max_length=32)]
 
@@ -57,6 +58,11 @@ class JobFile(Record):
     """Absolute path at which every pod of the job sees the run directory."""
     data_cache_directory: Directory
     """Absolute path of the prepared data, shared by all jobs of the same storage."""
+    run_uri: PlaceUri = ""
+    """The run directory in the object store of checkpoint.storage.uri; empty on a volume, which all
+    pods see at `run_directory`."""
+    data_cache_uri: PlaceUri = ""
+    """The prepared data there."""
     spec: TrainingSpec
 
 

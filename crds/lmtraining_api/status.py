@@ -350,10 +350,12 @@ class Artifacts(StatusModel):
 
     claim: Annotated[str, Field(max_length=253)] = ""
     """PersistentVolumeClaim that holds the run directory."""
+    uri: Annotated[str, Field(max_length=1024)] = ""
+    """Or the object store that holds it."""
     run_directory: Path = ""
-    """Run directory, relative to the root of the volume."""
+    """Run directory, relative to the root of the volume or to the uri."""
     export: Path = ""
-    """Exported model, relative to the root of the volume; set when it is complete."""
+    """Exported model, relative to the same; set when it is complete."""
 
 
 def _known_conditions(value: object) -> object:

@@ -10,7 +10,13 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from lmtraining_api.base import Rule, SpecModel
-from lmtraining_api.fields import ObjectName, Uri, matches
+from lmtraining_api.fields import (
+    UPWARDS_PATTERN,
+    USERINFO_PATTERN,
+    ObjectName,
+    Uri,
+    matches,
+)
 
 STEPS_MAX = 100_000_000
 BATCH_TOKENS_MAX = 1_000_000_000
@@ -72,15 +78,13 @@ class SecretReference(SpecModel):
 
 
 class Credentials(SpecModel):
-    """How a source is opened. Never a literal secret."""
+    """How a source or a store is opened. Never a literal secret."""
 
     secret_ref: SecretReference
     """Each key of the Secret is one storage option of fsspec (S3: key, secret, endpoint_url)."""
 
 
 _SCHEME = r"^[a-z][a-z0-9+.-]*(://|::)."
-_UPWARDS = r"(^|/)\.\.(/|$)"
-_USERINFO = r"://[^/@]*:[^/@]*@"
 
 
 class DataSource(SpecModel):
@@ -111,16 +115,16 @@ class DataSource(SpecModel):
             at="uri",
         ),
         Rule(
-            cel=f"!self.uri.matches(r'{_UPWARDS}')",
+            cel=f"!self.uri.matches(r'{UPWARDS_PATTERN}')",
             message="uri climbs with '..': write the path it ends at",
-            check=lambda s: not matches(_UPWARDS, s.uri),
+            check=lambda s: not matches(UPWARDS_PATTERN, s.uri),
             at="uri",
         ),
         Rule(
-            cel=f"!self.uri.matches('{_USERINFO}')",
+            cel=f"!self.uri.matches('{USERINFO_PATTERN}')",
             message="uri holds a password, which everyone who may read the job would see: put it "
             "in a Secret and name that in credentials.secretRef",
-            check=lambda s: not matches(_USERINFO, s.uri),
+            check=lambda s: not matches(USERINFO_PATTERN, s.uri),
             at="uri",
         ),
         Rule(

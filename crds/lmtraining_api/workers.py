@@ -15,13 +15,16 @@ from lmtraining_api.base import Rule, SpecModel, Term, value_at
 from lmtraining_api.fields import (
     IMAGE_PATTERN,
     QUANTITY_PATTERN,
+    UPWARDS_PATTERN,
+    USERINFO_PATTERN,
     ObjectName,
     Quantity,
     RelativePath,
+    Uri,
     matches,
     quantity_value,
 )
-from lmtraining_api.training import STEPS_MAX
+from lmtraining_api.training import STEPS_MAX, Credentials
 
 _MEMORY = ("16Mi", "64Ti")
 _SHARED_MEMORY = ("1Mi", "64Ti")
@@ -182,19 +185,63 @@ class Claim(SpecModel):
     rules: ClassVar = (_size("size", ("1Mi", "64Ti"), example="10Gi"),)
 
 
+#: One place in an object store: no wildcard, and none of fsspec's chains (simplecache::s3://…).
+_PLACE = r"^[a-z][a-z0-9+.-]*://[^*?#\[\]\s]+$"
+_NOT_SHARED = r"^(file|local|memory|data|https?|ftp)://"
+
+
 class Storage(SpecModel):
-    """Where checkpoints live: exactly one of claim and existingClaim."""
+    """Where checkpoints live: exactly one of claim, existingClaim and uri."""
 
     claim: Claim | None = None
     """A volume made for this job."""
     existing_claim: ObjectName | None = None
     """Name of a PersistentVolumeClaim in the job's namespace."""
+    uri: Uri | None = None
+    """An object store and a path in it, by an fsspec URI (s3://bucket/team, gs://bucket/team). Each
+    pod trains beside a copy on its own scratch space; what counts is in the store."""
+    credentials: Credentials | None = None
+    """Secret for uri. Left out: what the pod finds by itself (workers.serviceAccountName)."""
 
     rules: ClassVar = (
         Rule(
-            cel="has(self.claim) != has(self.existingClaim)",
-            message="storage needs exactly one of claim and existingClaim: keep one of them",
-            check=lambda s: (s.claim is None) != (s.existing_claim is None),
+            cel="[has(self.claim), has(self.existingClaim), has(self.uri)]"
+            ".filter(given, given).size() == 1",
+            message="storage needs exactly one of claim, existingClaim and uri: keep one of them",
+            check=lambda s: sum(one is not None for one in (s.claim, s.existing_claim, s.uri)) == 1,
+        ),
+        Rule(
+            cel=f"!has(self.uri) || self.uri.matches(r'{_PLACE}')",
+            message="uri is not one place in an object store: write s3://bucket/path, "
+            "gs://bucket/path or another fsspec URI, without wildcards",
+            check=lambda s: matches(_PLACE, s.uri),
+            at="uri",
+        ),
+        Rule(
+            cel=f"!has(self.uri) || !self.uri.matches(r'{_NOT_SHARED}')",
+            message="uri names what not every pod can write: write s3://bucket/path or "
+            "gs://bucket/path, or use claim for a volume",
+            check=lambda s: s.uri is None or not matches(_NOT_SHARED, s.uri),
+            at="uri",
+        ),
+        Rule(
+            cel=f"!has(self.uri) || !self.uri.matches(r'{UPWARDS_PATTERN}')",
+            message="uri climbs with '..': write the path it ends at",
+            check=lambda s: s.uri is None or not matches(UPWARDS_PATTERN, s.uri),
+            at="uri",
+        ),
+        Rule(
+            cel=f"!has(self.uri) || !self.uri.matches('{USERINFO_PATTERN}')",
+            message="uri holds a password, which everyone who may read the job would see: put it "
+            "in a Secret and name that in credentials.secretRef",
+            check=lambda s: s.uri is None or not matches(USERINFO_PATTERN, s.uri),
+            at="uri",
+        ),
+        Rule(
+            cel="!has(self.credentials) || has(self.uri)",
+            message="credentials has no effect on a claim: remove credentials, or set uri",
+            check=lambda s: s.credentials is None or s.uri is not None,
+            at="credentials",
         ),
     )
 

@@ -53,7 +53,7 @@ async def observe(
     if not may_make(job, status, pods):
         return Observed(**common)
     namespace = metadata["namespace"]
-    claim_name, _ = children.storage_of(job)
+    claim_name, *_ = children.storage_of(job)
     claim, config_map, policy, warnings, others = await asyncio.gather(
         _claim(gateway, namespace, claim_name, now),
         gateway.get("ConfigMap", namespace, children.config_map_name(metadata["name"])),
@@ -106,7 +106,9 @@ async def _warnings(
 async def _claim(
     gateway: Gateway, namespace: str, name: str, now: datetime
 ) -> ObservedClaim | None:
-    """The claim and, while it is not bound, why not."""
+    """The claim and, while it is not bound, why not; none for a run in an object store."""
+    if not name:
+        return None
     found = await gateway.get("PersistentVolumeClaim", namespace, name)
     if found is None:
         return None

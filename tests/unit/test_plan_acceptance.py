@@ -128,6 +128,7 @@ ENDED = {
             rival("other", BEFORE, spec={"checkpoint__storage": {"existingClaim": "else"}}),
             False,
         ),
+        (rival("other", BEFORE, spec={"checkpoint__storage": {"uri": "s3://shared"}}), False),
     ],
 )
 def test_run_directory_of_another_job(other: Object, goes_first: bool) -> None:
@@ -139,3 +140,22 @@ def test_run_directory_of_another_job(other: Object, goes_first: bool) -> None:
     if found:
         for word in (other["metadata"]["name"], "checkpoint.path ours", "shared"):
             assert word in found.message
+
+
+@pytest.mark.parametrize(
+    ("theirs", "is_refused"),
+    [("s3://bucket/team", True), ("s3://bucket/team/", True), ("s3://bucket/other", False)],
+)
+def test_run_directory_of_another_job_in_an_object_store(theirs: str, is_refused: bool) -> None:
+    def storage(uri: str) -> Object:
+        return {"checkpoint": {"storage": {"uri": uri}, "path": "ours"}}
+
+    other = rival("other", BEFORE, spec={"checkpoint__storage": {"uri": theirs}})
+    found = reason_not_to_start(
+        situation(
+            status=status_of(attempt=0), spec=storage("s3://bucket/team"), other_jobs=(other,)
+        )
+    )
+    assert (found is not None) is is_refused
+    if found:
+        assert "checkpoint.path ours on s3://bucket/team" in found.message

@@ -115,7 +115,7 @@ def _directory_is_taken(situation: Situation) -> NotAccepted | None:
     job = situation.job
     if job.spec.checkpoint.path is None:
         return None
-    ours = (names.claim_name(job), names.run_path(job))
+    ours = (names.claim_name(job), names.store_uri(job), names.run_path(job))
     rivals = [other for other in situation.observed.other_jobs if names.storage_of(other) == ours]
     winners = [other for other in rivals if _goes_first(other, situation)]
     if not winners:
@@ -123,7 +123,7 @@ def _directory_is_taken(situation: Situation) -> NotAccepted | None:
     return NotAccepted(
         reason=Accepted.INVALID,
         message=f"LMTrainingJob {winners[0]['metadata']['name']} already uses checkpoint.path "
-        f"{job.spec.checkpoint.path} on PersistentVolumeClaim {ours[0]}: choose another path, or, "
+        f"{job.spec.checkpoint.path} on {names.place(*ours[:2])}: choose another path, or, "
         "to go on from that run once its job has ended, set checkpoint.existingRun to Resume",
     )
 

@@ -168,6 +168,7 @@ def _accepted(situation: Situation) -> Situation:
         situation = situation.having(without_speed(situation.status))
     artifacts = Artifacts(
         claim=names.claim_name(job),
+        uri=names.store_uri(job),
         run_directory=names.run_directory_in_volume(job),
         export=situation.status.artifacts.export,
     )

@@ -16,7 +16,7 @@ from lmtraining_api.status import (
     Scheduled,
     Succeeded,
 )
-from lmtraining_operator.plan import gang
+from lmtraining_operator.plan import gang, names
 from lmtraining_operator.plan.failures import lead_exit_record
 from lmtraining_operator.plan.model import Action, Observed, Plan
 from lmtraining_operator.plan.progress import with_exit_record
@@ -39,7 +39,8 @@ def completed(situation: Situation, record: ExitRecord) -> Plan:
     """Say what the run has come to."""
     status = with_exit_record(situation, record)
     where = status.artifacts
-    message = f"the exported model is in {where.export} of PersistentVolumeClaim {where.claim}"
+    place = names.place(where.claim, where.uri)
+    message = f"the exported model is in {where.export} of {place}"
     return ended(
         situation.having(status).saying(
             Verdict("True", Succeeded.COMPLETED, message),

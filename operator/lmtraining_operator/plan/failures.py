@@ -48,7 +48,7 @@ UNCOUNTED = frozenset({FailureClass.DISRUPTION, FailureClass.POD_LOST})
 _ADVICE = {
     FailureClass.OUT_OF_MEMORY: "raise workers.resources.memory or workers.sharedMemory, or "
     "training.gradientAccumulation",
-    FailureClass.STORAGE: "check the claim that holds the checkpoints: free space, permissions",
+    FailureClass.STORAGE: "check the storage of checkpoint.storage: free space, permissions",
 }
 
 

@@ -37,6 +37,8 @@ def config_map(job: LMTrainingJob) -> Object:
         job_uid=job.metadata.uid,
         run_directory=names.run_directory(job),
         data_cache_directory=api.DATA_CACHE_DIRECTORY,
+        run_uri=names.uri_of(job, names.run_directory_in_volume(job)),
+        data_cache_uri=names.uri_of(job, api.DATA_CACHE),
         spec=TrainingSpec.model_validate(spec),
     )
     return {
@@ -194,7 +196,7 @@ def _volumes(job: LMTrainingJob) -> list[Object]:
     return [
         {"name": "job", "configMap": {"name": names.config_map_name(job.metadata.name)}},
         {"name": "intent", "downwardAPI": {"items": [_intent_file()]}},
-        {"name": "storage", "persistentVolumeClaim": {"claimName": names.claim_name(job)}},
+        {"name": "storage", **_storage(job)},
         {
             "name": SHARED_MEMORY_VOLUME,
             "emptyDir": {"medium": "Memory", "sizeLimit": job.spec.workers.shared_memory},
@@ -211,15 +213,19 @@ def _volumes(job: LMTrainingJob) -> list[Object]:
     ]
 
 
+def _storage(job: LMTrainingJob) -> Object:
+    """The volume of the run; scratch space for a copy where the run lives in an object store. How
+    large that may grow is the node's matter, since nobody knows the size of a checkpoint yet."""
+    claim = names.claim_name(job)
+    return {"persistentVolumeClaim": {"claimName": claim}} if claim else {"emptyDir": {}}
+
+
 def secrets(job: LMTrainingJob) -> list[str]:
-    """Names of the Secrets that the job's sources ask for, each once."""
-    data = job.spec.data
-    wanted = {
-        source.credentials.secret_ref.name
-        for source in (*data.train, *data.validation)
-        if source.credentials is not None
-    }
-    return sorted(wanted)
+    """Names of the Secrets that the job's sources and its store ask for, each once."""
+    data, storage = job.spec.data, job.spec.checkpoint.storage
+    of_sources = (source.credentials for source in (*data.train, *data.validation))
+    wanted = [*of_sources, storage.credentials]
+    return sorted({one.secret_ref.name for one in wanted if one is not None})
 
 
 def _intent_file() -> Object:

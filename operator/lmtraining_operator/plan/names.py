@@ -30,8 +30,27 @@ def own_claim_name(job_name: str) -> str:
 
 
 def claim_name(job: LMTrainingJob) -> str:
-    """The claim that holds the run directory."""
-    return job.spec.checkpoint.storage.existing_claim or own_claim_name(job.metadata.name)
+    """The claim that holds the run directory; "" where an object store does."""
+    storage = job.spec.checkpoint.storage
+    if storage.uri is not None:
+        return ""
+    return storage.existing_claim or own_claim_name(job.metadata.name)
+
+
+def store_uri(job: LMTrainingJob) -> str:
+    """The object store that holds the run directory; "" where a claim does."""
+    return (job.spec.checkpoint.storage.uri or "").rstrip("/")
+
+
+def place(claim: str, uri: str) -> str:
+    """Where a run directory is, for a message."""
+    return uri or f"PersistentVolumeClaim {claim}"
+
+
+def uri_of(job: LMTrainingJob, path: str) -> str:
+    """A path below the root of the storage, in the object store; "" where there is none."""
+    uri = store_uri(job)
+    return f"{uri}/{path}" if uri else ""
 
 
 def default_path(job_name: str, uid: str) -> str:
@@ -53,11 +72,12 @@ def run_directory_in_volume(job: LMTrainingJob) -> str:
     return run_directory(job).removeprefix(f"{names.STORAGE_DIRECTORY}/")
 
 
-def storage_of(job: Object) -> tuple[str, str]:
-    """Claim and run directory of a job whose spec may not even parse."""
+def storage_of(job: Object) -> tuple[str, str, str]:
+    """Claim, or object store, and run directory of a job whose spec may not even parse."""
     metadata = job["metadata"]
     checkpoint = job.get("spec", {}).get("checkpoint") or {}
     storage = checkpoint.get("storage") or {}
-    claim = storage.get("existingClaim") or own_claim_name(metadata["name"])
+    uri = str(storage.get("uri") or "").rstrip("/")
+    claim = "" if uri else storage.get("existingClaim") or own_claim_name(metadata["name"])
     path = checkpoint.get("path") or default_path(metadata["name"], metadata.get("uid", ""))
-    return claim, path
+    return claim, uri, path

@@ -5,8 +5,9 @@ keeps it (scheduler, kubelet, API server), cut down to the cause, with the pod a
 The gravest answer of the gang is given, since the others wait for that pod.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from lmtraining_api.job import Credentials, TrainingSpec
 from lmtraining_api.status import Scheduled
 from lmtraining_operator.plan import gang, names, obstacles
 from lmtraining_operator.plan.model import ObservedPod, PodWarning, Refusal
@@ -114,16 +115,19 @@ def _container(situation: Situation) -> Verdict | None:
 
 def _missing_secret(situation: Situation, complaint: str) -> str | None:
     """The kubelet knows the Secret's name; the field that names it, only we do."""
-    data = situation.spec.data
-    for field, sources in (("train", data.train), ("validation", data.validation)):
-        for number, source in enumerate(sources):
-            name = source.credentials.secret_ref.name if source.credentials else None
-            if name is not None and f'secret "{name}" not found' in complaint:
-                return (
-                    f"Secret {name} (data.{field}[{number}].credentials.secretRef.name) does not "
-                    "exist: create it"
-                )
+    for field, credentials in _credentials(situation.spec):
+        name = credentials.secret_ref.name if credentials else None
+        if name is not None and f'secret "{name}" not found' in complaint:
+            return f"Secret {name} ({field}.credentials.secretRef.name) does not exist: create it"
     return None
+
+
+def _credentials(spec: TrainingSpec) -> Iterator[tuple[str, Credentials | None]]:
+    """Whatever may name a Secret, by its field."""
+    for field, sources in (("train", spec.data.train), ("validation", spec.data.validation)):
+        for number, source in enumerate(sources):
+            yield f"data.{field}[{number}]", source.credentials
+    yield "checkpoint.storage", spec.checkpoint.storage.credentials
 
 
 def _volume(situation: Situation) -> Verdict | None:
