@@ -12,7 +12,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from multiprocessing.connection import Connection
@@ -30,7 +30,8 @@ from lmtraining_trainer.rank import run_rank
 from lmtraining_trainer.rank_link import RankPlace, RankUpdate
 from lmtraining_trainer.step import Measured
 
-GANG_SECONDS_MAX = 120.0
+GANG_SECONDS_MAX = 300.0
+NO_SECRETS = Path("/nonexistent")
 
 WORDS = ("the", "of", "by", "we", "they", "see", "hear", "find", "lose", "red", "blue", "cat")
 
@@ -178,22 +179,30 @@ def place_of(
 
 
 def run_alone(
-    job: JobFile, *, faults: Faults | None = None, attempt: int = 1, round_: int = 1
+    job: JobFile,
+    *,
+    faults: Faults | None = None,
+    attempt: int = 1,
+    round_: int = 1,
+    credentials: Path = NO_SECRETS,
 ) -> Outcome:
     """One rank, in this process, so that a test may patch what it likes."""
     place = place_of(attempt=attempt, round_=round_)
-    return _outcome_of(job, place, LocalLink(faults=faults or Faults()))
+    return _outcome_of(job, place, LocalLink(faults=faults or Faults()), credentials)
 
 
 def run_gang(
-    job: JobFile,
+    job: JobFile | Sequence[JobFile],
     world_size: int,
     *,
     faults: Faults | None = None,
     attempt: int = 1,
     round_: int = 1,
+    credentials: Path = NO_SECRETS,
 ) -> list[Outcome]:
-    """A gang of processes, to its end; outcomes in order of rank."""
+    """A gang of processes, to its end; outcomes in order of rank. Several job files: each rank has
+    one of its own, with its own directories."""
+    jobs = [job] * world_size if isinstance(job, JobFile) else job
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.trainer.rank_support"])
     port, ranks = free_port(), []
@@ -201,7 +210,9 @@ def run_gang(
         place = place_of(rank, world_size, attempt=attempt, round_=round_, port=port)
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(
-            target=_rank_process, args=(job, place, faults or Faults(), theirs), daemon=True
+            target=_rank_process,
+            args=(jobs[rank], place, faults or Faults(), theirs, credentials),
+            daemon=True,
         )
         process.start()
         theirs.close()
@@ -252,11 +263,13 @@ def _awaited(rank: int, pipe: Connection, deadline: float) -> Outcome:
     return outcome
 
 
-def _rank_process(job: JobFile, place: RankPlace, faults: Faults, pipe: Connection) -> None:
-    pipe.send(_outcome_of(job, place, LocalLink(rank=place.rank, faults=faults)))
+def _rank_process(
+    job: JobFile, place: RankPlace, faults: Faults, pipe: Connection, credentials: Path
+) -> None:
+    pipe.send(_outcome_of(job, place, LocalLink(rank=place.rank, faults=faults), credentials))
 
 
-def _outcome_of(job: JobFile, place: RankPlace, link: LocalLink) -> Outcome:
+def _outcome_of(job: JobFile, place: RankPlace, link: LocalLink, credentials: Path) -> Outcome:
     faults = link.faults
     poison = (Injection(position=at, what="nan") for at in faults.poison.get(place.rank, ()))
     _inject((*poison, *faults.inject.get(place.rank, ())))
@@ -264,7 +277,7 @@ def _outcome_of(job: JobFile, place: RankPlace, link: LocalLink) -> Outcome:
         # One thread: models this small gain nothing from a second, and on a busy machine the
         # barriers between two cost many times the work.
         torch.set_num_threads(1)
-        run_rank(job, place, link)
+        run_rank(job, place, link, credentials_directory=credentials)
     except Preempted as error:
         return Outcome(rank=place.rank, end="preempted", step=error.step, link=link)
     except TrainerError as error:

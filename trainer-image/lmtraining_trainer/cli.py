@@ -184,13 +184,15 @@ def ending(record: ExitRecord, local: LocalRun, last: Snapshot | None, *, again:
     """What a person wants to know once a run has ended."""
     report = last.report if last else None
     checkpoint = report.checkpoint if report else None
-    saved = f"Checkpoints: {local.directory / 'checkpoints'}"
+    saved = f"Checkpoints: {local.place}/checkpoints"
     if checkpoint is not None:
         saved += f" (newest: step {checkpoint.step})"
     if record.exit_code == ExitCode.FINISHED:
         export = local.directory / (
             report.export_path if report and report.export_path else "export"
         )
+        if local.in_store and not export.exists():  # finished on another machine
+            return [_finished(last), saved, f"Model: {local.place}/{export.name}"]
         return [
             _finished(last),
             saved,

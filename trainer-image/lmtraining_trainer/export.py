@@ -33,6 +33,8 @@ def write_export(
         publish_directory(temporary, final, lambda: _make_way(run, final))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    if run.mirror is not None:  # whole once the finished marker says so
+        run.mirror.keep_directory(final)
     return final
 
 

@@ -21,7 +21,8 @@ from lmtraining_trainer.heartbeat import while_alive
 from lmtraining_trainer.loop import train
 from lmtraining_trainer.model import parameter_count
 from lmtraining_trainer.rank_link import RankLink, RankPlace
-from lmtraining_trainer.run import Run, claim_run
+from lmtraining_trainer.run import Mirror, Run, claim_run
+from lmtraining_trainer.run.remote import advice_for
 from lmtraining_trainer.startup import build_trainer, prepare_data
 from lmtraining_trainer.trainer import Trainer
 from lmtraining_trainer.voice import Voice
@@ -48,28 +49,31 @@ def run_rank(
 
 
 def _run(job: JobFile, place: RankPlace, gang: Gang, voice: Voice, credentials: Path) -> None:
-    run, finished = _claim(job, place, gang, voice.accounts)
+    mirror = Mirror.of(job, credentials, voice.alive)
+    run, finished = _claim(job, place, gang, mirror, voice.accounts)
     if finished is not None:
         voice.say("Finished", **finished)
         voice.accounts.close()
         return
     device = device_of(place.local_rank, accelerated=job.spec.workers.accelerator is not None)
-    data = prepare_data(job, run, gang, voice, credentials)
+    data = prepare_data(job, run, gang, voice, credentials, mirror=mirror)
     voice.say("Starting", message="")
     gang.start_collectives(device)
-    trainer = build_trainer(job, gang=gang, voice=voice, run=run, data=data, device=device)
+    trainer = build_trainer(
+        job, gang=gang, voice=voice, run=run, data=data, device=device, mirror=mirror
+    )
     train(trainer)
     _finish(trainer)
 
 
 def _claim(
-    job: JobFile, place: RankPlace, gang: Gang, accounts: Accounts
+    job: JobFile, place: RankPlace, gang: Gang, mirror: Mirror | None, accounts: Accounts
 ) -> tuple[Run | None, dict[str, Any] | None]:
     """The run directory, on the lead; and the final report where the run had finished before."""
     claimed: list[Run] = []
 
     def on_lead() -> dict[str, Any] | None:
-        run = claim_run(job, place)
+        run = claim_run(job, place, mirror)
         claimed.append(run)
         accounts.open(run)
         return run.finished(job.spec)
@@ -115,8 +119,8 @@ def _export(trainer: Trainer) -> dict[str, Any]:
         raise TrainerError(
             FailureClass.STORAGE,
             "ExportFailed",
-            f"the export in {run.directory} could not be written ({error.strerror}): free space "
-            "there, or make it writable",
+            f"the export in {run.directory} could not be written ({error.strerror}): "
+            + advice_for(error),
             step=counters.step,
         ) from error
     return report

@@ -57,6 +57,7 @@ def resume(state: TrainState, saver: Saver, seed: int) -> Resumed:
                 seed=seed,
                 verify=not gang.is_lead,
                 alive=voice.alive,
+                mirror=saver.mirror,
             )
         voice.accounts.loaded(state.counters.trained_seconds)
         saver.saved_step = gang.step = chosen.step

@@ -16,7 +16,8 @@ from lmtraining_trainer.checkpoint import Snapshot, layout, tidy, write_checkpoi
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.files import json_bytes
 from lmtraining_trainer.gang import Gang
-from lmtraining_trainer.run import Run
+from lmtraining_trainer.run import Mirror, Run
+from lmtraining_trainer.run.remote import advice_for
 from lmtraining_trainer.state import TrainState
 from lmtraining_trainer.voice import Voice
 
@@ -35,6 +36,8 @@ class Saver:
     """Which checkpoints stay."""
     healthy_steps: int
     """Good steps that must follow a checkpoint before it counts as healthy."""
+    mirror: Mirror | None = None
+    """Where the run lives, if not on a volume; on every rank."""
     saved_step: int | None = None
     """The step of the newest checkpoint."""
     unproven: set[int] = field(default_factory=set)
@@ -82,6 +85,7 @@ class Saver:
                 if layout.is_marked_intact(directory):
                     self.run.fence.check()
                     layout.mark_healthy(directory)
+                    self.run.keep(directory / layout.HEALTHY)
         except OSError as error:
             self.voice.say(
                 "Training", checkpoint_error=_sentence("the healthy mark", max(steps), error)
@@ -135,7 +139,8 @@ class Saver:
         except OSError as error:
             return (
                 f"older checkpoints in {self.run.checkpoints} could not be deleted "
-                f"({error.strerror or type(error).__name__}): delete them, or make it writable"
+                f"({error.strerror or type(error).__name__}): "
+                + advice_for(error, "delete them, or make it writable")
             )
         return ""
 
@@ -143,5 +148,5 @@ class Saver:
 def _sentence(what: str, step: int, error: OSError) -> str:
     return (
         f"{what} of step {step} could not be written ({error.strerror or type(error).__name__}): "
-        "free space in the storage of checkpoint.storage, or make it writable"
+        + advice_for(error, "free space in the storage of checkpoint.storage, or make it writable")
     )

@@ -30,7 +30,7 @@ from lmtraining_trainer.optimizer import build_optimizer
 from lmtraining_trainer.precision import Format, Resolved
 from lmtraining_trainer.precision import measure as _measured
 from lmtraining_trainer.resume import resume
-from lmtraining_trainer.run import Run
+from lmtraining_trainer.run import Mirror, Run
 from lmtraining_trainer.run.directory import has_begun, storage_errors
 from lmtraining_trainer.saving import Saver
 from lmtraining_trainer.state import TrainState
@@ -39,9 +39,16 @@ from lmtraining_trainer.voice import Voice
 
 
 def prepare_data(
-    job: JobFile, run: Run | None, gang: Gang, voice: Voice, credentials: Path
+    job: JobFile,
+    run: Run | None,
+    gang: Gang,
+    voice: Voice,
+    credentials: Path,
+    *,
+    mirror: Mirror | None = None,
 ) -> PreparedData:
-    """The prepared data of the job, made by the lead where there is none.
+    """The prepared data of the job, made by the lead where there is none, fetched by the others
+    where the run lives in an object store.
 
     A run keeps the data it began with: its key is in run.json, so a restart neither lists the
     sources nor notices that they changed. Before the first checkpoint it has not begun. Raises
@@ -52,6 +59,7 @@ def prepare_data(
     key = gang.lead_does(
         "prepare the data", lambda: _data_key(job, run, voice, credentials) if run else ""
     )
+    _fetch_data(mirror, cache / key)
     data = open_prepared(cache, key)
     if data is None:
         raise TrainerError(
@@ -71,23 +79,40 @@ def _data_key(job: JobFile, run: Run, voice: Voice, credentials: Path) -> str:
     data_sha256 = sha256_of(json_bytes(wanted))
     known = run.record
     is_known = has_begun(run.directory) and known.get("data_sha256") == data_sha256
+    if is_known:
+        _fetch_data(run.mirror, cache / known["data_key"])
     if is_known and open_prepared(cache, known["data_key"]):
         return str(known["data_key"])
+
+    def check() -> None:
+        with storage_errors(run.directory):
+            run.fence.check()
+
     key = prepare(
         job.spec.data,
         cache=cache,
         credentials=credentials,
         owner=job.job_uid,
         progress=lambda message: voice.progress("Preparing", message),
-        check=run.fence.check,
+        check=check,
+        fetch=lambda key: _fetch_data(run.mirror, cache / key),
     )
     with storage_errors(run.directory):
+        if run.mirror is not None:
+            run.mirror.publish_data(cache / key, check)
         run.remember(
             data_sha256=data_sha256,
             data_key=key,
             fingerprint=fingerprint(shape_of(job.spec)),
         )
     return key
+
+
+def _fetch_data(mirror: Mirror | None, directory: Path) -> None:
+    """Have prepared data here, where the object store has it."""
+    if mirror is not None and open_prepared(directory.parent, directory.name) is None:
+        with storage_errors(directory):
+            mirror.fetch_data(directory)
 
 
 def build_trainer(
@@ -98,6 +123,7 @@ def build_trainer(
     run: Run | None,
     data: PreparedData,
     device: torch.device,
+    mirror: Mirror | None = None,
 ) -> Trainer:
     """Ready for the first step, a checkpoint loaded where there is one. Raises TrainerError."""
     spec = job.spec
@@ -111,7 +137,7 @@ def build_trainer(
         wrapped = _wrapped(with_loss, gang, device)
         _throw_away_pass(wrapped, plan, resolved, device)
     state = TrainState(model=model, optimizer=build_optimizer(model, spec.training.optimizer))
-    saver = _saver(spec, data, run=run, gang=gang, voice=voice)
+    saver = _saver(spec, data, run=run, gang=gang, voice=voice, mirror=mirror)
     resumed = resume(state, saver, spec.training.seed)
     _refuse_smaller_budget(job, resumed.step)
     trainer = Trainer(
@@ -149,7 +175,13 @@ def _refuse_smaller_budget(job: JobFile, done: int) -> None:
 
 
 def _saver(
-    spec: TrainingSpec, data: PreparedData, *, run: Run | None, gang: Gang, voice: Voice
+    spec: TrainingSpec,
+    data: PreparedData,
+    *,
+    run: Run | None,
+    gang: Gang,
+    voice: Voice,
+    mirror: Mirror | None,
 ) -> Saver:
     return Saver(
         gang=gang,
@@ -158,6 +190,7 @@ def _saver(
         identity=identity_of(spec, data, gang.world_size),
         keep=spec.checkpoint,
         healthy_steps=spec.stability.healthy_steps,
+        mirror=mirror,
     )
 
 

@@ -20,9 +20,10 @@ def rows(checkpoints: Path) -> list[str]:
 
 
 def _row(directory: Path) -> str:
-    if layout.manifest_of(directory) is None:
+    manifest = layout.manifest_of(directory)
+    if manifest is None:
         return f"{layout.step_of(directory):>10}  {'–':>9}  no      (no manifest)"
-    size_bytes = sum(file.stat().st_size for file in directory.iterdir())
+    size_bytes = sum(int(file["size"]) for file in manifest.get("files", {}).values())
     intact = "yes" if layout.is_marked_intact(directory) else "no"
     sha256 = layout.manifest_sha256(directory)
     return f"{layout.step_of(directory):>10}  {size_bytes / 1e6:>6.1f} MB  {intact:<6}  {sha256}"

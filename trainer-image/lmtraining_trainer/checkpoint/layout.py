@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from lmtraining_trainer.files import read_json, sha256_of, write_json
+from lmtraining_trainer.run import mirror
 
 SCHEMA_VERSION = 1
 """Of the manifest, and of what lies beside it."""
-MANIFEST = "manifest.json"
-INTACT = "intact.json"
-HEALTHY = "healthy.json"
+MANIFEST = mirror.MANIFEST
+INTACT = mirror.INTACT
+HEALTHY = mirror.HEALTHY
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 COUNTERS = "counters.json"
-REJECTED_PREFIX = "rejected-"
+REJECTED_PREFIX = mirror.REJECTED_PREFIX
 
 _NAME = re.compile(r"step-(\d{8,})")
 

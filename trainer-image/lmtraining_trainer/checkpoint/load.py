@@ -21,7 +21,7 @@ from lmtraining_trainer.checkpoint import layout
 from lmtraining_trainer.checkpoint.tensors import read_tensors
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.files import remove_directory, sha256_of_file
-from lmtraining_trainer.run import Run
+from lmtraining_trainer.run import Mirror, Run
 from lmtraining_trainer.state import Counters, TrainState
 
 #: What a manifest must say beside what the files are.
@@ -44,6 +44,10 @@ class Chosen:
     time: str
     size_bytes: int
 
+    @property
+    def name(self) -> str:
+        return Path(self.directory).name
+
     def json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -61,7 +65,7 @@ def choose(run: Run, identity: dict[str, Any], alive: Callable[[], None]) -> Cho
         why = (
             _manifest_fault(directory, manifest)
             or _abandoned(run, manifest)
-            or _fault_of(directory, manifest, alive)
+            or _fault_of_either(run.mirror, directory, manifest, alive)
         )
         if why is not None:
             _reject(run, directory, why)
@@ -72,6 +76,7 @@ def choose(run: Run, identity: dict[str, Any], alive: Callable[[], None]) -> Cho
         sha256 = layout.manifest_sha256(directory)
         if not layout.is_marked_intact(directory):
             layout.mark_intact(directory, sha256)
+            run.keep(directory / layout.INTACT)
         return Chosen(
             step=int(manifest["step"]),
             directory=str(directory),
@@ -93,18 +98,19 @@ def restore_state(
     seed: int,
     verify: bool,
     alive: Callable[[], None],
+    mirror: Mirror | None = None,
 ) -> None:
     """Load `chosen` into `state` and the random generators of this rank.
 
     `verify` is for the ranks that did not just choose it. Where the world size changed, the
     generators are seeded anew from (seed, rank, step). Raises TrainerError(STORAGE), OSError.
     """
-    directory = Path(chosen.directory)
+    directory = mirror.checkpoint(chosen.name) if mirror else Path(chosen.directory)
     same_ranks = chosen.world_size == world_size
     needed = [layout.MODEL, layout.OPTIMIZER, layout.COUNTERS]
     needed += [layout.rng_name(rank)] if same_ranks else []
     if verify:
-        _verify(directory, chosen, needed, alive)
+        _verify(directory, chosen, needed, alive, mirror)
     state.load_tensors(
         read_tensors(directory / layout.MODEL), read_tensors(directory / layout.OPTIMIZER)
     )
@@ -115,12 +121,20 @@ def restore_state(
         rng.seed_all(seed=seed, rank=rank, step=chosen.step)
 
 
-def _verify(directory: Path, chosen: Chosen, names: list[str], alive: Callable[[], None]) -> None:
+def _verify(
+    directory: Path,
+    chosen: Chosen,
+    names: list[str],
+    alive: Callable[[], None],
+    mirror: Mirror | None,
+) -> None:
+    if mirror is not None and not _is_here(directory, chosen):
+        mirror.fetch_checkpoint(directory, names)
     manifest = layout.manifest_of(directory)
     if manifest is None or layout.manifest_sha256(directory) != chosen.manifest_sha256:
         why: str | None = "another manifest than rank 0 read"
     else:
-        why = _fault_of(directory, manifest, alive, names)
+        why = _fault_of_either(mirror, directory, manifest, alive, names)
     if why is not None:
         raise TrainerError(
             FailureClass.STORAGE,
@@ -128,6 +142,13 @@ def _verify(directory: Path, chosen: Chosen, names: list[str], alive: Callable[[
             f"{directory} is intact for rank 0 but not here ({why}): check that all pods see the "
             "same storage",
         )
+
+
+def _is_here(directory: Path, chosen: Chosen) -> bool:
+    try:
+        return layout.manifest_sha256(directory) == chosen.manifest_sha256
+    except FileNotFoundError:
+        return False
 
 
 def _manifest_fault(directory: Path, manifest: dict[str, Any]) -> str | None:
@@ -149,6 +170,22 @@ def _abandoned(run: Run, manifest: dict[str, Any]) -> str | None:
         if manifest["step"] > to_step:
             return f"abandoned by the rewind from step {rewind.step} to step {to_step}"
     return None
+
+
+def _fault_of_either(
+    mirror: Mirror | None,
+    directory: Path,
+    manifest: dict[str, Any],
+    alive: Callable[[], None],
+    names: list[str] | None = None,
+) -> str | None:
+    """What is wrong with the files of a checkpoint here, after they were fetched where the run
+    lives in an object store; or None."""
+    why = _fault_of(directory, manifest, alive, names)
+    if why is None or mirror is None:
+        return why
+    mirror.fetch_checkpoint(directory, names)
+    return _fault_of(directory, manifest, alive, names)
 
 
 def _fault_of(
@@ -180,6 +217,8 @@ def _fault_of(
 def _reject(run: Run, directory: Path, why: str) -> None:
     """Journal why, then move it aside, so that its name is free and it is never counted."""
     run.journal.append("Rejected", layout.step_of(directory) or 0, path=directory.name, why=why)
+    if run.mirror is not None:
+        run.mirror.reject(directory)
     aside = run.checkpoints / f"{layout.REJECTED_PREFIX}{directory.name}"
     remove_directory(aside)
     directory.rename(aside)

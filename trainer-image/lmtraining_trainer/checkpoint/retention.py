@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lmtraining_api.job import Checkpoint
 from lmtraining_trainer.checkpoint import layout
-from lmtraining_trainer.files import TEMPORARY_PREFIX, remove_directory
+from lmtraining_trainer.files import TEMPORARY_PREFIX
 from lmtraining_trainer.run import Run
 from lmtraining_trainer.run.directory import FINISHED, RUN
 
@@ -37,6 +37,7 @@ def tidy(run: Run, keep: Checkpoint) -> None:
         *run.directory.glob(f"{TEMPORARY_PREFIX}*"),
         *(path for name in (RUN, FINISHED) for path in run.directory.glob(f".{name}.*.tmp")),
     ]
+    halves = run.mirror.halves() if run.mirror else []
     directories = {layout.step_of(path): path for path in layout.newest_first(run.checkpoints)}
     intact = [_seen(path) for path in directories.values() if layout.is_marked_intact(path)]
     run.fence.check()
@@ -45,7 +46,11 @@ def tidy(run: Run, keep: Checkpoint) -> None:
         oldest_of_last = intact[: keep.keep_last][-1].step
         for step, directory in directories.items():
             if step is not None and step < oldest_of_last and step not in kept:
-                remove_directory(directory)
+                run.remove_checkpoint(directory)
+        if run.mirror is not None:
+            run.mirror.thin(run.checkpoints / layout.directory_name(intact[0].step))
+    for half in halves:
+        run.remove_checkpoint(half)
     for leftover in leftovers:
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)

@@ -62,7 +62,9 @@ def write_checkpoint(run: Run, snapshot: Snapshot, alive: Callable[[], None]) ->
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _read_back(final, entries, alive)
+    _to_the_store(run, final)
     layout.mark_intact(final, sha256_of(manifest))
+    run.keep(final / layout.INTACT)
     report = CheckpointReport(
         step=snapshot.step,
         path=str(final.relative_to(run.directory)),
@@ -80,6 +82,17 @@ def _make_way(run: Run, final: Path) -> None:
     if final.exists() and not layout.is_marked_intact(final):
         remove_directory(final)
         run.fence.check()
+
+
+def _to_the_store(run: Run, final: Path) -> None:
+    """Where the run lives in an object store: what is not there does not exist here either."""
+    if run.mirror is None:
+        return
+    try:
+        run.mirror.publish_checkpoint(final, run.fence.check)
+    except BaseException:
+        remove_directory(final)
+        raise
 
 
 def _write_files(

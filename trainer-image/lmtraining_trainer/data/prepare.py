@@ -55,12 +55,14 @@ def prepare(
     owner: str,
     progress: Progress,
     check: Callable[[], None] = nothing,
+    fetch: Callable[[str], None] = lambda _: None,
 ) -> str:
     """The key of the prepared data of `data`, which afterwards exists in `cache`.
 
     `owner` is the job's UID: what it left half done in an earlier attempt is removed. `progress` is
     called with a sentence at least every second or so and may raise to end it; `check` before
-    anything is removed or published, and may raise too. Raises TrainerError(DATA) for what a person
+    anything is removed or published, and may raise too; `fetch` with a key, to bring what somebody
+    else has prepared elsewhere. Raises TrainerError(DATA) for what a person
     can mend, TrainerError(STORAGE) where `cache` is unusable.
     """
     train, validation, key = while_alive(
@@ -68,6 +70,7 @@ def prepare(
         lambda: _listed(data, credentials),
         lambda: progress("listing the files"),
     )
+    fetch(key)
     if prepared.open_prepared(cache, key) is not None:
         return key
     try:

@@ -21,6 +21,8 @@ from lmtraining_api.job import Data, DataSource
 from lmtraining_trainer.data.source_errors import data_error, explained
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.files import sha256_of
+from lmtraining_trainer.mounted_secret import options_in
+from lmtraining_trainer.remote_errors import redacted
 
 DOCUMENT_BYTES_MAX = 256 * 1024 * 1024
 FILES_MAX = 1_000_000
@@ -28,7 +30,6 @@ HASH_CHUNK_BYTES = 8 * 1024 * 1024
 
 _GLOB = re.compile(r"[*?\[]")
 _GLOB_OF_URL = re.compile(r"[*\[]")
-_USER = re.compile(r"(?<=://)[^/?#]*@")
 #: What file systems call the thing that changes when the content does, best first.
 _VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated")
 
@@ -127,25 +128,15 @@ def storage_options(source: DataSource, credentials: Path) -> dict[str, str]:
     """The options of fsspec in the source's Secret: a file per option, its name the option's."""
     if source.credentials is None:
         return {}
-    directory = credentials / source.credentials.secret_ref.name
+    name = source.credentials.secret_ref.name
     try:
-        # A mounted Secret also holds ..data and ..<date>, the kubelet's own links.
-        keys = [key for key in sorted(directory.iterdir()) if not key.name.startswith(".")]
-        return {key.name: key.read_text().strip() for key in keys}
+        return options_in(credentials / name)
     except OSError as error:
         raise data_error(
             "CredentialsUnreadable",
-            f"the Secret {directory.name} of {redacted(source.uri)} is not readable "
+            f"the Secret {name} of {redacted(source.uri)} is not readable "
             f"({type(error).__name__}): make the Secret in the job's namespace",
         ) from error
-
-
-def redacted(uri: str) -> str:
-    """`uri` without what may be secret: users and passwords, and whatever follows a question mark.
-    In the path of a plain local file that is a wildcard and stays."""
-    uri = _USER.sub("", uri)
-    is_local = uri.startswith("file://") and "::" not in uri
-    return uri if is_local else uri.partition("?")[0]
 
 
 def version_of(file: SourceFile) -> str:

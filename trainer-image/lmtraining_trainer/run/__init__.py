@@ -4,5 +4,6 @@ from lmtraining_trainer.run.changes import changes
 from lmtraining_trainer.run.directory import Run, claim_run
 from lmtraining_trainer.run.fence import Fence
 from lmtraining_trainer.run.journal import Journal
+from lmtraining_trainer.run.mirror import Mirror
 
-__all__ = ["Fence", "Journal", "Run", "changes", "claim_run"]
+__all__ = ["Fence", "Journal", "Mirror", "Run", "changes", "claim_run"]

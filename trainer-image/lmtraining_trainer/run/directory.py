@@ -12,17 +12,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmtraining_api import FailureClass, JobFile
 from lmtraining_api.job import TrainingSpec
 from lmtraining_trainer.errors import TrainerError
-from lmtraining_trainer.files import json_bytes, read_json, sha256_of, write_json
+from lmtraining_trainer.files import (
+    json_bytes,
+    read_json,
+    remove_directory,
+    sha256_of,
+    write_json,
+)
 from lmtraining_trainer.rank_link import RankPlace
 from lmtraining_trainer.run.accounts_mark import Spent, spent_until
 from lmtraining_trainer.run.fence import Fence
 from lmtraining_trainer.run.journal import Journal
 from lmtraining_trainer.run.progress_mark import ProgressMark
+from lmtraining_trainer.run.remote import RemoteError
+
+if TYPE_CHECKING:
+    from lmtraining_trainer.run.mirror import Mirror
 
 RUN = "run.json"
 FINISHED = "finished.json"
@@ -45,6 +55,8 @@ class Run:
     """Whether the job says that it goes on from what another job left."""
     spent: Spent
     """Where the time of the gangs before this one went."""
+    mirror: "Mirror | None" = None
+    """Where the run lives, if not in `directory` alone."""
 
     @property
     def checkpoints(self) -> Path:
@@ -63,20 +75,39 @@ class Run:
         self.fence.check()
         marker = {"job_uid": self.job_uid, "spec_sha256": spec_sha256(spec), "report": report}
         write_json(self.directory / FINISHED, marker)
+        self.keep(self.directory / FINISHED)
 
     def remember(self, **values: object) -> None:
         """Add to run.json. Raises TrainerError("Fenced") or OSError."""
         self.fence.check()
         self.record = {**self.record, **values}
         write_json(self.directory / RUN, self.record)
+        self.keep(self.directory / RUN)
+
+    def keep(self, path: Path) -> None:
+        """Bring a small file that was written to where the run lives. Raises OSError."""
+        if self.mirror is not None:
+            self.mirror.keep(path)
+
+    def remove_checkpoint(self, directory: Path) -> None:
+        """Delete a checkpoint, so that no half of it ever has its name. Raises OSError."""
+        if self.mirror is not None:
+            self.mirror.remove(directory)
+        remove_directory(directory)
 
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def claim_run(job: JobFile, place: RankPlace, *, now: Callable[[], datetime] = utc_now) -> Run:
-    """The run directory, ours from now on.
+def claim_run(
+    job: JobFile,
+    place: RankPlace,
+    mirror: "Mirror | None" = None,
+    *,
+    now: Callable[[], datetime] = utc_now,
+) -> Run:
+    """The run directory, ours from now on; `mirror` where the run lives in an object store.
 
     Raises TrainerError(CONFIGURATION) where it is another job's, TrainerError(STORAGE) where it
     cannot be written, TrainerError("Fenced") where a newer gang was first.
@@ -84,15 +115,23 @@ def claim_run(job: JobFile, place: RankPlace, *, now: Callable[[], datetime] = u
     directory = Path(job.run_directory)
     with storage_errors(directory):
         (directory / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        if mirror is not None:
+            mirror.bring()
         record = read_json(directory / RUN)
         check_claim(job, record)
         taken_over = _is_anothers(job, record)
         changed = _changed(job.spec, record or {})
         fence = Fence(
-            directory=directory, job_uid=job.job_uid, attempt=place.attempt, round=place.round
+            directory=directory,
+            job_uid=job.job_uid,
+            attempt=place.attempt,
+            round=place.round,
+            store=mirror.fence_names if mirror else None,
         )
-        fence.raise_it()
-        journal = Journal(fence)
+        mark = fence.raise_it()
+        if mirror is not None:
+            mirror.bring()  # once more: nobody else adds to it from here on
+        journal = Journal(fence, mirror.journal_of(mark) if mirror else None)
         run = Run(
             directory=directory,
             job_uid=job.job_uid,
@@ -102,6 +141,7 @@ def claim_run(job: JobFile, place: RankPlace, *, now: Callable[[], datetime] = u
             record=record or {},
             may_take_over=_may_take_over(job),
             spent=spent_until(now(), directory, () if taken_over else journal.entries),
+            mirror=mirror,
         )
         # Before the owner changes: the new one has budgets of its own, also after a crash here.
         run.journal.append(
@@ -153,9 +193,12 @@ def _of_job(job: JobFile) -> dict[str, str]:
 
 @contextmanager
 def storage_errors(directory: Path) -> Iterator[None]:
-    """A context in which an OSError is a TrainerError(STORAGE) that names the run directory."""
+    """A context in which an OSError is a TrainerError(STORAGE) that names the run directory, or the
+    object store with what its error means."""
     try:
         yield
+    except RemoteError as error:
+        raise error.failure() from error
     except OSError as error:
         raise TrainerError(
             FailureClass.STORAGE,

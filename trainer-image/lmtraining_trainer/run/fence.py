@@ -10,6 +10,7 @@ its successor started.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, Self
 
 from lmtraining_api import FailureClass
 from lmtraining_trainer.errors import TrainerError
@@ -32,6 +33,48 @@ class Mark:
     def name(self) -> str:
         return f"{self.owner}-{self.attempt}-{self.round}-{self.job_uid}"
 
+    @classmethod
+    def of(cls, name: str) -> Self:
+        """The gang of that name. Raises ValueError."""
+        owner, attempt, round_, uid = name.split("-", 3)
+        return cls(owner=int(owner), attempt=int(attempt), round=int(round_), job_uid=uid)
+
+
+class Names(Protocol):
+    """Where the names are kept. All methods raise OSError."""
+
+    def all(self) -> list[str]:
+        """Every name that is there now."""
+
+    def add(self, name: str) -> None:
+        """Add a name; it is there, for everyone, when this returns."""
+
+    def drop(self, name: str) -> None:
+        """Remove a name, if it is there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectoryNames:
+    """The names as empty files below a run directory."""
+
+    directory: Path
+
+    def all(self) -> list[str]:
+        try:
+            return [path.name for path in (self.directory / FENCE).iterdir()]
+        except FileNotFoundError:
+            return []
+
+    def add(self, name: str) -> None:
+        marks = self.directory / FENCE
+        marks.mkdir(exist_ok=True)
+        sync_directory(self.directory)
+        (marks / name).touch()
+        sync_directory(marks)
+
+    def drop(self, name: str) -> None:
+        (self.directory / FENCE / name).unlink(missing_ok=True)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fence:
@@ -41,30 +84,35 @@ class Fence:
     job_uid: str
     attempt: int
     round: int
+    store: Names | None = None
+    """Where the names are, if not below `directory`."""
 
-    def raise_it(self) -> None:
-        """Make this gang the newest; the caller knows that the run is its job's.
+    @property
+    def names(self) -> Names:
+        return self.store or DirectoryNames(directory=self.directory)
+
+    def raise_it(self) -> Mark:
+        """Make this gang the newest, by the mark returned; the caller knows that the run is its
+        job's.
 
         Raises TrainerError("Fenced") where a newer gang of the same job was first, and OSError
         where the directory cannot be written.
         """
-        newest = newest_mark(self.directory)
+        names = self.names
+        newest = newest_of(names)
         owner = 0 if newest is None else newest.owner + (newest.job_uid != self.job_uid)
         ours = Mark(owner=owner, attempt=self.attempt, round=self.round, job_uid=self.job_uid)
         if newest is not None and newest.job_uid == self.job_uid:
             self._refuse_older(newest)
-        marks = self.directory / FENCE
-        marks.mkdir(exist_ok=True)
-        sync_directory(self.directory)
-        (marks / ours.name).touch()
-        sync_directory(marks)
+        names.add(ours.name)
         self.check()
-        for older in (mark for mark in _marks(self.directory) if mark < ours):
-            (marks / older.name).unlink(missing_ok=True)
+        for older in (mark for mark in _marks(names) if mark < ours):
+            names.drop(older.name)
+        return ours
 
     def check(self) -> None:
         """Raises TrainerError("Fenced") where this gang may not write any more, OSError."""
-        newest = newest_mark(self.directory)
+        newest = newest_of(self.names)
         if newest is None:
             return
         if newest.job_uid != self.job_uid:
@@ -81,19 +129,16 @@ class Fence:
 
 def newest_mark(directory: Path) -> Mark | None:
     """The newest gang that wrote in a run directory. Raises OSError."""
-    return max(_marks(directory), default=None)
+    return newest_of(DirectoryNames(directory=directory))
 
 
-def _marks(directory: Path) -> list[Mark]:
-    try:
-        names = [path.name for path in (directory / FENCE).iterdir()]
-    except FileNotFoundError:
-        return []
-    parts = [name.split("-", 3) for name in names]
-    return [
-        Mark(owner=int(owner), attempt=int(attempt), round=int(round_), job_uid=uid)
-        for owner, attempt, round_, uid in parts
-    ]
+def newest_of(names: Names) -> Mark | None:
+    """The newest gang by the names that are kept somewhere. Raises OSError."""
+    return max(_marks(names), default=None)
+
+
+def _marks(names: Names) -> list[Mark]:
+    return [Mark.of(name) for name in names.all()]
 
 
 def _fenced(what: str) -> TrainerError:

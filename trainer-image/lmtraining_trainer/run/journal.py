@@ -8,6 +8,7 @@ what a buffer could not write to a full disk, it writes again when the file is c
 
 import errno
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,11 +27,14 @@ Detail = dict[str, str | int | float | bool | None]
 class Journal:
     """The journal of one run, opened by the lead of the gang that holds the fence."""
 
-    def __init__(self, fence: Fence) -> None:
-        """Read what there is and drop a torn end. Raises OSError, TrainerError(STORAGE)."""
+    def __init__(self, fence: Fence, send: Callable[[bytes], None] | None = None) -> None:
+        """Read what there is and drop a torn end. `send` is given all that this gang has written,
+        before each act, where the run lives elsewhere. Raises OSError, TrainerError(STORAGE)."""
         self._fence = fence
         self._path = fence.directory / JOURNAL
         self.entries: list[JournalEntry] = _read(self._path)
+        self._send = send
+        self._sent = b""
 
     def append(self, kind: str, step: int, **detail: str | int | float | bool | None) -> None:
         """Write and sync one entry. Raises TrainerError("Fenced") or OSError."""
@@ -47,18 +51,24 @@ class Journal:
             }
         )
         is_new = not self._path.exists()
-        _append(self._path, entry.model_dump_json(by_alias=True).encode() + b"\n")
+        line = entry.model_dump_json(by_alias=True).encode() + b"\n"
+        _append(self._path, line, lambda: self._share(line))
         if is_new:
             sync_directory(self._path.parent)
         self.entries.append(entry)
+
+    def _share(self, line: bytes) -> None:
+        if self._send is not None:
+            self._send(self._sent + line)
+            self._sent += line
 
     def details(self, kind: str) -> list[Detail]:
         """The details of all entries of a kind, oldest first."""
         return [entry.detail for entry in self.entries if entry.kind == kind]
 
 
-def _append(path: Path, line: bytes) -> None:
-    """Write and sync a whole line, or nothing. Raises OSError."""
+def _append(path: Path, line: bytes, share: Callable[[], None]) -> None:
+    """Write, sync and share a whole line, or nothing. Raises OSError."""
     with path.open("ab", buffering=0) as file:
         length, written = os.fstat(file.fileno()).st_size, 0
         try:
@@ -66,6 +76,7 @@ def _append(path: Path, line: bytes) -> None:
             if written < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             sync(file.fileno())
+            share()
         except OSError:
             if os.fstat(file.fileno()).st_size == length + written:  # nobody wrote after us
                 file.truncate(length)

@@ -5,7 +5,8 @@ the newest checkpoint, as another attempt of the same job, and what has changed 
 first. Two runs in one directory are refused (P1), and so is another job's run, before torch is
 imported.
 Trap avoided: a job identity that changes with the working directory or the clock. It is a name made
-from the absolute run directory, so the rules about existing runs work as in a cluster.
+from the place where the run lives, an absolute directory or a URI, so the rules about existing runs
+work as in a cluster.
 """
 
 import errno
@@ -36,9 +37,10 @@ from lmtraining_trainer.data.prepared import check_enough
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.files import read_json
 from lmtraining_trainer.report import Snapshot
-from lmtraining_trainer.run import changes
+from lmtraining_trainer.run import Mirror, changes
 from lmtraining_trainer.run.directory import RUN, check_claim, has_begun
-from lmtraining_trainer.run.fence import newest_mark
+from lmtraining_trainer.run.fence import Mark, newest_mark, newest_of
+from lmtraining_trainer.run.remote import RemoteError
 from lmtraining_trainer.supervisor.assignment import RANK_FUNCTION, Assignment
 from lmtraining_trainer.supervisor.exit_record import write_to_run_directory
 from lmtraining_trainer.supervisor.identity import Identity
@@ -49,7 +51,6 @@ LOOPBACK = "127.0.0.1"
 LOCAL_POD = "local"
 LOCK_FILE = "local.json"
 LOGS_DIRECTORY = "logs"
-DATA_CACHE = "data-cache"
 #: Text whose tokenizer is trained in a second or two.
 EARLY_TEXT_BYTES_MAX = 4 * 1024 * 1024
 
@@ -64,18 +65,38 @@ class LocalRun:
     @property
     def directory(self) -> Path:
         """The run directory, absolute."""
-        path = self.job.spec.checkpoint.path or self.job.metadata.name
-        return (self.runs_directory / path).absolute()
+        return (self.runs_directory / self._path).absolute()
+
+    @property
+    def place(self) -> str:
+        """Where the run lives: the run directory, or its URI in an object store."""
+        return self._uri(f"{names.RUNS}/{self._path}") or str(self.directory)
+
+    @property
+    def in_store(self) -> bool:
+        """Whether the run lives in an object store."""
+        return self.place != str(self.directory)
+
+    @property
+    def _path(self) -> str:
+        return self.job.spec.checkpoint.path or self.job.metadata.name
+
+    def _uri(self, path: str) -> str:
+        uri = (self.job.spec.checkpoint.storage.uri or "").rstrip("/")
+        return f"{uri}/{path}" if uri else ""
 
     @property
     def job_file(self) -> JobFile:
         """What the ranks are given."""
+        run_uri = self._uri(f"{names.RUNS}/{self._path}")
         return JobFile(
             job_name=self.job.metadata.name,
             namespace=self.job.metadata.namespace,
-            job_uid=str(uuid.uuid5(uuid.NAMESPACE_URL, self.directory.as_uri())),
+            job_uid=str(uuid.uuid5(uuid.NAMESPACE_URL, run_uri or self.directory.as_uri())),
             run_directory=str(self.directory),
-            data_cache_directory=str(self.runs_directory.absolute() / DATA_CACHE),
+            data_cache_directory=str(self.runs_directory.absolute() / names.DATA_CACHE),
+            run_uri=run_uri,
+            data_cache_uri=self._uri(names.DATA_CACHE),
             spec=on_one_machine(self.job.spec),
         )
 
@@ -110,13 +131,14 @@ def run_locally(
     """Run to the end; the record says which, and `say` hears of each changed field first. Raises
     TrainerError where it cannot begin."""
     job = run.job_file
-    with _next_attempt(run.directory) as attempt:
+    credentials = Path(names.CREDENTIALS_DIRECTORY)
+    with _next_attempt(run.directory, Mirror.of(job, credentials)) as attempt:
         record = _recorded(run.directory)
         for line in changes(record or {}, job.spec):
             say(line)
         check_claim(job, record)
         if rank_function == RANK_FUNCTION and not has_begun(run.directory):  # a run keeps its data
-            _check_data(job)
+            _check_data(job, credentials)
         supervisor = Supervisor(
             Assignment(
                 identity=Identity(
@@ -138,10 +160,10 @@ def run_locally(
         return ended
 
 
-def _check_data(job: JobFile) -> None:
+def _check_data(job: JobFile, credentials: Path) -> None:
     """What is wrong with the data, before torch is imported; a little text is prepared at once, and
     the ranks find it done. Raises TrainerError."""
-    credentials, cache = Path(names.CREDENTIALS_DIRECTORY), Path(job.data_cache_directory)
+    cache = Path(job.data_cache_directory)
     size_bytes = check_sources(job.spec.data, credentials)
     if size_bytes is None or size_bytes > EARLY_TEXT_BYTES_MAX:
         return
@@ -173,8 +195,9 @@ def _intent(job: JobFile, attempt: int) -> str:
 
 
 @contextmanager
-def _next_attempt(directory: Path) -> Iterator[int]:
-    """The number of this attempt; the directory is locked for as long as it runs."""
+def _next_attempt(directory: Path, mirror: Mirror | None) -> Iterator[int]:
+    """The number of this attempt; the directory is locked for as long as it runs, and holds what an
+    object store knows of the run."""
     path = directory / LOCK_FILE
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -192,11 +215,20 @@ def _next_attempt(directory: Path) -> Iterator[int]:
                 "or choose another directory with --runs",
             ) from error
         try:
-            newest = newest_mark(directory)
+            newest = newest_mark(directory) if mirror is None else _newest_in_store(mirror)
             attempt = _counted(file, fenced=newest.attempt if newest else 0)
+        except RemoteError as error:
+            raise error.failure() from error
         except OSError as error:
             raise _unusable(directory, error) from error
         yield attempt
+
+
+def _newest_in_store(mirror: Mirror) -> Mark | None:
+    """The newest gang there, once it is known that we may write there. Raises OSError."""
+    mirror.run.check()
+    mirror.bring()
+    return newest_of(mirror.fence_names)
 
 
 def _unusable(directory: Path, error: OSError) -> TrainerError:
