@@ -201,7 +201,8 @@ REASON_HELP: dict[ConditionType, dict[str, Help]] = {
         ),
         Checkpointed.FRESH: Help("The newest intact checkpoint is as new as promised.", "Nothing."),
         Checkpointed.STALE: Help(
-            "The newest intact checkpoint is older than `checkpoint.everySteps` promises.",
+            "The newest intact checkpoint is more than two intervals old (`checkpoint.everySteps`; "
+            "where that is left out, `metrics.checkpointInterval`).",
             "If it lasts, look at the storage's speed and the pod's log.",
         ),
         Checkpointed.FAILING: Help(

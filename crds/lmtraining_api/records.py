@@ -22,6 +22,7 @@ __all__ = [
     "CheckpointReport",
     "ExitRecord",
     "Intent",
+    "IntervalReport",
     "JobFile",
     "JournalEntry",
     "Message",
@@ -37,7 +38,7 @@ __all__ = [
 RANKS_REPORTED_MAX = 64
 REPLICAS_MAX = 512
 NOTICE_LENGTH_MAX = 512
-ROBUSTNESS_MAX = 12
+ROBUSTNESS_MAX = 8
 
 Uid = Annotated[str, Field(max_length=64)]
 PodName = Annotated[str, Field(max_length=253)]
@@ -160,6 +161,17 @@ class TimeAccounts(StatusModel):
         """Share of the wall time that was productive; None before there is any."""
         wall = self.wall_seconds
         return self.productive / wall if wall > 0.0 else None
+
+
+class IntervalReport(StatusModel):
+    """The time between two checkpoints that the trainer has chosen, and from what."""
+
+    seconds: float
+    """From the end of one save to the start of the next."""
+    cost_seconds: float
+    """What a save takes from the loop, on average."""
+    fault_seconds: float
+    """Time between two faults that end the ranks, as far as this run knows."""
 
 
 class RobustnessReport(StatusModel):
@@ -341,6 +353,8 @@ class TrainerReport(Record):
 
     checkpoint: CheckpointReport | None = None
     """The newest intact checkpoint."""
+    checkpoint_interval: IntervalReport | None = None
+    """Absent where checkpoint.everySteps is given."""
     healthy_step: int | None = None
     """The step of the newest healthy one: where a rewind would go."""
     checkpoint_error: Message = ""

@@ -184,6 +184,13 @@ class Metrics(StatusModel):
     """Learning rate of the newest step."""
     tokens_per_second: Short = ""
     """Training tokens per second, all ranks."""
+    checkpoint_interval: Short = ""
+    """Time between two checkpoints, such as 4m10s, where checkpoint.everySteps leaves it open."""
+    checkpoint_cost: Short = ""
+    """Seconds that a save takes from training, from which that is chosen."""
+    time_between_faults: Short = ""
+    """Time between two faults that end the ranks, such as 12d3h: the other thing it is chosen
+    from."""
     precision: Short = ""
     """What precision.compute resolved to."""
     parameters: Count = 0
@@ -400,7 +407,7 @@ class LMTrainingJobStatus(StatusModel):
     """The newest figures."""
     goodput: Goodput = Goodput()
     """Where the time went."""
-    robustness: list[RobustnessStatus] = Field(default=[], max_length=12)
+    robustness: list[RobustnessStatus] = Field(default=[], max_length=8)
     """What the finished model stands, where training.evaluation.robustness asks for it."""
     stability: StabilityStatus = StabilityStatus()
     """Stability incidents so far."""

@@ -256,8 +256,10 @@ class Checkpoint(SpecModel):
     so that a job made again starts afresh."""
     existing_run: Literal["Refuse", "Resume"] = "Refuse"
     """What to do when path already holds the run of another job that has ended."""
-    every_steps: int = Field(default=200, ge=1, le=STEPS_MAX)
-    """Steps between checkpoints."""
+    every_steps: int | None = Field(default=None, ge=1, le=STEPS_MAX)
+    """Steps between checkpoints. Left out: chosen while training, from what a save costs and how
+    often the ranks of this run fail; at most five minutes, unless saving would then take more than
+    a twentieth of the time."""
     keep_last: int = Field(default=3, ge=1, le=1000)
     """Newest intact checkpoints to keep. More may lie there: the newest healthy one and the one
     that will be healthy next, for a rewind; those of keepBest and keepEverySteps."""

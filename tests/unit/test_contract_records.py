@@ -17,6 +17,7 @@ from lmtraining_api import (
     ExitRecord,
     FailureClass,
     Intent,
+    IntervalReport,
     JobFile,
     JournalEntry,
     LMTrainingJob,
@@ -276,6 +277,7 @@ def report_at_its_bounds() -> TrainerReport:
             },
             "accounts": dict.fromkeys(TimeAccounts.model_fields, number),
             "robustness": [NOISE] * ROBUSTNESS_MAX,
+            "checkpointInterval": dict.fromkeys(IntervalReport.model_fields, number),
             "ranks": [{"rank": 10**6, "heartbeatAgeSeconds": number}] * RANKS_REPORTED_MAX,
             "lastFault": {
                 "round": 1000,

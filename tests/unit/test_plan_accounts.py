@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from lmtraining_api.exits import ExitCode
-from lmtraining_api.records import ExitRecord, RobustnessReport, TimeAccounts
+from lmtraining_api.records import ExitRecord, IntervalReport, RobustnessReport, TimeAccounts
 from lmtraining_operator.plan.progress import with_exit_record, with_report
 from lmtraining_operator.plan.writes import write_time
 from tests.unit.operator_situations import NOW, UID, report_of, situation
@@ -56,3 +56,10 @@ def test_robustness_is_said_in_short_words() -> None:
     assert (told.noise, told.level, told.loss, told.deviation, told.failed) == (
         "tokens", "5%", "3.25", "0.5", "33%",
     )  # fmt: skip
+
+
+def test_the_chosen_interval_comes_with_its_numbers() -> None:
+    chosen = IntervalReport(seconds=250.0, cost_seconds=0.35, fault_seconds=89_285.7)
+    told = with_report(situation(report=report_of(checkpoint_interval=chosen))).metrics
+    assert (told.checkpoint_interval, told.checkpoint_cost) == ("4m10s", "0.35")
+    assert told.time_between_faults == "1d"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lmtraining_api.exits import FailureClass
-from lmtraining_api.records import CheckpointReport, FaultReport, RemedyReport
+from lmtraining_api.records import CheckpointReport, FaultReport, IntervalReport, RemedyReport
 from lmtraining_api.status import (
     Checkpointed,
     ConditionType,
@@ -20,6 +20,7 @@ from lmtraining_api.status import (
 from lmtraining_operator.plan import ObservedReport
 from lmtraining_operator.plan.conditions import (
     FIRST_REPORT_SECONDS,
+    STALLED_ASIDE_SECONDS,
     UNREACHABLE_SECONDS,
     checkpointed,
     data_ready,
@@ -234,6 +235,9 @@ def test_healthy() -> None:
     assert "stability.skippedStepsMax" in skipping.message
 
 
+CHOSEN = IntervalReport(seconds=60.0, cost_seconds=1.0, fault_seconds=1800.0)
+
+
 def saved(step: int) -> CheckpointReport:
     return CheckpointReport(step=step, path="c", time=NOW, size_bytes=1, sha256="")
 
@@ -246,13 +250,27 @@ def saved(step: int) -> CheckpointReport:
         ({"checkpoint": saved(10), "step": 410}, ("True", Checkpointed.FRESH)),
         ({"checkpoint": saved(10), "step": 411}, ("False", Checkpointed.STALE)),
         (
+            {"checkpoint": saved(10), "checkpoint_interval": CHOSEN, "step": 10**6},
+            ("True", Checkpointed.FRESH),
+        ),
+        (
+            {
+                "checkpoint": saved(10),
+                "checkpoint_interval": CHOSEN,
+                "step_time": NOW + timedelta(seconds=2 * 60 + STALLED_ASIDE_SECONDS + 1),
+            },
+            ("False", Checkpointed.STALE),
+        ),
+        (
             {"checkpoint": saved(10), "checkpoint_error": "no space left on device"},
             ("False", Checkpointed.FAILING),
         ),
     ],
 )
 def test_checkpointed(changes: dict[str, Any], expected: tuple[str, Checkpointed]) -> None:
-    verdict = checkpointed(situation(pods=GANG, report=report_of(**changes)))
+    every = None if "checkpoint_interval" in changes else 200
+    now = situation(pods=GANG, report=report_of(**changes), spec={"checkpoint__everySteps": every})
+    verdict = checkpointed(now)
     assert verdict is not None
     assert (verdict.status, verdict.reason) == expected
 

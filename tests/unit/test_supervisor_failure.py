@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from lmtraining_api import ExitCode, ExitRecord, FailureClass
+from lmtraining_api import ExitCode, ExitRecord, FailureClass, RobustnessReport, TimeAccounts
+from lmtraining_api.records import ROBUSTNESS_MAX
 from lmtraining_trainer.errors import Preempted, TrainerError
 from lmtraining_trainer.supervisor.exit_record import (
     cause_of,
@@ -168,10 +169,17 @@ def _record(**changes: Any) -> ExitRecord:
     return ExitRecord(**values | changes)
 
 
+WORDY_ACCOUNTS = TimeAccounts.model_validate(dict.fromkeys(TimeAccounts.model_fields, 1234567.891))
+WORDY_NOISE = RobustnessReport(
+    noise="embeddings", level=0.05, loss=12.345678, deviation=1.234567, failed=0.3333
+)
+
+
 @pytest.mark.parametrize("message", ["short", "m" * 1024, "é" * 1024, "語" * 1024, '"' * 1024])
 @pytest.mark.parametrize("frames", [[], ["f" * 256] * 20, ["語" * 256] * 20])
 def test_the_termination_message_is_whole_and_within_4_kib(message: str, frames: list[str]) -> None:
-    record = _record(message=message, frames=frames)
+    last = {"accounts": WORDY_ACCOUNTS, "robustness": [WORDY_NOISE] * ROBUSTNESS_MAX}
+    record = _record(message=message, frames=frames, **last)
     body = termination_message(record)
     assert len(body) <= 4096
     read = ExitRecord.model_validate_json(body)

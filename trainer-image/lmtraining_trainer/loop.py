@@ -37,15 +37,15 @@ def train(trainer: Trainer) -> None:
     stop, TrainerError(DIVERGED) when the remedies are spent, TrainerError(PEER_LOST)."""
     state = trainer.state
     if state.counters.step == 0:
-        trainer.saver.save("Checkpointing", state)  # what a rewind can always go back to
+        _save(trainer)  # what a rewind can always go back to
     while state.counters.step < trainer.total_steps:
-        judgement, stop_requested = _step(trainer)
-        if stop_requested:
+        judgement, verdict = _step(trainer)
+        if verdict.stop:
             compare_replicas(trainer)
             trainer.saver.save("Stopping", state)
             raise Preempted(state.counters.step)
         if judgement.remedy is Remedy.ACCEPT:
-            _after_step(trainer)
+            _after_step(trainer, wanted=verdict.save)
     # A stop right after the last step left its validation to this attempt.
     if state.counters.validation_step != state.counters.step:
         _validate(trainer)
@@ -53,8 +53,8 @@ def train(trainer: Trainer) -> None:
         _test_robustness(trainer, draws=trainer.spec.training.evaluation.robustness.seeds)
 
 
-def _step(trainer: Trainer) -> tuple[Judgement, bool]:
-    """One batch: a step or a remedy; and whether some rank was asked to stop."""
+def _step(trainer: Trainer) -> tuple[Judgement, Verdict]:
+    """One batch: a step or a remedy; and what the ranks have agreed on."""
     started = time.perf_counter()
     state = trainer.state
     position = trainer.remedies.position_from(state.counters.position)
@@ -74,32 +74,44 @@ def _step(trainer: Trainer) -> tuple[Judgement, bool]:
             skip(trainer, verdict, judgement)
         case _:
             rewind_or_stop(trainer, judgement)
-    return judgement, verdict.stop
+    return judgement, verdict
 
 
 def _is_sampled(step: int) -> bool:
     return step % SAMPLE_STEPS == 0
 
 
-def _after_step(trainer: Trainer) -> None:
+def _after_step(trainer: Trainer, *, wanted: bool) -> None:
     """What is due at this step: compare the ranks, validate, save."""
     state, spec = trainer.state, trainer.spec
-    saves = trainer.saves_now
+    saves = wanted or trainer.saves_now
     compares = saves or trainer.is_due(REPLICA_CHECK_STEPS)
     if compares and not compare_replicas(trainer):
         return
     if trainer.is_due(spec.training.evaluation.every_steps):
         _validate(trainer)
     if saves:
-        trainer.saver.save("Checkpointing", state)
+        _save(trainer)
     trainer.saver.promote(state)
+
+
+def _save(trainer: Trainer) -> None:
+    trainer.saver.save("Checkpointing", trainer.state)
+    if trainer.save_clock is not None:
+        trainer.save_clock.restart()
+        trainer.voice.say("Training", checkpoint_interval=trainer.save_clock.interval)
 
 
 def _judged(trainer: Trainer, batch: Batch) -> tuple[Verdict, Judgement]:
     """Gradients of the batch, and what all ranks do with them."""
     with trainer.gang.peer_errors():
         measured = forward_backward(trainer.wrapped, batch, trainer.autocast)
-    verdict = agree(trainer.gang, measured, stop=trainer.voice.stop_requested())
+    verdict = agree(
+        trainer.gang,
+        measured,
+        stop=trainer.voice.stop_requested(),
+        save=trainer.wants_save,
+    )
     counters = trainer.state.counters
     judgement = judge(
         counters.window,

@@ -24,6 +24,7 @@ from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.evaluation import ValidationPlan
 from lmtraining_trainer.files import json_bytes, sha256_of
 from lmtraining_trainer.gang import Gang
+from lmtraining_trainer.interval import SaveClock
 from lmtraining_trainer.loss import ModelLoss
 from lmtraining_trainer.model import build_model, fingerprint, parameter_count, shape_of
 from lmtraining_trainer.optimizer import build_optimizer
@@ -155,6 +156,9 @@ def build_trainer(
         resumed=resumed,
         remedies=resumed.remedies,
         saver=saver,
+        save_clock=None
+        if run is None or spec.checkpoint.every_steps is not None
+        else SaveClock(run, voice.accounts, ranks=gang.world_size),
     )
     voice.say("Training", **_start_fields(trainer))
     return trainer

@@ -2,7 +2,7 @@
 
 Promise: nothing that is not finite reaches parameters or optimizer state (P6), and every rank takes
 the same decision before any of them acts: one small all-reduce per step carries the loss, the
-non-finite flag and the wish to stop.
+non-finite flag and the wishes to stop and to save.
 Trap avoided: a branch on a rank's own loss leaves the ranks at different steps; multiplying a bad
 update by zero leaves NaN.
 """
@@ -42,6 +42,8 @@ class Verdict:
     is_finite: bool
     stop: bool
     """Some rank was asked to stop."""
+    save: bool
+    """The lead wants a checkpoint of this step."""
 
 
 def forward_backward(
@@ -60,16 +62,18 @@ def forward_backward(
     return Measured(loss=float(torch.stack(losses).mean()), gradient_norm=get_total_norm(gradients))
 
 
-def agree(gang: Gang, measured: Measured, *, stop: bool) -> Verdict:
+def agree(gang: Gang, measured: Measured, *, stop: bool, save: bool) -> Verdict:
     """One verdict from what the ranks measured."""
     norm = float(measured.gradient_norm)
     is_bad = not (math.isfinite(measured.loss) and math.isfinite(norm))
-    loss, norms, bad, stops = gang.sum([measured.loss, norm, float(is_bad), float(stop)])
+    own = [measured.loss, norm, float(is_bad), float(stop), float(save)]
+    loss, norms, bad, stops, saves = gang.sum(own)
     return Verdict(
         loss=loss / gang.world_size,
         gradient_norm=norms / gang.world_size,
         is_finite=bad == 0.0,
         stop=stops > 0.0,
+        save=saves > 0.0,
     )
 
 

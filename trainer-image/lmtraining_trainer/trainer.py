@@ -13,6 +13,7 @@ from lmtraining_trainer.data.batches import BatchPlan
 from lmtraining_trainer.evaluation import ValidationPlan
 from lmtraining_trainer.gang import Gang
 from lmtraining_trainer.guard import Remedies
+from lmtraining_trainer.interval import SaveClock
 from lmtraining_trainer.loss import ModelLoss
 from lmtraining_trainer.precision import Format, autocast
 from lmtraining_trainer.resume import Resumed
@@ -48,6 +49,8 @@ class Trainer:
     """What was done about bad steps, as the journal has it."""
     saver: Saver
     speed: Speed = field(default_factory=Speed)
+    save_clock: SaveClock | None = None
+    """On the lead, where checkpoint.everySteps leaves the interval open."""
     first_step_time: datetime | None = None
     robustness: list[RobustnessReport] = field(default_factory=list)
     """What the model stands, once training has ended."""
@@ -90,8 +93,18 @@ class Trainer:
     def saves_now(self) -> bool:
         """Whether the spec asks for a checkpoint of this step."""
         checkpoint = self.spec.checkpoint
-        dues = (checkpoint.every_steps, checkpoint.keep_every_steps or self.total_steps)
-        return any(self.is_due(steps) for steps in dues)
+        dues = (checkpoint.every_steps, checkpoint.keep_every_steps, self.total_steps)
+        return any(self.is_due(steps) for steps in dues if steps)
+
+    @property
+    def wants_save(self) -> bool:
+        """Whether this rank wants a checkpoint of the step that is about to be taken."""
+        if self.save_clock is None:
+            return False
+        step = self.state.counters.step + 1
+        validates = step % self.spec.training.evaluation.every_steps == 0
+        early = validates and self.spec.checkpoint.keep_best > 0
+        return self.save_clock.is_due(early=early)
 
     def tokens_per_second(self, step_seconds: float | None) -> float | None:
         """The speed of steps of that length."""

@@ -7,7 +7,7 @@ Trap avoided: ages are taken between two times of the trainer's clock, or two of
 
 from datetime import datetime, timedelta
 
-from lmtraining_api.records import TrainerReport
+from lmtraining_api.records import CheckpointReport, TrainerReport
 from lmtraining_api.status import (
     Checkpointed,
     ConditionType,
@@ -230,16 +230,29 @@ def checkpointed(situation: Situation) -> Verdict | None:
         # An attempt that has not loaded yet does not know of the checkpoints before it.
         known = situation.status.checkpoint is not None
         return None if known else Verdict("False", Checkpointed.NONE_YET)
-    behind = report.step - report.checkpoint.step
-    every = situation.spec.checkpoint.every_steps
-    if behind > STALE_CHECKPOINT_INTERVALS * every:
-        return Verdict(
-            "False",
-            Checkpointed.STALE,
-            f"the newest checkpoint is of step {report.checkpoint.step}; one is due every {every} "
-            "steps (checkpoint.everySteps)",
-        )
+    due = _checkpoint_overdue(situation, report, report.checkpoint)
+    if due:
+        newest = f"the newest checkpoint is of step {report.checkpoint.step}"
+        return Verdict("False", Checkpointed.STALE, f"{newest}; one is due every {due}")
     return Verdict("True", Checkpointed.FRESH)
+
+
+def _checkpoint_overdue(
+    situation: Situation, report: TrainerReport, newest: CheckpointReport
+) -> str:
+    """How often one is due, where it has not come for longer; else empty."""
+    every, chosen = situation.spec.checkpoint.every_steps, report.checkpoint_interval
+    if every is not None:
+        is_late = report.step - newest.step > STALE_CHECKPOINT_INTERVALS * every
+        return f"{every} steps (checkpoint.everySteps)" if is_late else ""
+    if chosen is None or report.step_time is None:
+        return ""
+    # A run that was suspended has an old checkpoint, and is not late.
+    since = max(newest.time, report.first_step_time or newest.time)
+    is_late = (report.step_time - since).total_seconds() > (
+        STALE_CHECKPOINT_INTERVALS * chosen.seconds + STALLED_ASIDE_SECONDS
+    )
+    return f"{chosen.seconds:.0f} s (checkpoint.everySteps is left open)" if is_late else ""
 
 
 def _time(moment: datetime) -> str:

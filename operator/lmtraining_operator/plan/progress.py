@@ -141,6 +141,7 @@ def _progress(report: TrainerReport) -> Progress:
 
 
 def _metrics(report: TrainerReport) -> Metrics:
+    interval = report.checkpoint_interval
     return Metrics(
         loss=figures.number(report.loss) if report.loss_is_finite else "not finite",
         validation_loss=figures.number(report.validation_loss),
@@ -148,6 +149,9 @@ def _metrics(report: TrainerReport) -> Metrics:
         gradient_norm=figures.number(report.gradient_norm),
         learning_rate=figures.number(report.learning_rate),
         tokens_per_second=figures.number(report.tokens_per_second, digits=0),
+        checkpoint_interval=figures.duration(interval.seconds if interval else None),
+        checkpoint_cost=figures.number(interval.cost_seconds if interval else None),
+        time_between_faults=figures.duration(interval.fault_seconds if interval else None),
         precision=report.precision or "",
         parameters=figures.count(report.parameters or 0),
         update_ratio=figures.number(report.update_ratio),

@@ -30,6 +30,8 @@ class Spent(Record):
     """Productive seconds that are in the model, those before a takeover too."""
     ended_as_told: bool = False
     """The ranks were told to end, or had finished."""
+    after_fault: bool = False
+    """Of a start: the ranks before it ended otherwise."""
     start: int = -1
     """Sequence number of the journal's entry of the start that this builds on."""
 
@@ -37,7 +39,7 @@ class Spent(Record):
         """As the journal keeps it."""
         seconds = self.accounts.model_dump(by_alias=False)
         times = {"trained_seconds": self.trained_seconds, "as_of": self.as_of.isoformat()}
-        return {**seconds, **times}
+        return {**seconds, **times, "after_fault": self.after_fault}
 
 
 def spent_until(now: datetime, directory: Path, entries: Sequence[JournalEntry]) -> Spent:
@@ -49,7 +51,12 @@ def spent_until(now: datetime, directory: Path, entries: Sequence[JournalEntry])
     cause = "stopped" if known.ended_as_told else "recovery"
     seconds = known.accounts.model_dump(by_alias=False)
     accounts = TimeAccounts.model_validate(seconds | {cause: round(seconds[cause] + gap, 3)})
-    return Spent(as_of=now, accounts=accounts, trained_seconds=known.trained_seconds)
+    return Spent(
+        as_of=now,
+        accounts=accounts,
+        trained_seconds=known.trained_seconds,
+        after_fault=not known.ended_as_told,
+    )
 
 
 def write_mark(directory: Path, spent: Spent) -> None:
