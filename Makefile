@@ -34,8 +34,9 @@ test-e2e: $(READY) ## On the real cluster, with pods
 soak: $(READY) ## A real training under 200 kills at random instants (KILLS=n, LMTRAINING_STORM_SEED=n)
 	@$(PYTHON) -m tests.soak --kills $(or $(KILLS),200)
 
-bench: $(READY) ## Speed and memory, as ratios taken side by side in one run
+bench: $(READY) ## Speed, memory, and what faults do to us and to others, side by side in one run
 	@$(PYTHON) -m bench.train_speed
+	@$(PYTHON) -m bench.injections
 	@$(PYTHON) -m bench.recovery
 
 ##@ Change it

@@ -5,7 +5,6 @@ not an import.
 """
 
 import json
-import math
 import multiprocessing
 import os
 import signal
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -29,23 +28,12 @@ from lmtraining_trainer.errors import Preempted, TrainerError
 from lmtraining_trainer.rank import run_rank
 from lmtraining_trainer.rank_link import RankPlace, RankUpdate
 from lmtraining_trainer.step import Measured
+from tests.trainer.injections import DATA_FAULTS, Injection, damaged, poisoned
 
 GANG_SECONDS_MAX = 300.0
 NO_SECRETS = Path("/nonexistent")
 
 WORDS = ("the", "of", "by", "we", "they", "see", "hear", "find", "lose", "red", "blue", "cat")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Injection:
-    """What befalls one rank at the batch that begins at `position`."""
-
-    position: int
-    what: Literal["nan", "inf-gradient", "zero-gradient", "spike", "bit-flip", "norm"]
-    factor: float = 5.0
-    """Of a spike: what loss and gradients are multiplied by; of a norm: what it alone is."""
-    times: int = 1 << 30
-    """How often the batch may be computed before the fault is gone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,11 +280,13 @@ def _outcome_of(job: JobFile, place: RankPlace, link: LocalLink, credentials: Pa
         )
     finally:
         lmtraining_trainer.loop.forward_backward = _forward_backward
+        lmtraining_trainer.loop.update = _update
         BatchPlan.batch = _batch  # type: ignore[method-assign]
     return Outcome(rank=place.rank, end="finished", link=link)
 
 
 _forward_backward = lmtraining_trainer.loop.forward_backward
+_update = lmtraining_trainer.loop.update
 _batch = BatchPlan.batch
 
 
@@ -306,46 +296,30 @@ def _inject(injections: tuple[Injection, ...]) -> None:
         return
     position = -1
     computed: Counter[int] = Counter()
+    optimizers: list[torch.optim.Optimizer] = []
 
-    def batch(self: Any, at: int) -> Any:
+    def batch(self: BatchPlan, at: int) -> Any:
         nonlocal position
         position = at
-        return _batch(self, at)
+        read = _batch(self, at)
+        for injection in injections:
+            if injection.what in DATA_FAULTS and injection.position == at:
+                read = poisoned(read, injection, int(self.data.train.max()) + 1)
+        return read
 
     def forward_backward(model: Any, batch: Any, autocast: Any) -> Measured:
         measured = _forward_backward(model, batch, autocast)
         computed[position] += 1
         for injection in injections:
             if injection.position == position and computed[position] <= injection.times:
-                measured = _damaged(model, measured, injection)
+                optimizer = optimizers[0] if optimizers else None
+                measured = damaged(model, optimizer, measured, injection)
         return measured
+
+    def update(model: Any, optimizer: torch.optim.Optimizer, **how: Any) -> None:
+        optimizers[:] = [optimizer]
+        _update(model, optimizer, **how)
 
     BatchPlan.batch = batch  # type: ignore[method-assign]
     lmtraining_trainer.loop.forward_backward = forward_backward
-
-
-def _damaged(model: Any, measured: Measured, injection: Injection) -> Measured:
-    parameters = list(model.parameters())
-    loss, norm = measured.loss, measured.gradient_norm
-    match injection.what:
-        case "nan":
-            for parameter in parameters:
-                parameter.grad.fill_(math.nan)
-            return Measured(loss=math.nan, gradient_norm=norm * math.nan)
-        case "inf-gradient":
-            parameters[0].grad[0] = math.inf
-            return Measured(loss=loss, gradient_norm=norm * math.inf)
-        case "zero-gradient":
-            for parameter in parameters:
-                parameter.grad.zero_()
-            return Measured(loss=loss, gradient_norm=norm * 0.0)
-        case "spike":
-            for parameter in parameters:
-                parameter.grad.mul_(injection.factor)
-            return Measured(loss=loss * injection.factor, gradient_norm=norm * injection.factor)
-        case "norm":
-            return Measured(loss=loss, gradient_norm=norm * injection.factor)
-        case "bit-flip":
-            with torch.no_grad():
-                parameters[0].view(torch.int32)[0, 0] ^= 1 << 20
-            return measured
+    lmtraining_trainer.loop.update = update

@@ -8,9 +8,9 @@ import torch
 
 from lmtraining_api import FailureClass, JobFile
 from lmtraining_trainer.checkpoint import layout
+from tests.trainer.injections import Injection
 from tests.trainer.rank_support import (
     Faults,
-    Injection,
     Outcome,
     assert_equal_tensors,
     checkpoint_names,
