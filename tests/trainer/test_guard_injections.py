@@ -100,6 +100,16 @@ def test_p6_one_bad_batch_is_skipped_at_once(
     assert (remedy.remedy, remedy.fault) == ("Skip", fault)
 
 
+def test_p7_a_spike_right_after_a_resume_is_found(tmp_path: Path, clean: float) -> None:
+    """What the detectors know comes back with the checkpoint."""
+    job = job_in(tmp_path)
+    spike = Injection(position=at(31), what="spike", factor=5.0)
+    assert run_alone(job, faults=Faults(stop_at={0: 30})).step == 31
+    outcome = run_alone(job, attempt=2, faults=Faults(inject={0: (spike,)}))
+    assert remedies(tmp_path) == [("Skipped", 31, "LossSpike")]
+    assert_as_good_as(clean, outcome, job)
+
+
 @pytest.mark.parametrize("what", ["nan", "spike", "zero-gradient"])
 def test_a_fault_that_does_not_come_again_costs_no_data(tmp_path: Path, what: Any) -> None:
     """A bit that flipped in the computation: the batch is computed again and used, and the run is

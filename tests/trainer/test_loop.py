@@ -3,15 +3,18 @@
 import itertools
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from lmtraining_api import FailureClass, TrainerReport
 from lmtraining_trainer import loop
+from lmtraining_trainer.evaluation import ValidationPlan, validate
 from lmtraining_trainer.run.progress_mark import ProgressMark
 from lmtraining_trainer.saving import Saver
 from tests.trainer.rank_support import (
@@ -213,6 +216,36 @@ def test_the_same_samples_give_nearly_the_same_run_on_two_ranks(tmp_path: Path) 
         outcomes = run_gang(job_of(spec, tmp_path / str(ranks)), ranks)
         losses[ranks] = outcomes[0].link.report["validation_loss"]
     assert math.isclose(losses[1], losses[2], rel_tol=1e-4)
+
+
+def test_every_rank_validates_its_share() -> None:
+    """No rank waits in a collective while another does all of it."""
+    tokens = np.arange(70, dtype=np.uint16)
+    data: Any = SimpleNamespace(validation=tokens)
+    plan = ValidationPlan(data=data, starts=np.arange(7) * 10, length=8)
+
+    def read_by(rank: int, world_size: int) -> list[int]:
+        model = FirstTokens()
+        gang: Any = SimpleNamespace(rank=rank, world_size=world_size, sum=lambda values: values)
+        validate(model, plan, micro_batch_sequences=2, gang=gang, device=torch.device("cpu"),
+                 autocast=nullcontext, alive=lambda: None)  # type: ignore[arg-type]  # fmt: skip
+        return model.seen
+
+    shares = [read_by(rank, 3) for rank in range(3)]
+    assert sorted(itertools.chain(*shares)) == read_by(0, 1) == list(range(0, 70, 10))
+    assert [len(share) for share in shares] == [3, 2, 2]
+
+
+class FirstTokens(torch.nn.Module):
+    """Remembers the sequences that it is given by their first tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    def forward(self, inputs: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        self.seen += inputs[:, 0].tolist()
+        return torch.zeros(())
 
 
 def test_accumulated_micro_batches_are_one_batch(tmp_path: Path) -> None:

@@ -79,6 +79,19 @@ def test_p6_what_is_not_finite_is_skipped_and_forgotten(bad: float, where: str) 
     assert judged(after, seen(65, 15.0)).remedy is Remedy.SKIP
 
 
+@pytest.mark.parametrize("where", ["loss", "norm"])
+def test_p6_after_one_nan_a_loss_that_stays_high_is_found_at_each_step(where: str) -> None:
+    """Running sums that a NaN has entered say for ever that all is well."""
+    nan = seen(64, math.nan) if where == "loss" else seen(64, 3.0, norm=math.nan)
+    window = judged(quiet(), nan).window
+    assert clip_norm(window, LIMITS, 1.0) == clip_norm(quiet(), LIMITS, 1.0)
+    for step in range(65, 154):
+        judgement = judged(window, seen(step, 50.0, norm=500.0))
+        assert judgement.finding and judgement.finding.fault is Fault.LOSS_SPIKE
+        window = judgement.window
+    assert judged(window, seen(154, 3.0)).remedy is Remedy.ACCEPT
+
+
 @pytest.mark.parametrize("factor", [2.0, 5.0, 50.0])
 def test_a_loss_spike_is_skipped_and_does_not_raise_its_own_threshold(factor: float) -> None:
     window = quiet()
