@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import load_file
 
 import lmtraining_trainer.loop
+import lmtraining_trainer.startup
 from lmtraining_api import FailureClass, JobFile, State, TrainingSpec
 from lmtraining_trainer.data.batches import BatchPlan
 from lmtraining_trainer.errors import Preempted, TrainerError
@@ -48,6 +49,8 @@ class Faults:
     """The rank's loss and gradients are NaN for the batches that begin at these positions."""
     inject: Mapping[int, tuple[Injection, ...]] = field(default_factory=dict)
     """Other faults of the rank."""
+    late: bool = False
+    """No fault: every rank reads its verdicts late, as on a GPU."""
 
 
 @dataclass
@@ -260,6 +263,8 @@ def _rank_process(
 def _outcome_of(job: JobFile, place: RankPlace, link: LocalLink, credentials: Path) -> Outcome:
     faults = link.faults
     poison = (Injection(position=at, what="nan") for at in faults.poison.get(place.rank, ()))
+    if faults.late:
+        lmtraining_trainer.startup.reads_late = lambda *_: True
     _inject((*poison, *faults.inject.get(place.rank, ())))
     try:
         # One thread: models this small gain nothing from a second, and on a busy machine the
@@ -281,12 +286,14 @@ def _outcome_of(job: JobFile, place: RankPlace, link: LocalLink, credentials: Pa
     finally:
         lmtraining_trainer.loop.forward_backward = _forward_backward
         lmtraining_trainer.loop.update = _update
+        lmtraining_trainer.startup.reads_late = _reads_late
         BatchPlan.batch = _batch  # type: ignore[method-assign]
     return Outcome(rank=place.rank, end="finished", link=link)
 
 
 _forward_backward = lmtraining_trainer.loop.forward_backward
 _update = lmtraining_trainer.loop.update
+_reads_late = lmtraining_trainer.startup.reads_late
 _batch = BatchPlan.batch
 
 

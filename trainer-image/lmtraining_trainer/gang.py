@@ -121,6 +121,13 @@ class Gang:
             dist.all_reduce(vector)
         return [float(value) for value in vector]
 
+    def added(self, vector: torch.Tensor) -> torch.Tensor:
+        """The same for a vector that stays on its device, which nobody waits for."""
+        if self.world_size > 1:
+            with self.peer_errors():
+                dist.all_reduce(vector)
+        return vector
+
     def gather(self, payload: bytes) -> list[bytes]:
         """The payloads of all ranks, in order of rank, on each."""
         with self.peer_errors():

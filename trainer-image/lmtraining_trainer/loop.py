@@ -12,11 +12,21 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from lmtraining_trainer.data.batches import Batch
+import torch
+
+from lmtraining_trainer import rng
 from lmtraining_trainer.errors import Preempted
 from lmtraining_trainer.evaluation import validate
-from lmtraining_trainer.guard import Judgement, Observation, Remedy, judge
+from lmtraining_trainer.guard import (
+    Judgement,
+    Observation,
+    Remedy,
+    clip_norm,
+    judge,
+    loss_rise_max,
+)
 from lmtraining_trainer.remedy import (
+    Judged,
     compare_replicas,
     judge_update,
     rewind_or_stop,
@@ -25,8 +35,8 @@ from lmtraining_trainer.remedy import (
 )
 from lmtraining_trainer.robustness import robustness
 from lmtraining_trainer.sampling import SAMPLE_STEPS, probe
-from lmtraining_trainer.step import Verdict, agree, forward_backward, update
-from lmtraining_trainer.trainer import Trainer
+from lmtraining_trainer.step import Asked, Verdict, agree, forward_backward, update
+from lmtraining_trainer.trainer import Computed, Trainer
 
 REPLICA_CHECK_STEPS = 100
 """Steps between two comparisons of the ranks' parameters; each save makes one too."""
@@ -59,13 +69,18 @@ def _step(trainer: Trainer) -> tuple[Judgement, Verdict]:
     state = trainer.state
     position = trainer.remedies.position_from(state.counters.position)
     state.counters = replace(state.counters, position=position)
-    with trainer.voice.accounts.during("data_wait"):
-        batch = trainer.plan.batch(position)
-    verdict, judgement = without_corruption(trainer, partial(_judged, trainer, batch))
+    computed, trainer.ahead = trainer.ahead or _computed(trainer, position), None
+    is_taken = _may_be_late(trainer)
+    first = _judged_late(trainer, computed) if is_taken else _judged(trainer, computed)
+    again = partial(_judged_again, trainer, computed)
+    verdict, judgement = without_corruption(trainer, first, again)
     match judgement.remedy:
         case Remedy.ACCEPT:
-            probed = probe(trainer, batch) if _is_sampled(state.counters.step + 1) else None
-            rate = _update(trainer, verdict, judgement)
+            probed = probe(trainer, computed.batch) if _is_sampled(trainer) else None
+            rate = trainer.learning_rate
+            if not (is_taken and verdict is first[0]):
+                _update(trainer, judgement.clip_norm, verdict.gradient_norm)
+            _accept(trainer, verdict, judgement)
             trainer.speed.add(time.perf_counter() - started)
             _report_step(trainer, verdict, rate)
             if probed is not None:
@@ -77,8 +92,68 @@ def _step(trainer: Trainer) -> tuple[Judgement, Verdict]:
     return judgement, verdict
 
 
-def _is_sampled(step: int) -> bool:
-    return step % SAMPLE_STEPS == 0
+def _computed(trainer: Trainer, position: int) -> Computed:
+    """The batch that begins at `position`, with its gradients."""
+    with trainer.voice.accounts.during("data_wait"):
+        batch = trainer.plan.batch(position)
+    drawn_from = rng.drawn_from()
+    with trainer.gang.peer_errors():
+        measured = forward_backward(trainer.wrapped, batch, trainer.autocast)
+    return Computed(position=position, batch=batch, drawn_from=drawn_from, measured=measured)
+
+
+def _may_be_late(trainer: Trainer) -> bool:
+    """Whether nothing is due at this step that needs its verdict before the next batch."""
+    counters, spec = trainer.state.counters, trainer.spec
+    dues = (
+        SAMPLE_STEPS,
+        REPLICA_CHECK_STEPS,
+        spec.training.evaluation.every_steps,
+        spec.checkpoint.every_steps or trainer.total_steps,
+        spec.checkpoint.keep_every_steps or trainer.total_steps,
+        trainer.total_steps,
+    )
+    is_known = counters.position in trainer.remedies.positions
+    return trainer.reads_late and not is_known and all((counters.step + 1) % n for n in dues)
+
+
+def _judged_late(trainer: Trainer, computed: Computed) -> Judged:
+    """What all ranks do with the batch, after the device has done so and was given the next one:
+    it never waits for the host."""
+    counters, limits = trainer.state.counters, trainer.spec.stability
+    asked = Asked(
+        trainer.gang,
+        computed.measured,
+        stop=trainer.voice.stop_requested(),
+        save=trainer.wants_save,
+    )
+    center, rise_max = loss_rise_max(counters.window, limits)
+    clip = clip_norm(counters.window, limits, trainer.spec.training.gradient_clip_norm)
+    skips = asked.skips(center=center, rise_max=rise_max)
+    _update(trainer, clip, asked.gradient_norm, skips=skips)
+    following = counters.position + trainer.plan.batch_sequences
+    trainer.ahead = _computed(trainer, trainer.remedies.position_from(following))
+    verdict = asked.read()
+    judgement = _judgement(trainer, verdict)
+    if judgement.finding is not None or verdict.stop or verdict.save:
+        _drop(trainer, trainer.ahead)
+        trainer.ahead = None
+    return verdict, judgement
+
+
+def _drop(trainer: Trainer, computed: Computed) -> None:
+    """As if the batch had not been computed."""
+    rng.draw_again_from(computed.drawn_from)
+    trainer.state.optimizer.zero_grad(set_to_none=True)
+
+
+def _judged_again(trainer: Trainer, computed: Computed) -> Judged:
+    _drop(trainer, computed)
+    return _judged(trainer, _computed(trainer, computed.position))
+
+
+def _is_sampled(trainer: Trainer) -> bool:
+    return (trainer.state.counters.step + 1) % SAMPLE_STEPS == 0
 
 
 def _after_step(trainer: Trainer, *, wanted: bool) -> None:
@@ -102,18 +177,20 @@ def _save(trainer: Trainer) -> None:
         trainer.voice.say("Training", checkpoint_interval=trainer.save_clock.interval)
 
 
-def _judged(trainer: Trainer, batch: Batch) -> tuple[Verdict, Judgement]:
-    """Gradients of the batch, and what all ranks do with them."""
-    with trainer.gang.peer_errors():
-        measured = forward_backward(trainer.wrapped, batch, trainer.autocast)
+def _judged(trainer: Trainer, computed: Computed) -> Judged:
+    """What all ranks do with the batch."""
     verdict = agree(
         trainer.gang,
-        measured,
+        computed.measured,
         stop=trainer.voice.stop_requested(),
         save=trainer.wants_save,
     )
+    return verdict, _judgement(trainer, verdict)
+
+
+def _judgement(trainer: Trainer, verdict: Verdict) -> Judgement:
     counters = trainer.state.counters
-    judgement = judge(
+    return judge(
         counters.window,
         Observation(
             step=counters.step,
@@ -126,20 +203,29 @@ def _judged(trainer: Trainer, batch: Batch) -> tuple[Verdict, Judgement]:
         fixed_clip_norm=trainer.spec.training.gradient_clip_norm,
         remedies=trainer.remedies,
     )
-    return verdict, judgement
 
 
-def _update(trainer: Trainer, verdict: Verdict, judgement: Judgement) -> float:
-    """Take the optimizer step; returns its learning rate."""
-    state, training = trainer.state, trainer.spec.training
-    rate = trainer.learning_rate
+def _update(
+    trainer: Trainer,
+    clip: float,
+    gradient_norm: float | torch.Tensor,
+    *,
+    skips: torch.Tensor | None = None,
+) -> None:
+    """Take the optimizer step."""
     update(
         trainer.state.model,
-        state.optimizer,
-        learning_rate=rate,
-        clip_norm=judgement.clip_norm,
-        gradient_norm=verdict.gradient_norm,
+        trainer.state.optimizer,
+        learning_rate=trainer.learning_rate,
+        clip_norm=clip,
+        gradient_norm=gradient_norm,
+        skips=skips,
     )
+
+
+def _accept(trainer: Trainer, verdict: Verdict, judgement: Judgement) -> None:
+    """Count the step that was taken."""
+    state, training = trainer.state, trainer.spec.training
     is_unusual = judgement.clip_norm < min(training.gradient_clip_norm, verdict.gradient_norm)
     state.counters = state.counters.accepted(
         tokens=training.batch_tokens,
@@ -150,7 +236,6 @@ def _update(trainer: Trainer, verdict: Verdict, judgement: Judgement) -> float:
         trained_seconds=trainer.voice.accounts.stepped(),
     )
     trainer.gang.step = state.counters.step
-    return rate
 
 
 def _report_step(trainer: Trainer, verdict: Verdict, rate: float) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from lmtraining_api import FailureClass, RemedyReport
-from lmtraining_trainer import rng
 from lmtraining_trainer.checkpoint import layout
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.guard import (
@@ -42,19 +41,18 @@ from lmtraining_trainer.trainer import Trainer
 #: Two runs of the same batch on a device that does not add in a fixed order agree to this.
 SAME_RELATIVE = 1e-3
 
+#: Findings that the same batch, computed again, would tell nothing about.
+NOT_OF_THE_BATCH = (Fault.KNOWN_BAD, Fault.DIVERGENCE)
+
 Judged = tuple[Verdict, Judgement]
 
 
-def without_corruption(trainer: Trainer, compute: Callable[[], Judged]) -> Judged:
-    """What `compute` gives; where that is bad, what it gives the second time."""
-    before = rng.drawn_from()
-    first = compute()
+def without_corruption(trainer: Trainer, first: Judged, again: Callable[[], Judged]) -> Judged:
+    """`first`; where its batch is bad, what `again` gives, which computes it a second time."""
     finding = first[1].finding
-    if finding is None or finding.fault is Fault.KNOWN_BAD:
+    if finding is None or finding.fault in NOT_OF_THE_BATCH:
         return first
-    rng.draw_again_from(before)
-    trainer.state.optimizer.zero_grad(set_to_none=True)
-    second = compute()
+    second = again()
     if _are_same(first[0], second[0]):
         return second
     step = trainer.state.counters.step

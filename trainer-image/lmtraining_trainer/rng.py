@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+Drawn = tuple[torch.Tensor, torch.Tensor | None]
+"""The states of the CPU's and the device's generator."""
+
 
 def seed_all(*, seed: int, rank: int, step: int) -> None:
     """Seed every generator from (seed, rank, step), so that ranks draw different dropout."""
@@ -60,12 +63,12 @@ def preserved() -> Iterator[None]:
         restore(before)
 
 
-def drawn_from() -> tuple[torch.Tensor, torch.Tensor | None]:
+def drawn_from() -> Drawn:
     """Where the generators stand that a forward pass draws from; cheap enough for every step."""
     return torch.get_rng_state(), torch.cuda.get_rng_state() if _uses_cuda() else None
 
 
-def draw_again_from(before: tuple[torch.Tensor, torch.Tensor | None]) -> None:
+def draw_again_from(before: Drawn) -> None:
     """Put those generators back."""
     cpu, cuda = before
     torch.set_rng_state(cpu)

@@ -35,6 +35,7 @@ from lmtraining_trainer.run import Mirror, Run
 from lmtraining_trainer.run.directory import has_begun, storage_errors
 from lmtraining_trainer.saving import Saver
 from lmtraining_trainer.state import TrainState
+from lmtraining_trainer.step import reads_late
 from lmtraining_trainer.trainer import Trainer
 from lmtraining_trainer.voice import Voice
 
@@ -159,6 +160,7 @@ def build_trainer(
         save_clock=None
         if run is None or spec.checkpoint.every_steps is not None
         else SaveClock(run, voice.accounts, ranks=gang.world_size),
+        reads_late=reads_late(device, state.optimizer),
     )
     voice.say("Training", **_start_fields(trainer))
     return trainer

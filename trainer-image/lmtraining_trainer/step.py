@@ -3,12 +3,13 @@
 Promise: nothing that is not finite reaches parameters or optimizer state (P6), and every rank takes
 the same decision before any of them acts: one small all-reduce per step carries the loss, the
 non-finite flag and the wishes to stop and to save.
+Where the host reads the verdict late, the device has already left out a bad update, by the flag
+that torch's fused optimizers take: parameters, moments and step counts stay as they were.
 Trap avoided: a branch on a rank's own loss leaves the ranks at different steps; multiplying a bad
 update by zero leaves NaN.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,7 @@ from lmtraining_trainer.gang import Gang
 class Measured:
     """What a forward and backward pass gave on this rank."""
 
-    loss: float
+    loss: torch.Tensor
     """Mean over this rank's tokens, nats per token."""
     gradient_norm: torch.Tensor
     """Global norm of the averaged gradients, before clipping, as this rank has it."""
@@ -45,6 +46,50 @@ class Verdict:
     save: bool
     """The lead wants a checkpoint of this step."""
 
+    @classmethod
+    def of(cls, sums: Sequence[float], world_size: int) -> "Verdict":
+        """From the sums over the ranks of what `_numbers` gives."""
+        loss, norms, bad, stops, saves = sums
+        return cls(
+            loss=loss / world_size,
+            gradient_norm=norms / world_size,
+            is_finite=bad == 0.0,
+            stop=stops > 0.0,
+            save=saves > 0.0,
+        )
+
+
+class Asked:
+    """A verdict on its way from the device."""
+
+    def __init__(self, gang: Gang, measured: Measured, *, stop: bool, save: bool) -> None:
+        self._sums = gang.added(_numbers(measured, stop=stop, save=save))
+        self._world_size = gang.world_size
+        is_far = self._sums.device.type == "cuda"
+        self._copy = torch.empty_like(self._sums, device="cpu", pin_memory=is_far)
+        self._copy.copy_(self._sums, non_blocking=True)
+        self._copied: Any = torch.cuda.Event() if is_far else None  # type: ignore[no-untyped-call]
+        if self._copied is not None:
+            self._copied.record()
+
+    @property
+    def gradient_norm(self) -> torch.Tensor:
+        """What the verdict will say of it, on the device."""
+        return self._sums[1] / self._world_size
+
+    def skips(self, *, center: float, rise_max: float) -> torch.Tensor:
+        """1 where the gradients must not be used, as the guard will find, else 0, on the device.
+        `rise_max`: how far the loss may be above `center`."""
+        rise = self._sums[0] / self._world_size - center
+        accepts = (self._sums[2] == 0.0) & (self.gradient_norm > 0.0) & (rise <= rise_max)
+        return (~accepts).float()
+
+    def read(self) -> Verdict:
+        """Waits until the device has come to it, and not for what it was given to do since."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return Verdict.of(self._copy.tolist(), self._world_size)
+
 
 def forward_backward(
     model: nn.Module, batch: Batch, autocast: Callable[[], AbstractContextManager[None]]
@@ -59,22 +104,23 @@ def forward_backward(
             (loss / len(batch)).backward()
         losses.append(loss.detach())
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    return Measured(loss=float(torch.stack(losses).mean()), gradient_norm=get_total_norm(gradients))
+    return Measured(loss=torch.stack(losses).mean(), gradient_norm=get_total_norm(gradients))
 
 
 def agree(gang: Gang, measured: Measured, *, stop: bool, save: bool) -> Verdict:
     """One verdict from what the ranks measured."""
-    norm = float(measured.gradient_norm)
-    is_bad = not (math.isfinite(measured.loss) and math.isfinite(norm))
-    own = [measured.loss, norm, float(is_bad), float(stop), float(save)]
-    loss, norms, bad, stops, saves = gang.sum(own)
-    return Verdict(
-        loss=loss / gang.world_size,
-        gradient_norm=norms / gang.world_size,
-        is_finite=bad == 0.0,
-        stop=stops > 0.0,
-        save=saves > 0.0,
-    )
+    sums = gang.sum(_numbers(measured, stop=stop, save=save).tolist())
+    return Verdict.of(sums, gang.world_size)
+
+
+def _numbers(measured: Measured, *, stop: bool, save: bool) -> torch.Tensor:
+    """Loss, gradient norm, whether either is not finite, and the wishes to stop and to save, in one
+    vector."""
+    figures = torch.stack([measured.loss, measured.gradient_norm]).double()
+    is_bad = ~figures.isfinite().all()
+    # Filled on the device: a copy from the host would wait for it.
+    wishes = [figures.new_full((1,), float(wish)) for wish in (stop, save)]
+    return torch.cat([figures, is_bad.double().reshape(1), *wishes])
 
 
 def update(
@@ -83,17 +129,30 @@ def update(
     *,
     learning_rate: float,
     clip_norm: float,
-    gradient_norm: float,
+    gradient_norm: float | torch.Tensor,
+    skips: torch.Tensor | None = None,
 ) -> None:
     """Clip the gradients, take the step, drop the gradients. `gradient_norm` is the agreed one: a
-    rank that clips by its own leaves the others where a device fails."""
-    clip_grads_with_norm_(model.parameters(), clip_norm, torch.tensor(gradient_norm))
+    rank that clips by its own leaves the others where a device fails. Where `skips` is 1 the device
+    leaves the step out."""
+    norm = torch.as_tensor(gradient_norm, dtype=torch.float32)
+    clip_grads_with_norm_(model.parameters(), clip_norm, norm)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
+    flagged: Any = optimizer
+    flagged.found_inf = skips
     optimizer.step()
+    del flagged.found_inf
     optimizer.zero_grad(set_to_none=True)
 
 
 def _without_sync(model: Any) -> AbstractContextManager[None]:
     no_sync = getattr(model, "no_sync", None)  # only DistributedDataParallel has it
     return nullcontext() if no_sync is None else no_sync()
+
+
+def reads_late(device: torch.device, optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a host that waits for a verdict would keep the device waiting, and the optimizer's
+    step takes the flag (torch's GradScaler asks the same)."""
+    takes_flag: bool = getattr(optimizer, "_step_supports_amp_scaling", False)
+    return device.type == "cuda" and takes_flag

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from lmtraining_api import RobustnessReport, TrainingSpec
-from lmtraining_trainer.data.batches import BatchPlan
+from lmtraining_trainer import rng
+from lmtraining_trainer.data.batches import Batch, BatchPlan
 from lmtraining_trainer.evaluation import ValidationPlan
 from lmtraining_trainer.gang import Gang
 from lmtraining_trainer.guard import Remedies
@@ -22,13 +23,25 @@ from lmtraining_trainer.saving import Saver
 from lmtraining_trainer.schedule import learning_rate
 from lmtraining_trainer.speed import Speed
 from lmtraining_trainer.state import TrainState
+from lmtraining_trainer.step import Measured
 from lmtraining_trainer.voice import Voice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computed:
+    """A batch after its backward pass; its gradients are in the model."""
+
+    position: int
+    batch: Batch
+    drawn_from: rng.Drawn
+    """Where the generators stood before it."""
+    measured: Measured
 
 
 @dataclass
 class Trainer:
-    """What a rank trains with. Only `state`, `remedies`, `resumed`, `speed`, the time of the
-    first step and `robustness` change."""
+    """What a rank trains with. Only `state`, `remedies`, `resumed`, `ahead`, `speed`, the time of
+    the first step and `robustness` change."""
 
     spec: TrainingSpec
     gang: Gang
@@ -48,6 +61,10 @@ class Trainer:
     remedies: Remedies
     """What was done about bad steps, as the journal has it."""
     saver: Saver
+    reads_late: bool = False
+    """The host reads a step's verdict after it has given the device the next batch."""
+    ahead: Computed | None = None
+    """The next batch, where it was computed before the verdict was read."""
     speed: Speed = field(default_factory=Speed)
     save_clock: SaveClock | None = None
     """On the lead, where checkpoint.everySteps leaves the interval open."""

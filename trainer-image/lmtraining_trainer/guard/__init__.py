@@ -5,7 +5,13 @@ policy that acts on them is apart from them; all of it runs on numbers that ever
 all ranks decide alike. No torch in here.
 """
 
-from lmtraining_trainer.guard.detectors import Fault, Finding, Observation
+from lmtraining_trainer.guard.detectors import (
+    Fault,
+    Finding,
+    Observation,
+    clip_norm,
+    loss_rise_max,
+)
 from lmtraining_trainer.guard.journal import Remedies
 from lmtraining_trainer.guard.policy import (
     DEVICE_FAULTS_MAX,
@@ -28,8 +34,10 @@ __all__ = [
     "Sample",
     "Window",
     "beyond_a_skip",
+    "clip_norm",
     "judge",
     "judge_sample",
+    "loss_rise_max",
     "noise_scale",
     "notice",
 ]

@@ -89,19 +89,25 @@ def zero_gradient(seen: Observation) -> Finding | None:
     return Finding(fault=Fault.ZERO_GRADIENT, message="every gradient is exactly zero")
 
 
-def loss_spike(window: Window, seen: Observation, limits: Stability) -> Finding | None:
+def loss_rise_max(window: Window, limits: Stability) -> tuple[float, float]:
+    """The median of the losses, and how far above it a loss is no spike."""
     if len(window.losses) < SPIKE_LOSSES_MIN:
-        return None
-    rise = seen.loss - window.center
-    highest = max(window.losses) - window.center
-    limit = max(
+        return 0.0, math.inf
+    center = window.center
+    highest = max(window.losses) - center
+    return center, max(
         limits.loss_spike_deviations * window.deviation, SPIKE_OF_HIGHEST * highest, SPIKE_NATS_MIN
     )
+
+
+def loss_spike(window: Window, seen: Observation, limits: Stability) -> Finding | None:
+    center, limit = loss_rise_max(window, limits)
+    rise = seen.loss - center
     if rise <= limit:
         return None
     return Finding(
         fault=Fault.LOSS_SPIKE,
-        message=f"loss {seen.loss:.3f} is {rise:.3f} above the median {window.center:.3f} of the "
+        message=f"loss {seen.loss:.3f} is {rise:.3f} above the median {center:.3f} of the "
         f"last {len(window.losses)} good steps; the limit is {limit:.3f}",
     )
 
