@@ -337,7 +337,7 @@ def test_a_plateau_is_told_with_its_beginning_and_nothing_is_done() -> None:
         judgement = judged(window, seen(step, loss))
         assert judgement.remedy is Remedy.ACCEPT
         window = judgement.window
-    told = notice(window, None, step=4_000)
+    told = notice(window, None, step=4_000, total_steps=4_000, unigram_loss=9.0)
     (since,) = (int(word) for word in told.split() if word.isdigit())
     assert told.startswith("the loss has not fallen since step ")
     assert 1_300 <= since <= 2_100
@@ -430,5 +430,18 @@ def test_the_noise_scale_is_unknown_where_there_is_one_part_only() -> None:
     ],
 )
 def test_what_is_only_odd_is_told(figures: dict[str, float], words: str) -> None:
-    assert bool(words) == bool(notice(quiet(), sampled(**figures), step=64))
-    assert words in notice(quiet(), sampled(**figures), step=64)
+    told = notice(quiet(), sampled(**figures), step=64, total_steps=64, unigram_loss=9.0)
+    assert bool(words) == bool(told)
+    assert words in told
+
+
+@pytest.mark.parametrize(
+    ("loss", "step", "is_told"), [(5.99, 50, True), (5.99, 49, False), (5.9, 100, False)]
+)
+def test_a_run_that_learns_nothing_is_told_so_in_its_second_half(
+    loss: float, step: int, is_told: bool
+) -> None:
+    """A rate so high that the loss never falls cannot rise either, so no detector sees it."""
+    told = notice(quiet(loss=loss), None, step=step, total_steps=100, unigram_loss=6.0)
+    assert ("nothing is learnt" in told) == is_told
+    assert ("(6.000): lower training.optimizer.learningRate" in told) == is_told

@@ -212,7 +212,13 @@ def judge_update(trainer: Trainer, probed: Probe, verdict: Verdict, rate: float)
         noise_scale_tokens=None
         if sequences is None
         else sequences * trainer.spec.data.sequence_length,
-        notice=notice(judgement.window, taken, step=state.counters.step),
+        notice=notice(
+            judgement.window,
+            taken,
+            step=state.counters.step,
+            total_steps=trainer.total_steps,
+            unigram_loss=trainer.plan.data.unigram_loss,
+        ),
     )
     return judgement
 

@@ -31,6 +31,9 @@ DEAD_RATIO = 2.0**-24
 SWALLOWED_MAX = 0.5
 LOGIT_MAX = 100.0
 """Attention logits beyond this are cut off elsewhere (arXiv 2507.20534, section 2.1)."""
+UNLEARNT_NATS = 0.05
+"""A loss that is not so much below that of a unigram model in the second half of the run has not
+begun to fall."""
 #: Weight of the newest sample in the running means of the gradient noise scale.
 _NOISE_WEIGHT = 0.1
 
@@ -94,9 +97,17 @@ def exploding_update(window: Window, sample: Sample) -> Finding | None:
     )
 
 
-def notice(window: Window, sample: Sample | None, *, step: int) -> str:
+def notice(
+    window: Window, sample: Sample | None, *, step: int, total_steps: int, unigram_loss: float
+) -> str:
     """What a person should know and nothing is done about; empty when all is usual."""
     found = []
+    is_late = 2 * step >= total_steps
+    if is_late and window.level is not None and window.level > unigram_loss - UNLEARNT_NATS:
+        found.append(
+            f"nothing is learnt, the loss is that of a unigram model ({unigram_loss:.3f}): lower "
+            "training.optimizer.learningRate, or look at the data"
+        )
     if window.trend.flat_steps:
         found.append(f"the loss has not fallen since step {step - window.trend.flat_steps}")
     if sample is not None:
