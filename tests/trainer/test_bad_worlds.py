@@ -16,6 +16,7 @@ from lmtraining_api import ExitCode, FailureClass
 from lmtraining_trainer.checkpoint import layout
 from lmtraining_trainer.checkpoint import write as write_module
 from tests.trainer.rank_support import (
+    NO_SECRETS,
     Faults,
     LocalLink,
     Outcome,
@@ -71,7 +72,7 @@ def limit_files(bytes_max: int) -> None:
 def run_with(link: LocalLink, tmp_path: Path, **blocks: dict[str, object]) -> Outcome:
     job = job_of(tiny_spec((tmp_path / "text.jsonl").as_uri(), **blocks), tmp_path)
     try:
-        return _outcome_of(job, place_of(), link)
+        return _outcome_of(job, place_of(), link, NO_SECRETS)
     finally:
         limit_files(resource.RLIM_INFINITY)
 
