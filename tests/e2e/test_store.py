@@ -34,10 +34,11 @@ def test_a_run_lives_in_a_bucket(kubectl: Kubectl, endpoint: str) -> None:
     the bucket; the login is nowhere to be read."""
     login = {"key": "writer", "secret": uuid.uuid4().hex}
     files = fsspec.filesystem("s3", endpoint_url=endpoint, **login)
-    files.mkdir("runs")
+    bucket = f"runs-{uuid.uuid4().hex}"  # other servers of this process have the same buckets
+    files.mkdir(bucket)
     options = [f"--from-literal={k}={v}" for k, v in {"endpoint_url": endpoint, **login}.items()]
     kubectl.run("create", "secret", "generic", SECRET, *options)
-    storage = {"uri": "s3://runs/team", "credentials": {"secretRef": {"name": SECRET}}}
+    storage = {"uri": f"s3://{bucket}/team", "credentials": {"secretRef": {"name": SECRET}}}
     kubectl.apply(job("bucket", checkpoint__storage=storage))
     watcher = Watcher(kubectl, "bucket")
 
@@ -49,9 +50,9 @@ def test_a_run_lives_in_a_bucket(kubectl: Kubectl, endpoint: str) -> None:
     assert ended.last_recovery is not None
     assert ended.last_recovery.resumed_from_step
     assert not kubectl.list("pvc", "")
-    (export,) = files.glob("runs/team/runs/*/export/model.safetensors")
+    (export,) = files.glob(f"{bucket}/team/runs/*/export/model.safetensors")
     assert files.size(export) > 0
-    for manifest in files.glob("runs/team/runs/*/checkpoints/step-*/manifest.json"):
+    for manifest in files.glob(f"{bucket}/team/runs/*/checkpoints/step-*/manifest.json"):
         kept = {path.rsplit("/", 1)[1] for path in files.ls(manifest.rsplit("/", 1)[0])}
         assert {*json.loads(files.cat(manifest))["files"], "intact.json"} <= kept
     seen = kubectl.run("get", "lmtj,events,configmaps,pods", "-o", "yaml")
