@@ -410,6 +410,7 @@ OUT_OF_BOUNDS: tuple[tuple[Document, str], ...] = (
     (minimal(checkpoint={"path": "/a"}), "spec.checkpoint.path"),
     (minimal(checkpoint={"path": "a/"}), "spec.checkpoint.path"),
     (minimal(checkpoint={"keepLast": 0}), "spec.checkpoint.keepLast"),
+    (minimal(checkpoint={"writerShare": 0}), "spec.checkpoint.writerShare"),
     (minimal(suspend="maybe"), "spec.suspend"),
     (named("Not_A_Name"), "metadata.name"),
 )

@@ -36,6 +36,7 @@ FULL_STATUS: dict[str, Any] = {
     "round": 1,
     "trainerImage": "registry.example/trainer:1",
     "nextAttemptTime": LATER,
+    "replacedPods": {"1": 1},
     "restarts": {"total": 3, "counted": 2, "byReason": {FailureClass.CRASH: 2, "Disruption": 1}},
     "progress": {
         "step": 42,
@@ -111,6 +112,7 @@ FULL_STATUS: dict[str, Any] = {
         "message": "rank 1 raised ValueError at step 30.",
         "attempt": 1,
         "pod": "tiny-1-0-0",
+        "replacedBy": "tiny-1-0-1",
         "node": "node-a",
         "rank": 1,
         "step": 30,

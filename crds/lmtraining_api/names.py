@@ -46,10 +46,15 @@ ENV_POD_NAME: Final = "LMTRAINING_POD_NAME"
 ENV_POD_ADDRESS: Final = "LMTRAINING_POD_ADDRESS"
 ENV_ATTEMPT: Final = "LMTRAINING_ATTEMPT"
 ENV_REPLICA: Final = "LMTRAINING_REPLICA"
+#: How long the kubelet waits after it has told the pod to stop.
+ENV_GRACE_SECONDS: Final = "LMTRAINING_GRACE_SECONDS"
 
 #: GET /report, /metrics and /healthz of every supervisor; torch's rendezvous on the lead pod.
 REPORT_PORT: Final = 8080
 RENDEZVOUS_PORT: Final = 29500
+
+#: Reason of the fault that ends a round because the peer table names another pod.
+POD_REPLACED: Final = "PodReplaced"
 
 REPORT_BYTES_MAX: Final = 64 * 1024
 TERMINATION_LOG_BYTES_MAX: Final = 4096

@@ -69,7 +69,7 @@ REASON_HELP: dict[ConditionType, dict[str, Help]] = {
             "Check the NetworkPolicy and the node of the lead pod.",
         ),
         Succeeded.RECOVERING: Help(
-            "A failure is being mended: a new attempt waits or starts.",
+            "A failure is being mended: the ranks, one pod or a new attempt wait or start.",
             "Read `status.lastFailure`; if it comes again, mend the cause.",
         ),
         Succeeded.SUSPENDING: Help(
@@ -206,8 +206,14 @@ REASON_HELP: dict[ConditionType, dict[str, Help]] = {
             "If it lasts, look at the storage's speed and the pod's log.",
         ),
         Checkpointed.FAILING: Help(
-            "The newest save failed; training goes on.",
-            f"{_LOOK}: free space on the volume or mend the storage.",
+            "The newest save failed, was left out or does not end; training goes on.",
+            f"{_LOOK}: mend the storage, or save less often.",
+        ),
+        Checkpointed.STORAGE_FULL: Help(
+            "The newest save found no space left; training goes on, and the checkpoints before it "
+            "stay.",
+            f"{_LOOK}: free space on the volume, enlarge it, or lower `checkpoint.keepLast` in a "
+            "new job.",
         ),
     },
 }

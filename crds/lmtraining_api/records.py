@@ -6,6 +6,8 @@ Trap avoided: JSON has no NaN, so a value that is not finite is absent and a fla
 record has room for training text or raw output (P11).
 """
 
+from collections.abc import Iterable
+from hashlib import sha256
 from typing import Annotated, Literal, get_args
 
 from pydantic import AwareDatetime, BeforeValidator, Field
@@ -32,6 +34,7 @@ __all__ = [
     "State",
     "TimeAccounts",
     "TrainerReport",
+    "gang_digest",
 ]
 
 #: A pod has no more, and reports its own.
@@ -88,6 +91,11 @@ class Intent(Record):
     generation: int = Field(ge=1)
     """metadata.generation of the job that this intent was made from."""
     peers: list[Peer] = Field(default=[], max_length=REPLICAS_MAX)
+
+
+def gang_digest(pod_uids: Iterable[str]) -> str:
+    """A name for a gang of exactly these pods."""
+    return sha256("\n".join(sorted(pod_uids)).encode()).hexdigest()[:16]
 
 
 State = Literal[
@@ -358,7 +366,9 @@ class TrainerReport(Record):
     healthy_step: int | None = None
     """The step of the newest healthy one: where a rewind would go."""
     checkpoint_error: Message = ""
-    """Why the newest save failed; empty when it did not."""
+    """Why the newest save failed, was left out or does not end; empty when all is well."""
+    storage_is_full: bool = False
+    """Whether that is want of space."""
     export_path: PathInRun | None = None
     """Directory of the exported model, relative to the run directory."""
     last_fault: FaultReport | None = None
@@ -366,6 +376,9 @@ class TrainerReport(Record):
     ranks: list[RankHealth] = Field(default=[], max_length=RANKS_REPORTED_MAX)
     last_exit: ExitRecord | None = None
     """How the attempt before this one ended, from the run directory."""
+    gang: Annotated[str, Field(max_length=64)] = ""
+    """Digest of the pods in the peer table: on the lead that of its round, on the others the newest
+    one read. Only pods of one digest meet."""
 
 
 class JournalEntry(Record):

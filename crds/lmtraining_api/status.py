@@ -120,6 +120,7 @@ class Checkpointed(StrEnum):
     FRESH = "Fresh"
     STALE = "Stale"
     FAILING = "Failing"
+    STORAGE_FULL = "StorageFull"
 
 
 class Condition(StatusModel):
@@ -140,10 +141,10 @@ class Condition(StatusModel):
 
 
 class Restarts(StatusModel):
-    """New attempts so far."""
+    """New attempts and replaced pods so far."""
 
     total: Count = 0
-    """All new attempts."""
+    """All of them."""
     counted: Count = 0
     """Those that spend recovery.restartsMax."""
     by_reason: dict[ReadFailureClass, Count] = Field(default={}, max_length=16)
@@ -319,6 +320,8 @@ class LastFailure(StatusModel):
     """The attempt that failed."""
     pod: Annotated[str, Field(max_length=253)] = ""
     """Its pod."""
+    replaced_by: Annotated[str, Field(max_length=253)] = ""
+    """The pod in its place, where the attempt goes on with the others."""
     node: Annotated[str, Field(max_length=253)] = ""
     """The node of that pod."""
     rank: Count | None = None
@@ -345,7 +348,7 @@ class LastRecovery(StatusModel):
     load_seconds: Short = ""
     """Of these: to verify and load the checkpoint."""
     fault: Message = ""
-    """What it was, where the ranks were started again inside their pods."""
+    """What it was, where the ranks were started again inside their pods or a pod was replaced."""
     resumed_from_step: Count | None = None
     """The checkpoint it went on from; absent: from the start."""
     replayed_steps: Count = 0
@@ -398,9 +401,13 @@ class LMTrainingJobStatus(StatusModel):
     trainer_image: Annotated[str, Field(max_length=512)] = ""
     """Image of all pods of all attempts, fixed when the job begins."""
     next_attempt_time: AwareDatetime | None = None
-    """When the next attempt starts, while waiting after a failure."""
+    """When the next attempt, or the pod in the place of a lost one, starts, while waiting after a
+    failure."""
+    replaced_pods: dict[Short, Count] = Field(default={}, max_length=512)
+    """How often the pod of a replica was replaced alone in this attempt, by replica; it is the last
+    part of that pod's name, and written here before the pod exists."""
     restarts: Restarts = Restarts()
-    """New attempts so far."""
+    """New attempts and replaced pods so far."""
     progress: Progress = Progress()
     """How far training is."""
     metrics: Metrics = Metrics()

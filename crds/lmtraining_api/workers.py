@@ -268,6 +268,9 @@ class Checkpoint(SpecModel):
     step was validated. Each that is not among the newest costs the disk of one more."""
     keep_every_steps: int | None = Field(default=None, ge=1, le=STEPS_MAX)
     """At every multiple of so many steps a checkpoint is made and kept for ever. Left out: none."""
+    writer_share: float | None = Field(default=None, gt=0, le=1.0)
+    """Share of one core that rank 0 may spend on writing a checkpoint while the training goes on.
+    Left out: 0.1 on CPUs, which the training needs itself, and 1 beside an accelerator."""
 
     rules: ClassVar = (
         Rule(
@@ -284,11 +287,12 @@ class Recovery(SpecModel):
     """How faults are answered."""
 
     restarts_max: int = Field(default=3, ge=0, le=1000)
-    """New attempts after faults of the job itself; preemption, drain and eviction do not count."""
+    """New attempts and replaced pods after faults of the job itself; preemption, drain and eviction
+    do not count."""
     backoff_seconds: int = Field(default=1, ge=0, le=3600)
-    """Wait before the first new attempt; it doubles with each, up to backoffSecondsMax."""
+    """Wait before the first of them; it doubles with each, up to backoffSecondsMax."""
     backoff_seconds_max: int = Field(default=60, ge=0, le=86400)
-    """Longest wait before a new attempt."""
+    """Longest wait before a new attempt or pod."""
     grace_seconds: int = Field(default=60, ge=1, le=86400)
     """Time that a pod told to stop has to save a checkpoint."""
 

@@ -105,7 +105,8 @@ def check(view: JobView, story: Story) -> list[str]:
     claims = {
         "the job completed": summary is not None and summary.reason == "Completed",
         "a pod was killed in the middle": story.killed,
-        "the gang restarted by itself": status.restarts.total >= 1 and recovery is not None,
+        "another pod took its place, and the gang went on": status.restarts.total >= 1
+        and recovery is not None,
         "a checkpoint is intact": status.checkpoint is not None,
         "the model is exported": bool(status.artifacts.export),
         "the model beats a unigram model by 1 nat or more": bool(status.metrics.validation_loss)

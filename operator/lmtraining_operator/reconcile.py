@@ -139,7 +139,7 @@ class JobReconciler:
             self._report = replace(self._report, error=str(error), failing_since=since)
             return False
         self._last_pull = self._clock()
-        self._report = ObservedReport(report=report)
+        self._report = ObservedReport(report=report, address=view.plan.report_from)
         return True
 
     async def after_report(self) -> Outcome:

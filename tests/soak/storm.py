@@ -204,17 +204,18 @@ class Storm:
 
     def _process(self, wanted: str, *, gang: list[int]) -> tuple[str, int]:
         """A process of this gang, and its number. Where it has not come yet, rank 0 is struck: one
-        of an older gang is about to end anyway, and its loss would cost nobody anything."""
+        of an older gang is about to end anyway, and its loss would cost nobody anything. Where rank
+        0 has ended by itself since it was let go, its supervisor is."""
         kind, _, replica = wanted.rpartition(" ")
         pod = self._gang[int(replica)]
         if kind == "supervisor":
+            assert pod.process.poll() is None, f"{wanted} had ended already"
             return wanted, pod.process.pid
         path = self.storm / f"life-{replica}.json"
         life = json.loads(path.read_text()) if path.exists() else {}
         if life.get("gang") == gang and life[kind] in pod.processes():
             return wanted, life[kind]
-        assert wanted != "rank 0", f"rank 0 is not there though it said so: {life}"
-        return self._process("rank 0", gang=gang)
+        return self._process("supervisor 0" if wanted == "rank 0" else "rank 0", gang=gang)
 
     def _plan(self, number: int) -> None:
         """Say what rank 0 is to wait for."""

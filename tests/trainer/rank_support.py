@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from multiprocessing.connection import Connection
@@ -26,8 +26,11 @@ import lmtraining_trainer.startup
 from lmtraining_api import FailureClass, JobFile, State, TrainingSpec
 from lmtraining_trainer.data.batches import BatchPlan
 from lmtraining_trainer.errors import Preempted, TrainerError
+from lmtraining_trainer.files import nothing
 from lmtraining_trainer.rank import run_rank
 from lmtraining_trainer.rank_link import RankPlace, RankUpdate
+from lmtraining_trainer.saving import Saver
+from lmtraining_trainer.state import TrainState
 from lmtraining_trainer.step import Measured
 from tests.trainer.injections import DATA_FAULTS, Injection, damaged, poisoned
 
@@ -51,6 +54,13 @@ class Faults:
     """Other faults of the rank."""
     late: bool = False
     """No fault: every rank reads its verdicts late, as on a GPU."""
+    world: Mapping[int, Callable[[], object]] = field(default_factory=dict)
+    """What befalls the world when rank 0 reports that step; for a rank in this process."""
+    stop_when: Callable[[Mapping[str, Any]], bool] | None = None
+    """The rank is asked to stop once its report is so."""
+    saves_beside: bool = False
+    """The training goes on while a checkpoint is written, as in earnest. Elsewhere it waits: steps
+    are so short here that no test could know which checkpoints there are."""
 
 
 @dataclass
@@ -69,8 +79,11 @@ class LocalLink:
             self.step = step
             if self.faults.kill_at.get(self.rank) == step:
                 os.kill(os.getpid(), signal.SIGKILL)
+            self.faults.world.get(step, nothing)()
 
     def stop_requested(self) -> bool:
+        if self.faults.stop_when is not None and self.faults.stop_when(self.report):
+            return True
         return self.step >= self.faults.stop_at.get(self.rank, 1 << 60)
 
     @property
@@ -266,6 +279,8 @@ def _outcome_of(job: JobFile, place: RankPlace, link: LocalLink, credentials: Pa
     if faults.late:
         lmtraining_trainer.startup.reads_late = lambda *_: True
     _inject((*poison, *faults.inject.get(place.rank, ())))
+    if not faults.saves_beside:
+        Saver.poll = _patient_poll  # type: ignore[method-assign]
     try:
         # One thread: models this small gain nothing from a second, and on a busy machine the
         # barriers between two cost many times the work.
@@ -288,9 +303,17 @@ def _outcome_of(job: JobFile, place: RankPlace, link: LocalLink, credentials: Pa
         lmtraining_trainer.loop.update = _update
         lmtraining_trainer.startup.reads_late = _reads_late
         BatchPlan.batch = _batch  # type: ignore[method-assign]
+        Saver.poll = _poll  # type: ignore[method-assign]
     return Outcome(rank=place.rank, end="finished", link=link)
 
 
+def _patient_poll(saver: Saver, trained: TrainState) -> None:
+    saver.settle()
+    _poll(saver, trained)
+    saver.settle()
+
+
+_poll = Saver.poll
 _forward_backward = lmtraining_trainer.loop.forward_backward
 _update = lmtraining_trainer.loop.update
 _reads_late = lmtraining_trainer.startup.reads_late

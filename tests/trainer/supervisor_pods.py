@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 from lmtraining_api import ExitRecord, TrainerReport, names
 
 ROOT = Path(__file__).parents[2]
-WAIT_SECONDS_MAX = 60.0
+WAIT_SECONDS_MAX = 180.0
+"""On a busy machine the import of torch alone takes a minute."""
 POLL_SECONDS = 0.01
 JOB_UID = "11111111-2222-3333-4444-555555555555"
 #: A PID namespace of its own, as a container has. The outer process has no part in it.
@@ -85,14 +86,15 @@ class Pod:
         replica: int = 0,
         rendezvous_port: int = 0,
         report_port: int = 0,
+        replaced: int = 0,
     ) -> None:
         self.run_directory = directory / "run"
-        self.name = f"job-{attempt}-{replica}-0"
+        self.name = f"job-{attempt}-{replica}-{replaced}"
         self.uid = f"uid-of-{self.name}"
         self.attempt, self.replica = attempt, replica
         self.home = directory / self.name
         self.home.mkdir(parents=True)
-        self.address = f"127.0.1.{replica + 1}"
+        self.address = f"127.0.{1 + replaced}.{replica + 1}"
         self.port = report_port or free_port()
         self.intent_file = self.home / "intent.json"
         self.termination_log = self.home / "termination-log"

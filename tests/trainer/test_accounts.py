@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from lmtraining_trainer.accounts import CAUSE_OF_STATE, Accounts, Cause
 from lmtraining_trainer.clock import Clock
 from lmtraining_trainer.run import claim_run
 from lmtraining_trainer.run.accounts_mark import MARK, MARK_SECONDS, Spent
+from lmtraining_trainer.run.aside import Aside
 from lmtraining_trainer.voice import Voice
 from tests.trainer.rank_support import (
     Faults,
@@ -33,6 +35,13 @@ pytestmark = pytest.mark.trainer
 ACTION_SECONDS_MAX = 3.0
 #: Each figure of a report is rounded to a thousandth, and each start reads one that was.
 ROUNDING_SECONDS = 0.05
+
+
+class AtOnce(Aside):
+    """Storage that takes no time."""
+
+    def offer(self, write: Callable[[], object]) -> None:
+        write()
 
 
 @dataclass
@@ -53,7 +62,9 @@ class World:
     def start(self) -> None:
         self.gangs += 1
         self.voice = Voice(LocalLink())
-        self.voice.accounts = Accounts(monotonic=lambda: self.elapsed, wall_time=self.wall_time)
+        self.voice.accounts = Accounts(
+            monotonic=lambda: self.elapsed, wall_time=self.wall_time, aside=AtOnce()
+        )
         job = job_of(tiny_spec("file:///x"), self.directory)
         run = claim_run(job, place_of(attempt=self.gangs), now=self.wall_time)
         self.takes(0.25)  # of a slow disk

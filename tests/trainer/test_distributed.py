@@ -48,7 +48,7 @@ def test_p3_one_ranks_wish_to_stop_is_everybodys(tmp_path: Path, rank: int) -> N
     job = job_of(tiny_spec(write_text(tmp_path / "text.jsonl"), world_size=2), tmp_path)
     outcomes = run_gang(job, 2, faults=Faults(stop_at={rank: 2}))
     assert [(outcome.end, outcome.step) for outcome in outcomes] == [("preempted", 3)] * 2
-    assert outcomes[0].link.states[-2:] == ["Stopping", "Training"]
+    assert outcomes[0].link.states[-2:] == ["Training", "Stopping"]
 
 
 def test_a_stop_before_the_first_step_ends_all_ranks(tmp_path: Path) -> None:

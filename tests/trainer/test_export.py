@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lmtraining_api import FailureClass, JobFile
 from lmtraining_trainer import export as export_module
 from lmtraining_trainer import rank as rank_module
 from lmtraining_trainer.checkpoint import layout
-from lmtraining_trainer.checkpoint.tensors import read_tensors
 from lmtraining_trainer.generate import sample
 from lmtraining_trainer.model import build_model
 from lmtraining_trainer.state import TrainState
@@ -40,7 +40,7 @@ def test_the_export_gives_the_logits_of_the_last_checkpoint(
     trained = build_model(job.spec)
     checkpoint = Path(job.run_directory) / "checkpoints" / "step-00000012"
     TrainState(model=trained, optimizer=torch.optim.SGD(trained.parameters())).load_tensors(
-        read_tensors(checkpoint / layout.MODEL), {}
+        load_file(checkpoint / layout.MODEL), {}
     )
     tokens = torch.randint(270, (2, 16), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

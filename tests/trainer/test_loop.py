@@ -157,6 +157,7 @@ def test_speed_has_no_waits_and_no_first_step_in_it(
     monkeypatch.setattr(loop, "forward_backward", step)
     monkeypatch.setattr(loop, "validate", taking(1000.0, loop.validate))
     monkeypatch.setattr(Saver, "save", taking(1000.0, Saver.save))
+    monkeypatch.setattr(Saver, "save_now", taking(1000.0, Saver.save_now))
     monkeypatch.setattr(ProgressMark, "record", taking(1000.0, ProgressMark.record))
     outcome = run_alone(job_of(tiny_spec(write_text(tmp_path / "text.jsonl")), tmp_path))
     speeds = [update.fields["tokens_per_second"] for update in outcome.link.updates

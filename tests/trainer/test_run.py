@@ -13,6 +13,7 @@ from lmtraining_trainer.rank_link import RankPlace
 from lmtraining_trainer.run import Fence, Journal, Run, claim_run
 from lmtraining_trainer.run import fence as fence_module
 from lmtraining_trainer.run.progress_mark import ProgressMark
+from tests.trainer.supervisor_pods import until
 
 pytestmark = pytest.mark.trainer
 
@@ -286,6 +287,7 @@ def test_progress_mark_is_never_too_high(tmp_path: Path) -> None:
     mark = ProgressMark(tmp_path)
     mark.record(5)
     mark.record(6)  # within the same second: not written
+    until(lambda: ProgressMark(tmp_path).highest, "the mark is written")
     assert ProgressMark(tmp_path).highest == 5
     (tmp_path / "progress").write_text("garb")
     assert ProgressMark(tmp_path).highest == 0

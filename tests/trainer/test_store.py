@@ -20,7 +20,8 @@ from moto.server import ThreadedMotoServer
 from safetensors.torch import load
 
 from lmtraining_api import FailureClass, JobFile, LMTrainingJob
-from lmtraining_trainer import rank, saving
+from lmtraining_trainer import rank
+from lmtraining_trainer.checkpoint import writer
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.run import Fence, Journal, Mirror
 from lmtraining_trainer.supervisor import LocalRun, run_locally
@@ -273,12 +274,14 @@ def test_p1_the_fence_is_looked_at_directly_before_the_manifest(
     assert store.run(stop_at={0: 5}).step == 6
     real = Mirror.publish_checkpoint
 
-    def overtaken(self: Mirror, directory: Path, check: Callable[[], None]) -> None:
+    def overtaken(
+        self: Mirror, directory: Path, check: Callable[[], None], on_part: Callable[[], None]
+    ) -> None:
         def late() -> None:
             store.fence(attempt=3)
             check()
 
-        real(self, directory, late)
+        real(self, directory, late, on_part)
 
     monkeypatch.setattr(Mirror, "publish_checkpoint", overtaken)
     assert store.run(attempt=2).reason == "Fenced"
@@ -322,20 +325,20 @@ def test_p8_retention_in_the_store_is_that_of_a_disk(store: Store) -> None:
 def test_a_store_that_is_away_costs_checkpoints_and_not_the_training(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = saving.write_checkpoint
+    real = writer.write_checkpoint
 
-    def away(run: Any, snapshot: Any, alive: Any) -> Any:
+    def away(run: Any, snapshot: Any, pace: Any) -> Any:
         if snapshot.step != 8:
-            return real(run, snapshot, alive)
+            return real(run, snapshot, pace)
         port = store.server.get_host_and_port()[1]
         store.server.stop()
         try:
-            return real(run, snapshot, alive)
+            return real(run, snapshot, pace)
         finally:
             store.server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
             store.server.start()
 
-    monkeypatch.setattr(saving, "write_checkpoint", away)
+    monkeypatch.setattr(writer, "write_checkpoint", away)
     outcome = store.run()
     assert outcome.end == "finished", outcome
     errors = [update.fields["checkpoint_error"] for update in outcome.link.updates

@@ -5,12 +5,13 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lmtraining_api import ExitCode, ExitRecord, FailureClass
+from lmtraining_api import ExitCode, ExitRecord, FailureClass, names
 from tests.trainer.memory_cgroup import memory_cgroup
 from tests.trainer.supervisor_pods import PID_1, Pod, pods, spec, until
 from tests.trainer.supervisor_preloads import FAULT
@@ -129,6 +130,24 @@ def test_sigterm_saves_and_exits_80(tmp_path: Path) -> None:
     assert f"step {record.step}" in record.message
 
 
+def test_a_save_that_takes_longer_than_the_grace_leaves_a_record(tmp_path: Path) -> None:
+    """The kubelet's SIGKILL would leave none; being told again makes the wait no longer."""
+    pod = _pod(tmp_path, "ignores_the_stop")
+    pod.environment = {names.ENV_GRACE_SECONDS: "2"}
+    with pods(pod):
+        pod.intend()
+        pod.until_state("Training")
+        ranks = [pod.rank_process(0), pod.rank_process(1)]
+        pod.process.terminate()
+        until((pod.run_directory / "asked-to-stop").exists, "the stop")
+        pod.process.terminate()
+        assert pod.wait() == ExitCode.PREEMPTED
+        assert not set(ranks) & set(pod.processes())
+    record = pod.record()
+    assert (record.failure_class, record.reason) == (FailureClass.DISRUPTION, "GraceTooShort")
+    assert "within recovery.graceSeconds 2: the newest intact checkpoint stands" in record.message
+
+
 def test_sigterm_before_anything_was_started_exits_80_at_once(tmp_path: Path) -> None:
     pod = _pod(tmp_path, "finishes")
     with pods(pod):
@@ -183,6 +202,8 @@ def _init(pod: Pod) -> int | None:
 def test_pid_1_hears_a_stop_while_it_still_imports(pid_1: Pod) -> None:
     """The kernel drops a signal to PID 1 that has no handler."""
     init = until(lambda: _init(pid_1), "PID 1")
+    # Before it is Python it is `unshare`, which holds the signal back as well, and lets it go.
+    until(lambda: Path(f"/proc/{init}/exe").readlink() == Path(sys.executable).resolve(), "Python")
     until(lambda: int(_status(init, "SigBlk"), 16) >> (signal.SIGTERM - 1) & 1, "held back")
     os.kill(init, signal.SIGTERM)
     pid_1.wait()

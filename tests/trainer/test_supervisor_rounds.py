@@ -10,11 +10,19 @@ from safetensors.torch import load_file
 
 from lmtraining_api import ExitCode, FailureClass, TrainerReport
 from lmtraining_trainer.files import read_json, write_json
+from lmtraining_trainer.supervisor.hangs import HANGS
 from tests.soak.rank import storm_directory
 from tests.soak.storm import gang_of
 from tests.trainer.rank_support import assert_equal_tensors
 from tests.trainer.supervisor_pods import Pod, corpus, pods, spec, until
-from tests.trainer.test_supervisor_gang import _gang, _rank_of, _saved_step, _start, _until_step
+from tests.trainer.test_supervisor_gang import (
+    _gang,
+    _rank_of,
+    _ranks_of,
+    _saved_step,
+    _start,
+    _until_step,
+)
 
 pytestmark = pytest.mark.trainer
 
@@ -98,6 +106,26 @@ def test_a_rank_that_hangs_is_found_and_its_stack_is_kept(tmp_path: Path, victim
         _stopped(*gang)
 
 
+def test_the_stacks_of_a_hang_are_in_the_run_directory(tmp_path: Path) -> None:
+    job = spec(corpus(tmp_path / "corpus"), ranksPerReplica=2)
+    job["stability"] = {**MENDS, "silenceSeconds": 2}
+    job["training"]["budget"] = {"steps": STEPS}
+    pod = Pod(tmp_path, None, job)
+    with pods(pod):
+        pod.intend()
+        _until_step(pod, 20)
+        victim, other = _ranks_of(pod)
+        os.kill(victim, signal.SIGSTOP)
+        fault = _until_round(pod, 2).last_fault
+        assert fault is not None
+        assert fault.rank is not None
+        kept = {path.name: path for path in (pod.run_directory / HANGS / "1-1").iterdir()}
+        assert kept.keys() == {f"rank-{1 - fault.rank}.txt"}, "the one that could answer"
+        assert "Current thread" in kept[f"rank-{1 - fault.rank}.txt"].read_text()
+        assert other not in pod.processes(), "all ranks start again"
+        _stopped(pod)
+
+
 def test_the_same_fault_at_the_same_step_is_not_tried_for_ever(tmp_path: Path) -> None:
     job_of = _gang(tmp_path, stability=MENDS, budget={"steps": STEPS})
     lead = Pod(tmp_path / "one", "raises", _in_one_pod(job_of[0]))
@@ -108,21 +136,26 @@ def test_the_same_fault_at_the_same_step_is_not_tried_for_ever(tmp_path: Path) -
     assert "RankRaised" in lead.record().reason
 
 
-def test_a_rank_that_dies_before_the_ranks_are_connected_costs_a_round_too(tmp_path: Path) -> None:
-    """No connection breaks then, and the others would wait for minutes."""
+@pytest.mark.parametrize(("victim", "phase"), [(1, "Preparing"), (0, "Starting")])
+def test_a_rank_that_dies_before_the_ranks_are_connected_costs_a_round_too(
+    tmp_path: Path, victim: int, phase: str
+) -> None:
+    """No connection breaks then, and the others would wait for minutes: for rank 1 while rank 0
+    prepares the data, or in the store of the lead's next round, which knows nothing of theirs."""
     job = spec(corpus(tmp_path / "corpus"), replicas=2)
     job["stability"] = MENDS
     gang = gang_of(tmp_path, job, attempt=1)
     storm = storm_directory(gang[0].run_directory)
     storm.mkdir(parents=True)
-    plan = {"number": 1, "bad_positions": [], "instants": {"Preparing": 1}}
+    plan = {"number": 1, "bad_positions": [], "instants": {phase: 1}}
     write_json(storm / "plan.json", plan)
     with pods(*gang):
         for pod in gang:
             pod.intend(*gang)
-        until((storm / "held-1.json").exists, "rank 0 prepares the data, and rank 1 waits for it")
+        until(lambda: (storm / "held-1.json").exists() and (storm / "life-1.json").exists(),
+              "rank 0 is held, and rank 1 waits for it")  # fmt: skip
         write_json(storm / "plan.json", plan | {"number": 2, "instants": {}})
-        os.kill(read_json(storm / "life-1.json")["rank"], signal.SIGKILL)  # type: ignore[index]
+        os.kill(read_json(storm / f"life-{victim}.json")["rank"], signal.SIGKILL)  # type: ignore[index]
         (storm / "released-1").touch()
         assert [pod.wait() for pod in gang] == [ExitCode.FINISHED] * 2
     assert gang[0].record().round == 2

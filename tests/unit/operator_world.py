@@ -11,7 +11,13 @@ from typing import Any
 
 from lmtraining_api import names as api
 from lmtraining_api.exits import CODE_OF_CLASS, ExitCode, FailureClass
-from lmtraining_api.records import CheckpointReport, ExitRecord, Intent, TrainerReport
+from lmtraining_api.records import (
+    CheckpointReport,
+    ExitRecord,
+    Intent,
+    TrainerReport,
+    gang_digest,
+)
 from lmtraining_api.status import LMTrainingJobStatus
 from lmtraining_operator.gateway import ApiError, Object
 from lmtraining_operator.plan import Settings
@@ -74,8 +80,8 @@ class World:
     """What reads see instead of the truth."""
     is_silent: bool = False
     """No report is answered."""
-    first_steps: dict[int, datetime] = field(default_factory=dict)
-    """When each attempt made its first step."""
+    first_steps: dict[frozenset[str], datetime] = field(default_factory=dict)
+    """When each gang, by the UIDs of its pods, made its first step."""
     step: int = 0
     saved_step: int = 0
     finished: bool = False
@@ -233,10 +239,11 @@ class World:
 
     def start_pod(self, pod: Object) -> None:
         name = pod["metadata"]["name"]
+        replica, replaced = name.split("-")[-2:]
         pod["spec"]["nodeName"] = "node-1"
         pod["status"] = {
             "phase": "Running",
-            "podIP": f"127.1.0.{1 + int(name.split('-')[-2])}",
+            "podIP": f"127.1.{replaced}.{1 + int(replica)}",
             "containerStatuses": [{"name": "trainer", "state": {"running": {}}}],
         }
 
@@ -308,16 +315,22 @@ class World:
         return ExitRecord.model_validate(values | record).model_dump_json(exclude_none=True)
 
     def armed_gang(self) -> list[Object] | None:
-        """The pods that train: all replicas of one attempt, each with the full peer table."""
-        replicas = self.job["spec"]["workers"]["replicas"]
+        """The pods that train: all replicas of one attempt, each with the same full peer table."""
         armed = [pod for pod in self.live_pods if self.is_armed(pod)]
-        return armed if len(armed) == replicas else None
+        uids = frozenset(pod["metadata"]["uid"] for pod in armed)
+        return armed if armed and all(self.peers_of(pod) == uids for pod in armed) else None
 
     def is_armed(self, pod: Object) -> bool:
-        """True when the pod has been told its peers, and so may write."""
-        text = pod["metadata"].get("annotations", {}).get(api.ANNOTATION_INTENT)
+        """True when the pod has been told all its peers, and so may write."""
         running = pod["status"]["phase"] == "Running" and self.exit_of(pod) is None
-        return running and bool(text) and bool(Intent.model_validate_json(text).peers)
+        return running and len(self.peers_of(pod)) == self.job["spec"]["workers"]["replicas"]
+
+    @staticmethod
+    def peers_of(pod: Object) -> frozenset[str]:
+        """The UIDs of the pods in its peer table."""
+        text = pod["metadata"].get("annotations", {}).get(api.ANNOTATION_INTENT)
+        peers = Intent.model_validate_json(text).peers if text else []
+        return frozenset(peer.pod_uid for peer in peers)
 
     def train(self, steps: int) -> None:
         """Step, save, finish: what the gang does when nothing is in its way."""
@@ -326,9 +339,8 @@ class World:
             return
         total = self.job["spec"]["training"]["budget"]["steps"]
         if not self.finished:
-            attempt = int(gang[0]["metadata"]["labels"][api.LABEL_ATTEMPT])
             if steps:
-                self.first_steps.setdefault(attempt, self.now)
+                self.first_steps.setdefault(self.peers_of(gang[0]), self.now)
             self.step = min(self.step + steps, total)
             self.saved_step = self.step - self.step % 5
             self.finished = self.step == total
@@ -343,7 +355,7 @@ class World:
         has_ended = lead is None or self.exit_of(lead) is not None
         if self.is_silent or lead is None or has_ended or lead["status"]["phase"] != "Running":
             raise ReportError("no connection")
-        first_step = self.first_steps.get(int(lead["metadata"]["labels"][api.LABEL_ATTEMPT]))
+        first_step = self.first_steps.get(self.peers_of(lead))
         trains = first_step is not None
         checkpoint = CheckpointReport(
             step=self.saved_step,
@@ -366,6 +378,7 @@ class World:
             tokens_per_second=1000.0,
             checkpoint=checkpoint if self.saved_step else None,
             resumed_from_step=None,
+            gang=gang_digest(self.peers_of(lead)),
         )
 
     # --- the operator -----------------------------------------------------------------------

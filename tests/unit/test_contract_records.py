@@ -237,9 +237,11 @@ def report_at_its_bounds() -> TrainerReport:
         | figures
         | {
             "jobUid": widest(64),
+            "gang": widest(64),
             "state": max(get_args(State), key=len),
             "message": widest(MESSAGE_LENGTH_MAX),
             "checkpointError": widest(MESSAGE_LENGTH_MAX),
+            "storageIsFull": False,
             "exportPath": widest(512),
             "schemaVersion": 1,
             "lossIsFinite": False,

@@ -265,6 +265,10 @@ def saved(step: int) -> CheckpointReport:
             {"checkpoint": saved(10), "checkpoint_error": "no space left on device"},
             ("False", Checkpointed.FAILING),
         ),
+        (
+            {"checkpoint": saved(10), "checkpoint_error": "e", "storage_is_full": True},
+            ("False", Checkpointed.STORAGE_FULL),
+        ),
     ],
 )
 def test_checkpointed(changes: dict[str, Any], expected: tuple[str, Checkpointed]) -> None:

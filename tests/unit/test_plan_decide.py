@@ -120,6 +120,7 @@ def test_failure_is_said_and_the_broken_gang_released() -> None:
     assert reason(plan) == "Recovering"
     assert deleted(plan) == [("tiny-1-0-0", BROKEN_GANG_GRACE_SECONDS)], "the ended one has a log"
     assert made(plan) == []
+    assert plan.status.restarts == Restarts(total=1, counted=1, by_reason={FailureClass.CRASH: 1})
     assert "AttemptFailed" in events(plan)
 
 
@@ -147,7 +148,6 @@ def test_next_attempt_waits_for_pods_then_for_the_backoff() -> None:
 
     plan = decide(failed, now=NOW + timedelta(seconds=8))
     assert plan.status.attempt == 2
-    assert plan.status.restarts == Restarts(total=1, counted=1, by_reason={FailureClass.CRASH: 1})
     assert plan.status.next_attempt_time is None
     assert reason(plan) == "Recovering"
     assert "Pod/tiny-2-0-0" in made(plan)

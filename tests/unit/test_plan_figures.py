@@ -2,6 +2,7 @@
 
 import json
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -166,7 +167,9 @@ def parsed(**changes: object) -> LMTrainingJob:
 
 
 def pod(**changes: object) -> dict[str, object]:
-    made = manifests.pod(parsed(**changes), attempt=3, replica=1, intent="{}", image="trainer:1")
+    made = manifests.pod(
+        parsed(**changes), "tiny-3-1-0", attempt=3, replica=1, intent="{}", image="trainer:1"
+    )
     spec: dict[str, object] = made["spec"]
     return spec
 
@@ -290,6 +293,13 @@ def test_operator_is_let_in_by_its_own_label() -> None:
     assert {"matchLabels": {"lmtraining.dev/component": "operator"}} in selectors
 
 
+def test_pod_knows_how_long_it_may_take_to_stop() -> None:
+    spec: Any = pod(recovery__graceSeconds=90)
+    environment = {one["name"]: one.get("value") for one in spec["containers"][0]["env"]}
+    assert spec["terminationGracePeriodSeconds"] == 90
+    assert environment[api.ENV_GRACE_SECONDS] == "90"
+
+
 def test_claim_outlives_the_job_and_the_rest_does_not() -> None:
     """P5."""
     job = parsed()
@@ -297,7 +307,7 @@ def test_claim_outlives_the_job_and_the_rest_does_not() -> None:
     children = [
         manifests.config_map(job),
         manifests.network_policy(job),
-        manifests.pod(job, attempt=1, replica=0, intent="", image="trainer:1"),
+        manifests.pod(job, "tiny-1-0-0", attempt=1, replica=0, intent="", image="trainer:1"),
     ]
     for child in children:
         (owner,) = child["metadata"]["ownerReferences"]

@@ -46,7 +46,7 @@ def test_no_claim_is_made_and_status_says_where_the_run_is() -> None:
 
 def test_a_pod_has_scratch_space_and_the_secret_of_the_store() -> None:
     job = LMTrainingJob.model_validate(job_object(**STORE))
-    pod = manifests.pod(job, attempt=1, replica=0, intent="{}", image="trainer:1")
+    pod = manifests.pod(job, "tiny-1-0-0", attempt=1, replica=0, intent="{}", image="trainer:1")
     volumes = {volume.pop("name"): volume for volume in pod["spec"]["volumes"]}
     assert volumes["storage"] == {"emptyDir": {}}
     assert volumes["credentials-0"]["secret"]["secretName"] == "bucket-writer"

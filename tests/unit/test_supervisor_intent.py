@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from lmtraining_api import JobFile
+from lmtraining_api.records import gang_digest
 from lmtraining_trainer.supervisor.identity import Identity
 from lmtraining_trainer.supervisor.intent import Gang, Waiting, gang_of, read_intent_file
 
@@ -62,7 +63,12 @@ def test_any_other_intent_is_waited_out(intent: str | dict[str, Any], words: str
 
 def test_a_complete_intent_for_this_pod_starts_the_gang() -> None:
     verdict = gang_of(json.dumps(GOOD), identity=ME, job=JOB)
-    assert verdict == Gang(lead_address="10.0.0.1", other_addresses=("10.0.0.2",), generation=5)
+    assert verdict == Gang(
+        lead_address="10.0.0.1",
+        other_addresses=("10.0.0.2",),
+        digest=gang_digest(["pod-b", "pod-a"]),
+        generation=5,
+    )
 
 
 def test_fields_of_a_newer_operator_are_ignored() -> None:

@@ -10,15 +10,18 @@ and what is missing after a load moves to `replayed_steps`.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Literal
 
 from lmtraining_api import State, TimeAccounts
 from lmtraining_trainer.clock import Clock
 from lmtraining_trainer.run.accounts_mark import MARK_SECONDS, Spent, write_mark
+from lmtraining_trainer.run.aside import Aside
 from lmtraining_trainer.run.directory import Run, utc_now
 
+#: The last mark of a process is waited for so long.
+CLOSE_SECONDS_MAX = 2.0
 #: The fields of `TimeAccounts`.
 Cause = Literal[
     "productive",
@@ -55,9 +58,11 @@ class Accounts:
         *,
         monotonic: Callable[[], float] = time.monotonic,
         wall_time: Callable[[], datetime] = utc_now,
+        aside: Aside | None = None,
     ) -> None:
         self._monotonic = monotonic
         self._wall_time = wall_time
+        self._aside = aside or Aside()
         self._clock: Clock[Cause] = Clock(state="startup", since=monotonic())
         self._is_warm = False
         self._run: Run | None = None
@@ -119,7 +124,9 @@ class Accounts:
 
     def close(self) -> None:
         """The ranks end as they were told to; what follows is no recovery."""
+        self._aside.finish(CLOSE_SECONDS_MAX)
         self._mark(ended_as_told=True)
+        self._aside.finish(CLOSE_SECONDS_MAX)
         self._run = None
 
     def seconds(self) -> TimeAccounts:
@@ -138,5 +145,5 @@ class Accounts:
             ended_as_told=ended_as_told,
             start=self._start,
         )
-        with suppress(OSError):  # a full disk must not stop training; the accounts are a service
-            write_mark(self._run.directory, spent)
+        directory = self._run.directory
+        self._aside.offer(lambda: write_mark(directory, spent))

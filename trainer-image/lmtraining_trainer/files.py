@@ -12,7 +12,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 TEMPORARY_PREFIX = ".writing-"
 #: Bytes read at a time when a file is hashed; between two of them the rank says that it lives.
@@ -90,12 +90,17 @@ def sha256_of_file(path: Path, alive: Callable[[], None] = nothing) -> str:
     """SHA-256 of the bytes on disk, in hexadecimal; `alive` is called between chunks."""
     digest = hashlib.sha256(usedforsecurity=False)
     with path.open("rb") as file:
-        # Ask the kernel to forget its copy, or this would prove only that memory is intact.
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        forget_copy(file.fileno())
         for chunk in _chunks(file):
             digest.update(chunk)
             alive()
     return digest.hexdigest()
+
+
+def forget_copy(descriptor: int) -> None:
+    """Ask the kernel to forget its copy of a file: reading that proves only that memory is
+    intact."""
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def sha256_of(content: bytes) -> str:
@@ -121,6 +126,10 @@ def _sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def _chunks(file: Any) -> Iterator[bytes]:
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    """One after the other, the kernel reading ahead meanwhile."""
+    end = 0
     while chunk := file.read(HASH_CHUNK_BYTES):
+        end += len(chunk)
+        os.posix_fadvise(file.fileno(), end, 2 * HASH_CHUNK_BYTES, os.POSIX_FADV_WILLNEED)
         yield chunk

@@ -1,8 +1,8 @@
 """The ranks of one (job UID, attempt, round), and all that they say to each other.
 
-Promise: ranks of another gang are never met (every key carries job UID, attempt and round); every
-wait is bounded, says that it lives, and ends at once when the lead's connection breaks; a peer that
-went away is `PeerLost`, with the step at which it was noticed.
+Promise: ranks of another gang are never met (every key carries job UID, attempt, round and the
+digest of the pods); every wait is bounded, says that it lives, and ends at once when the lead's
+connection breaks; a peer that went away is `PeerLost`, with the step at which it was noticed.
 Trap avoided: a rank that waits inside a collective is deaf. Whatever the lead does alone and may
 take long (data, checkpoints, export) the others await on the rendezvous store instead.
 """
@@ -72,7 +72,7 @@ class Gang:
     @classmethod
     def meet(cls, job_uid: str, place: RankPlace, voice: Voice) -> Self:
         """Reach the lead's store. Raises TrainerError(PEER_LOST) when it does not answer."""
-        gang_name = f"{job_uid}/{place.attempt}/{place.round}"
+        gang_name = f"{job_uid}/{place.attempt}/{place.round}/{place.gang}"
         with _peer_errors(place.rank, 0):
             store = PrefixStore(gang_name, _store_of(place, voice))
             gang = cls(place, store, voice)

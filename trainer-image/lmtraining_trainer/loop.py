@@ -52,13 +52,14 @@ def train(trainer: Trainer) -> None:
         judgement, verdict = _step(trainer)
         if verdict.stop:
             compare_replicas(trainer)
-            trainer.saver.save("Stopping", state)
+            trainer.saver.save_now("Stopping", state)
             raise Preempted(state.counters.step)
         if judgement.remedy is Remedy.ACCEPT:
             _after_step(trainer, wanted=verdict.save)
     # A stop right after the last step left its validation to this attempt.
     if state.counters.validation_step != state.counters.step:
         _validate(trainer)
+    trainer.saver.settle()
     if trainer.spec.training.evaluation.robustness is not None:
         _test_robustness(trainer, draws=trainer.spec.training.evaluation.robustness.seeds)
 
@@ -167,11 +168,16 @@ def _after_step(trainer: Trainer, *, wanted: bool) -> None:
         _validate(trainer)
     if saves:
         _save(trainer)
-    trainer.saver.promote(state)
+    trainer.saver.poll(state)
 
 
 def _save(trainer: Trainer) -> None:
-    trainer.saver.save("Checkpointing", trainer.state)
+    """Beside the training, but for the first checkpoint and the last."""
+    state = trainer.state
+    if state.counters.step in (0, trainer.total_steps):
+        trainer.saver.save_now("Checkpointing", state)
+    else:
+        trainer.saver.save(state)
     if trainer.save_clock is not None:
         trainer.save_clock.restart()
         trainer.voice.say("Training", checkpoint_interval=trainer.save_clock.interval)
@@ -213,6 +219,7 @@ def _update(
     skips: torch.Tensor | None = None,
 ) -> None:
     """Take the optimizer step."""
+    trainer.saver.staging.before_update()
     update(
         trainer.state.model,
         trainer.state.optimizer,
@@ -234,6 +241,7 @@ def _accept(trainer: Trainer, verdict: Verdict, judgement: Judgement) -> None:
         window=judgement.window,
         clipped=is_unusual,
         trained_seconds=trainer.voice.accounts.stepped(),
+        healthy_steps=trainer.spec.stability.healthy_steps,
     )
     trainer.gang.step = state.counters.step
 
@@ -241,7 +249,7 @@ def _accept(trainer: Trainer, verdict: Verdict, judgement: Judgement) -> None:
 def _report_step(trainer: Trainer, verdict: Verdict, rate: float) -> None:
     trainer.voice.say("Training", **_step_fields(trainer, verdict, rate))
     if trainer.run is not None:
-        trainer.run.mark.record(trainer.state.counters.step)  # may wait for a busy disk
+        trainer.run.mark.record(trainer.state.counters.step)
 
 
 def _validate(trainer: Trainer) -> None:

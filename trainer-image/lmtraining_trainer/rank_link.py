@@ -27,6 +27,8 @@ class RankPlace:
     """Where rank 0 serves the rendezvous store."""
     rendezvous_port: int
     pod_name: str = ""
+    gang: str = ""
+    """Digest of the pods that meet; a rank of another gang is never met."""
 
     @property
     def is_lead(self) -> bool:

@@ -140,6 +140,9 @@ def _journal_rewind(trainer: Trainer, run: Run | None, judgement: Judgement) -> 
     if run is None or judgement.finding is None:
         return None
     counters, remedies, finding = trainer.state.counters, trainer.remedies, judgement.finding
+    trainer.saver.settle()  # what is being written may be where to go,
+    trainer.saver.poll(trainer.state)  # and be proven already
+    trainer.saver.settle()
     with storage_errors(run.directory):
         intact = [*filter(layout.is_marked_intact, layout.newest_first(run.checkpoints))]
         # Where none is healthy yet, the one that is furthest from the fault.

@@ -29,6 +29,7 @@ _SUPERVISORS_OWN = frozenset(
         "job_uid",
         "attempt",
         "round",
+        "gang",
         "state",
         "report_time",
         "time_seconds",
@@ -64,12 +65,17 @@ class Snapshot:
         report = self.report.model_copy(update={"state": state, "message": text})
         return replace(self, report=report, clock=self.clock.turned(state, now))
 
-    def in_round(self, number: int, fault: FaultReport) -> "Snapshot":
+    def going_by(self, gang: str) -> "Snapshot":
+        """This, once that peer table was read."""
+        return replace(self, report=self.report.model_copy(update={"gang": gang}))
+
+    def in_round(self, number: int, gang: str, fault: FaultReport | None) -> "Snapshot":
         """This, at the start of another round: what the ranks of the last one said of themselves is
         forgotten, what they said of the run stays."""
         report = self.report.model_copy(
             update={
                 "round": number,
+                "gang": gang,
                 "last_fault": fault,
                 "first_step_time": None,
                 "resumed_from_step": None,

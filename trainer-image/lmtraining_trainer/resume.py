@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lmtraining_api import CheckpointReport
-from lmtraining_trainer.checkpoint import Chosen, choose, layout, restore_state, tidy
+from lmtraining_trainer.checkpoint import Chosen, Contents, choose, layout, restore_state, tidy
 from lmtraining_trainer.guard import Remedies
 from lmtraining_trainer.run import Run
 from lmtraining_trainer.run.directory import storage_errors
@@ -45,7 +45,10 @@ def resume(state: TrainState, saver: Saver, seed: int) -> Resumed:
     gang, voice, run = saver.gang, saver.voice, saver.run
     started = time.perf_counter()
     voice.say("Loading")
-    found = gang.lead_does("choose a checkpoint", lambda: _found(run, saver) if run else {})
+    contents: Contents = {}
+    found = gang.lead_does(
+        "choose a checkpoint", lambda: _found(run, saver, contents) if run else {}
+    )
     if found["chosen"] is not None:
         chosen = Chosen(**found["chosen"])
         with storage_errors(Path(chosen.directory)):
@@ -55,8 +58,8 @@ def resume(state: TrainState, saver: Saver, seed: int) -> Resumed:
                 rank=gang.rank,
                 world_size=gang.world_size,
                 seed=seed,
-                verify=not gang.is_lead,
                 alive=voice.alive,
+                contents=contents,
                 mirror=saver.mirror,
             )
         voice.accounts.loaded(state.counters.trained_seconds)
@@ -64,7 +67,8 @@ def resume(state: TrainState, saver: Saver, seed: int) -> Resumed:
         saver.unproven = set(found["unproven"])
         if chosen.step == 0:
             saver.mark_healthy({0})
-        saver.promote(state)  # a stop or a crash may have come right before
+        saver.poll(state)  # a stop or a crash may have come right before
+        saver.settle()
         voice.say("Loading", **_report_fields(chosen, state, time.perf_counter() - started))
     remedies = Remedies.of_json(found["remedies"])
     for position in state.counters.skipped_positions:  # the journal may have been on a full disk
@@ -72,10 +76,10 @@ def resume(state: TrainState, saver: Saver, seed: int) -> Resumed:
     return Resumed(step=state.counters.step, highest_step=found["highest_step"], remedies=remedies)
 
 
-def _found(run: Run, saver: Saver) -> dict[str, Any]:
+def _found(run: Run, saver: Saver, contents: Contents) -> dict[str, Any]:
     """On the lead: the checkpoint, and what the journal and the progress mark know."""
     with storage_errors(run.directory):
-        chosen = choose(run, saver.identity, saver.voice.alive)
+        chosen = choose(run, saver.identity, saver.voice.alive, contents)
         if chosen is not None:
             _journal_loaded(run, chosen, saver.gang.world_size)
         tidy(run, saver.keep)

@@ -1,25 +1,39 @@
 """Saving, as the loop sees it.
 
-Promise: storage that is full or gone costs checkpoints, not the training: the error is reported and
-the next save tries again. Only a stop needs its checkpoint, and fails without.
+Promise: the training pays for a copy of its state, and no more: the lead's writer does the rest
+beside it, and is waited for only where the run cannot go on without (at the very first step and the
+last, before a stop and before a rewind). Storage that is slow, full, gone or hangs costs
+checkpoints, not the training: the report says which and why, and the next save tries again. Only a
+stop needs its checkpoint, and fails without.
 Trap avoided: the ranks that do not write wait for the one that does on the store, alive, instead of
-in a collective that a slow disk would break.
+in a collective that a slow disk would break; and all they must agree on is the step and its due
+date, never what the writer is doing.
 """
 
+import errno
+import math
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lmtraining_api import FailureClass, State
 from lmtraining_api.job import Checkpoint
 from lmtraining_trainer import rng
-from lmtraining_trainer.checkpoint import Snapshot, layout, tidy, write_checkpoint
+from lmtraining_trainer.checkpoint import Save, Snapshot, Staging, Writer, layout
 from lmtraining_trainer.errors import TrainerError
-from lmtraining_trainer.files import json_bytes
+from lmtraining_trainer.files import json_bytes, nothing
 from lmtraining_trainer.gang import Gang
 from lmtraining_trainer.run import Mirror, Run
 from lmtraining_trainer.run.remote import advice_for
 from lmtraining_trainer.state import TrainState
 from lmtraining_trainer.voice import Voice
+
+HANGING_SECONDS = 30.0
+"""Storage that takes longer for one small piece of work is said to hang, and is not waited for by a
+run that was told to stop: recovery.graceSeconds is 60 unless it is set."""
+GIVEN_SECONDS = 2.0
+"""So long the training waits, once, for a save that is still being written when the next is due."""
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass
@@ -30,55 +44,153 @@ class Saver:
     voice: Voice
     run: Run | None
     """The run directory, on the lead."""
+    writer: Writer | None
+    """On the lead."""
     identity: dict[str, Any]
     """Model, tokenizer and world size, for the manifest."""
     keep: Checkpoint
     """Which checkpoints stay."""
-    healthy_steps: int
-    """Good steps that must follow a checkpoint before it counts as healthy."""
     mirror: Mirror | None = None
     """Where the run lives, if not on a volume; on every rank."""
     saved_step: int | None = None
-    """The step of the newest checkpoint."""
+    """The step of the newest checkpoint, on the lead."""
     unproven: set[int] = field(default_factory=set)
     """Steps of the checkpoints that are intact and not yet healthy, on the lead."""
+    staging: Staging = field(default_factory=Staging)
+    _told_hanging: int | None = None
+    """The step of the save that was said to hang."""
+    _given_time: int | None = None
+    """The step of the save that another one waited for."""
+    _left_out_step: int = -1
+    """The newest step that was due and left out."""
 
-    def save(self, why: State, trained: TrainState) -> None:
-        """Save after a finished step, unless it is saved already.
+    def save(self, trained: TrainState) -> None:
+        """Begin to save after a finished step, and train on; left out where the writer is still at
+        the one before and does not soon come to its end. Raises TrainerError("Fenced")."""
+        self.voice.say("Checkpointing")
+        generators = self.gang.gather(rng.capture())
+        if self.writer is not None:
+            self._give_time(self.writer)
+            self._take_up(self.writer)
+            if self.writer.save is None:
+                self._begin(self.writer, trained, generators, beside=True)
+            else:
+                self._leave_out(trained.counters.step, self.writer.save)
+        self.voice.say("Training")
+
+    def save_now(self, why: State, trained: TrainState) -> None:
+        """Save after a finished step, unless it is saved already, and wait until it is done.
 
         Raises TrainerError("Fenced") and, where `why` is Stopping, TrainerError(STORAGE).
         """
         step = trained.counters.step
-        if self.saved_step == step:
-            return
         self.voice.say(why)
         generators = self.gang.gather(rng.capture())
+        patience = HANGING_SECONDS if why == "Stopping" else math.inf
         error = self.gang.lead_does(
-            f"save step {step}", lambda: self._write(self._snapshot(trained, generators))
+            f"save step {step}", lambda: self._save_now(trained, generators, patience)
         )
         if error and why == "Stopping":
             raise TrainerError(
                 FailureClass.STORAGE, "CheckpointFailed", f"stopped, but {error}", step=step
             )
-        if error:
-            return
-        self.saved_step = step
-        self.unproven.add(step)
-        if step == 0:  # nothing can be wrong with weights that nothing has changed
-            self.mark_healthy({0})
+        if why == "Checkpointing":
+            self.voice.say("Training")
 
-    def promote(self, trained: TrainState) -> None:
-        """Mark the checkpoints healthy that enough good steps have followed."""
-        if trained.counters.window.good_steps >= self.healthy_steps:
-            latest = trained.counters.step - self.healthy_steps
-            self.mark_healthy({step for step in self.unproven if step <= latest})
+    def poll(self, trained: TrainState) -> None:
+        """Say what the writer has found since, and let it mark the checkpoints healthy that enough
+        good steps have followed. Raises TrainerError("Fenced")."""
+        if self.writer is None:
+            return
+        self._take_up(self.writer)
+        save = self.writer.save
+        if save and save.step != self._told_hanging and save.silent_seconds > HANGING_SECONDS:
+            self._told_hanging = save.step
+            self._tell(self._hanging(save))
+        proven = trained.counters.proven_step
+        self._begin_mark(self.writer, {step for step in self.unproven if step <= proven})
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a save could begin now; on the lead."""
+        return self.writer is None or self.writer.save is None
+
+    def settle(self, silence_seconds: float = math.inf) -> str:
+        """On the lead: wait until the writer has nothing left to do. What was wrong with the save
+        that it was at, or is since it hangs for so long, as a sentence; else empty."""
+        if self.writer is None:
+            return ""
+        if self.writer.await_all(self.voice.alive, silence_seconds=silence_seconds):
+            return self._take_up(self.writer)
+        return self._hanging(self.writer.save)
 
     def mark_healthy(self, steps: set[int]) -> None:
-        """Say of these checkpoints that training goes on well from them; on the lead. Storage that
-        fails costs the mark and nothing else."""
-        self.unproven -= steps
-        if self.run is None or not steps:
+        """Say of these checkpoints that training goes on well from them; on the lead, at once."""
+        if self.writer is not None:
+            self._begin_mark(self.writer, steps)
+            self.settle()
+
+    def note(self, kind: str, step: int, **detail: str | float | None) -> None:
+        """Journal a remedy before the run goes on. A full disk is no reason to stop: the batch
+        would be found bad again."""
+        if self.run is None:
             return
+        try:
+            self.run.journal.append(kind, step, **detail)
+        except OSError as error:
+            self._tell(_sentence("the journal", step, error), error)
+
+    def _give_time(self, writer: Writer) -> None:
+        """To the save before, once: where the storage keeps up, which checkpoints there are, and
+        so where a rewind goes, shall not depend on who got the core."""
+        if writer.save is not None and writer.save.step != self._given_time:
+            self._given_time = writer.save.step
+            writer.give_time(GIVEN_SECONDS)
+
+    def _save_now(self, trained: TrainState, generators: list[bytes], patience: float) -> str:
+        """On the lead: what went wrong as a sentence, empty when nothing did."""
+        if self.writer is None:
+            return ""
+        error, step = self.settle(patience), trained.counters.step
+        if self.writer.save is None and self.saved_step != step:
+            self._begin(self.writer, trained, generators, beside=False)
+            error = self.settle(patience)
+        if self.saved_step != step:
+            return error
+        if step == 0:  # nothing can be wrong with weights that nothing has changed
+            self.mark_healthy({0})
+        return ""
+
+    def _begin(
+        self, writer: Writer, trained: TrainState, generators: list[bytes], *, beside: bool
+    ) -> None:
+        """Hand the state to the writer: a copy, where the training goes on `beside`."""
+        documents = {layout.rng_name(rank): state for rank, state in enumerate(generators)}
+        documents[layout.COUNTERS] = json_bytes(trained.counters.json())
+        live = {
+            layout.MODEL: trained.model_tensors(),
+            layout.OPTIMIZER: trained.optimizer_tensors(),
+        }
+        writer.begin(
+            Snapshot(
+                step=trained.counters.step,
+                tensors=self.staging.stage(live) if beside else live,
+                await_copied=self.staging.await_copied if beside else nothing,
+                documents=documents,
+                identity=self.identity | {"validation_loss": trained.counters.validated_loss},
+            )
+        )
+
+    def _begin_mark(self, writer: Writer, steps: set[int]) -> None:
+        self.unproven -= steps
+        if steps:
+            writer.mark(lambda: self._mark(steps))
+
+    def _mark(self, steps: set[int]) -> dict[str, Any]:
+        """In the writer's thread: what to say of it. Storage that fails costs the mark and nothing
+        else."""
+        if self.run is None:
+            return {}
         try:
             for step in sorted(steps):
                 directory = self.run.checkpoints / layout.directory_name(step)
@@ -87,62 +199,65 @@ class Saver:
                     layout.mark_healthy(directory)
                     self.run.keep(directory / layout.HEALTHY)
         except OSError as error:
-            self.voice.say(
-                "Training", checkpoint_error=_sentence("the healthy mark", max(steps), error)
-            )
-            return
-        self.voice.say("Training", healthy_step=max(steps))
+            return _trouble(_sentence("the healthy mark", max(steps), error), error)
+        return {"healthy_step": max(steps)}
 
-    def note(self, kind: str, step: int, **detail: str | float | None) -> None:
-        """Journal a remedy before the run goes on. A full disk is no reason to stop: the batch
-        would
-        be found bad again."""
-        if self.run is None:
-            return
+    def _take_up(self, writer: Writer) -> str:
+        """Say what the writer has found; what was wrong with the save as a sentence, else empty.
+        Raises TrainerError("Fenced")."""
+        while (marked := writer.marked()) is not None:
+            self.voice.add(**marked.result())
+        save = writer.ended()
+        if save is None:
+            return ""
         try:
-            self.run.journal.append(kind, step, **detail)
+            written = save.written.result()
         except OSError as error:
-            self.voice.say("Training", checkpoint_error=_sentence("the journal", step, error))
+            sentence = _sentence("checkpoint", save.step, error)
+            self._tell(sentence, error)
+            return sentence
+        self.saved_step = save.step
+        self.unproven.add(save.step)
+        self.voice.add(checkpoint=written.report)
+        if save.step > self._left_out_step:
+            self._tell(_tidy_sentence(written.tidy_error))
+        return ""
 
-    def _snapshot(self, trained: TrainState, generators: list[bytes]) -> Snapshot:
-        documents = {layout.rng_name(rank): state for rank, state in enumerate(generators)}
-        documents[layout.COUNTERS] = json_bytes(trained.counters.json())
-        return Snapshot(
-            step=trained.counters.step,
-            tensors={
-                layout.MODEL: trained.model_tensors(),
-                layout.OPTIMIZER: trained.optimizer_tensors(),
-            },
-            documents=documents,
-            identity=self.identity | {"validation_loss": trained.counters.validated_loss},
+    def _leave_out(self, step: int, save: Save) -> None:
+        self._left_out_step = step
+        self._tell(
+            f"the checkpoint of step {step} was left out, as that of step {save.step} has been "
+            f"written for {save.seconds:.0f} s: raise checkpoint.everySteps or "
+            "checkpoint.writerShare, or use faster storage in checkpoint.storage"
         )
 
-    def _write(self, snapshot: Snapshot) -> str:
-        """On the lead: write and tidy up. The error as a sentence, empty when there was none."""
-        if self.run is None:
-            return ""
-        try:
-            report = write_checkpoint(self.run, snapshot, self.voice.alive)
-        except OSError as error:
-            sentence = _sentence("checkpoint", snapshot.step, error)
-            self.voice.say("Training", checkpoint_error=sentence)
-            return sentence
-        self.voice.say("Training", checkpoint=report, checkpoint_error=self._tidied())
-        return ""
+    def _hanging(self, save: Save | None) -> str:
+        if save is None:
+            return "the storage of checkpoint.storage does not answer: look at that volume"
+        since = datetime.now(UTC) - timedelta(seconds=save.silent_seconds)
+        stands = "" if self.saved_step is None else f"; that of step {self.saved_step} stands"
+        return (
+            f"the storage of checkpoint.storage has not answered since {since:%Y-%m-%dT%H:%M:%SZ}, "
+            f"in the midst of the checkpoint of step {save.step}: look at that volume{stands}"
+        )
 
-    def _tidied(self) -> str:
-        """Tidy up; what went wrong as a sentence. The checkpoint is intact all the same."""
-        if self.run is None:
-            return ""
-        try:
-            tidy(self.run, self.keep)
-        except OSError as error:
-            return (
-                f"older checkpoints in {self.run.checkpoints} could not be deleted "
-                f"({error.strerror or type(error).__name__}): "
-                + advice_for(error, "delete them, or make it writable")
-            )
+    def _tell(self, sentence: str, error: OSError | None = None) -> None:
+        self.voice.add(**_trouble(sentence, error))
+
+
+def _trouble(sentence: str, error: OSError | None) -> dict[str, Any]:
+    is_full = error is not None and error.errno in _FULL
+    return {"checkpoint_error": sentence, "storage_is_full": is_full}
+
+
+def _tidy_sentence(error: OSError | None) -> str:
+    if error is None:
         return ""
+    return (
+        "older checkpoints in the storage of checkpoint.storage could not be deleted "
+        f"({error.strerror or type(error).__name__}): "
+        + advice_for(error, "delete them, or make it writable")
+    )
 
 
 def _sentence(what: str, step: int, error: OSError) -> str:

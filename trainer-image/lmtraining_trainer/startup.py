@@ -17,6 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lmtraining_api import FailureClass, JobFile, TrainingSpec
 from lmtraining_trainer import precision, rng
+from lmtraining_trainer.checkpoint import Writer
+from lmtraining_trainer.checkpoint.pace import CPU_SHARE
 from lmtraining_trainer.data import PreparedData, open_prepared, prepare
 from lmtraining_trainer.data.batches import BatchPlan
 from lmtraining_trainer.data.prepared import check_enough
@@ -139,7 +141,7 @@ def build_trainer(
         wrapped = _wrapped(with_loss, gang, device)
         _throw_away_pass(wrapped, plan, resolved, device)
     state = TrainState(model=model, optimizer=build_optimizer(model, spec.training.optimizer))
-    saver = _saver(spec, data, run=run, gang=gang, voice=voice, mirror=mirror)
+    saver = _saver(spec, data, run=run, gang=gang, voice=voice, mirror=mirror, device=device)
     resumed = resume(state, saver, spec.training.seed)
     _refuse_smaller_budget(job, resumed.step)
     trainer = Trainer(
@@ -188,14 +190,17 @@ def _saver(
     gang: Gang,
     voice: Voice,
     mirror: Mirror | None,
+    device: torch.device,
 ) -> Saver:
+    keep = spec.checkpoint
+    share = keep.writer_share or (CPU_SHARE if device.type == "cpu" else 1.0)
     return Saver(
         gang=gang,
         voice=voice,
         run=run,
+        writer=Writer(run, keep=keep, share=share) if run else None,
         identity=identity_of(spec, data, gang.world_size),
-        keep=spec.checkpoint,
-        healthy_steps=spec.stability.healthy_steps,
+        keep=keep,
         mirror=mirror,
     )
 

@@ -35,6 +35,8 @@ class Counters:
     """Steps whose gradient was clipped harder than gradientClipNorm says."""
     trained_seconds: float = 0.0
     """Time of the steps done, for the accounts."""
+    proven_step: int = 0
+    """The newest step that enough good ones have followed: up to it a checkpoint is healthy."""
     window: Window = field(default_factory=Window)
     """What the guard remembers."""
 
@@ -66,8 +68,11 @@ class Counters:
         window: Window,
         clipped: bool,
         trained_seconds: float,
+        healthy_steps: int,
     ) -> "Counters":
-        """After one more optimizer step."""
+        """After one more optimizer step. `healthy_steps` good ones prove what was before them."""
+        is_proof = window.good_steps >= healthy_steps
+        proven = self.step + 1 - healthy_steps if is_proof else 0
         return replace(
             self,
             window=window,
@@ -77,6 +82,7 @@ class Counters:
             position=self.position + sequences,
             loss=loss,
             trained_seconds=trained_seconds,
+            proven_step=max(self.proven_step, proven),
         )
 
     def skipped(self, *, sequences: int, window: Window) -> "Counters":

@@ -121,7 +121,7 @@ class Trainer:
         step = self.state.counters.step + 1
         validates = step % self.spec.training.evaluation.every_steps == 0
         early = validates and self.spec.checkpoint.keep_best > 0
-        return self.save_clock.is_due(early=early)
+        return self.saver.is_idle and self.save_clock.is_due(early=early)
 
     def tokens_per_second(self, step_seconds: float | None) -> float | None:
         """The speed of steps of that length."""

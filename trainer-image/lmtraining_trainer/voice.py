@@ -41,6 +41,10 @@ class Voice:
         self._link.say(state, **(self.accounts.news() | fields))
         self.pulse()
 
+    def add(self, **fields: object) -> None:
+        """Report fields of `TrainerReport`, in the state that is."""
+        self.say(self._state, **fields)
+
     def alive(self) -> None:
         """A sign of life in the midst of something long; cheap enough for an inner loop."""
         if time.monotonic() - self._alive_at >= ALIVE_SECONDS:

@@ -1,8 +1,9 @@
 """Is the attempt over, and which pods may stay when the next one begins?
 
-Promise: of the newest failed attempt the pods that have ended stay, for their logs; all other pods
-of an attempt that is over are in the way of the next one (P1). Asked of status and pods alone, so
-that it can be answered of a job whose spec cannot be read.
+Promise: of the newest failed attempt the pods that have ended stay, for their logs, and so does the
+newest pod that was replaced alone; all other pods of an attempt that is over are in the way of the
+next one (P1). Asked of status and pods alone, so that it can be answered of a job whose spec cannot
+be read.
 """
 
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ from lmtraining_operator.plan.model import Object, ObservedPod
 
 def has_failed(status: LMTrainingJobStatus) -> bool:
     failure = status.last_failure
-    return failure is not None and failure.attempt == status.attempt
+    return failure is not None and failure.attempt == status.attempt and not failure.replaced_by
 
 
 def was_suspended(status: LMTrainingJobStatus) -> bool:
@@ -27,16 +28,20 @@ def is_over(status: LMTrainingJobStatus) -> bool:
 
 
 def gang_was_complete(status: LMTrainingJobStatus) -> bool:
-    """True once every pod of the attempt has been seen running; kept in status, so that a pod that
-    is absent can be told from one that was never made."""
+    """True once every pod of the attempt has been seen running, and until one of them is to be
+    replaced; kept in status, so that a pod that is absent can be told from one that was never
+    made."""
     scheduled = status.condition(ConditionType.SCHEDULED)
     return scheduled is not None and scheduled.status == "True"
 
 
 def is_kept(pod: ObservedPod, status: LMTrainingJobStatus) -> bool:
-    """Whether the pod stays for its log while later attempts run, until one of them fails."""
+    """Whether the pod stays for its log while later attempts or pods run, until one of them
+    fails."""
     failure = status.last_failure
-    return failure is not None and pod.attempt == failure.attempt and pod.has_log
+    if failure is None or pod.attempt != failure.attempt or not pod.has_log:
+        return False
+    return not failure.replaced_by or pod.name == failure.pod
 
 
 def in_the_way(pods: Iterable[ObservedPod], status: LMTrainingJobStatus) -> tuple[ObservedPod, ...]:

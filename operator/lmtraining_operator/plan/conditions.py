@@ -7,6 +7,7 @@ Trap avoided: ages are taken between two times of the trainer's clock, or two of
 
 from datetime import datetime, timedelta
 
+from lmtraining_api.names import POD_REPLACED
 from lmtraining_api.records import CheckpointReport, TrainerReport
 from lmtraining_api.status import (
     Checkpointed,
@@ -61,8 +62,10 @@ def of_live_attempt(situation: Situation) -> list[Verdict]:
 
 def has_stepped(situation: Situation) -> bool:
     """True once the ranks of this attempt, in their present round, have made a step. Remembered in
-    status, so that a new operator, which
-    has no report yet, does not say that training starts again."""
+    status, so that a new operator, which has no report yet, does not say that training starts
+    again."""
+    if situation.awaits_gang:
+        return False
     if situation.report is not None:
         return situation.report.first_step_time is not None
     summary = situation.condition(ConditionType.SUCCEEDED)
@@ -81,25 +84,34 @@ def succeeded(situation: Situation) -> Verdict | None:
     doing = _doing(situation)
     if has_stepped(situation):
         return _training(situation, doing)
-    report, failure = situation.report, situation.status.last_failure
-    if report is not None and report.last_fault is not None:
-        fault = report.last_fault
-        return Verdict(
-            "Unknown",
-            Succeeded.RECOVERING,
-            f"round {report.round} of the ranks after {fault.failure_class}: {doing}",
-        )
-    if failure is not None and situation.follows_failure:
-        return Verdict(
-            "Unknown",
-            Succeeded.RECOVERING,
-            f"attempt {situation.attempt} after {failure.failure_class}: {doing}",
-        )
+    report, recovers = situation.report, _recovers(situation)
+    if recovers:
+        return Verdict("Unknown", Succeeded.RECOVERING, f"{recovers}: {doing}")
     if report is not None and report.state == "Preparing":
         return Verdict("Unknown", Succeeded.PREPARING, doing)
     if situation.gang_runs:
         return Verdict("Unknown", Succeeded.STARTING, doing)
     return Verdict("Unknown", Succeeded.PENDING, doing)
+
+
+def is_fault_of_ranks(report: TrainerReport | None) -> bool:
+    """Whether the newest round is the answer to a fault that the supervisors mended alone."""
+    fault = report.last_fault if report is not None else None
+    return fault is not None and fault.reason != POD_REPLACED
+
+
+def _recovers(situation: Situation) -> str:
+    """By what, and from what; empty when there was nothing."""
+    report, failure = situation.report, situation.status.last_failure
+    fault = report.last_fault if report is not None and is_fault_of_ranks(report) else None
+    if report is not None and fault is not None and not situation.awaits_gang:
+        return f"round {report.round} of the ranks after {fault.failure_class}"
+    if failure is None or not situation.follows_failure:
+        return ""
+    if situation.replaced is None:
+        return f"attempt {situation.attempt} after {failure.failure_class}"
+    what = f"pod {failure.replaced_by} takes the place of {failure.pod}"
+    return f"{what} after {failure.failure_class}"
 
 
 def _training(situation: Situation, doing: str) -> Verdict | None:
@@ -225,7 +237,9 @@ def checkpointed(situation: Situation) -> Verdict | None:
     if report is None:
         return None
     if report.checkpoint_error:
-        return Verdict("False", Checkpointed.FAILING, report.checkpoint_error)
+        is_full = report.storage_is_full
+        reason = Checkpointed.STORAGE_FULL if is_full else Checkpointed.FAILING
+        return Verdict("False", reason, report.checkpoint_error)
     if report.checkpoint is None:
         # An attempt that has not loaded yet does not know of the checkpoints before it.
         known = situation.status.checkpoint is not None

@@ -1,19 +1,21 @@
 """The life of a job, as one decision: what to say and what to do now.
 
 Promise: the answer depends on the arguments alone, so doing it twice, or again after a crash
-between any two writes, comes to the same. Status is written before the actions: an attempt before
-its pods (P1), a failure before the delete that removes its evidence, the end before anything is
-cleaned up (P2). Trap avoided: an `if` on what was done last; every branch asks what is.
+between any two writes, comes to the same. Status is written before the actions: an attempt, or the
+replacement of a pod, before its pods (P1), a failure before the delete that removes its evidence,
+the end before anything is cleaned up (P2). Trap avoided: an `if` on what was done last; every
+branch asks what is.
 """
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from lmtraining_api.exits import FailureClass
 from lmtraining_api.status import (
     Accepted,
     Artifacts,
     DataReady,
+    LastFailure,
     LMTrainingJobStatus,
     Progressing,
     Scheduled,
@@ -28,6 +30,8 @@ from lmtraining_operator.plan import (
     gang,
     names,
     recovery,
+    replacement,
+    scheduling,
 )
 from lmtraining_operator.plan.ending import RELEASING_SECONDS
 from lmtraining_operator.plan.failures import (
@@ -56,8 +60,6 @@ STARTING_SHARE_OF_AGE = 0.1
 ROOT_CAUSE_SECONDS = 1.0
 """The same while only a consequence of a failure has been seen."""
 LOOK_AGAIN_SECONDS_MIN = 0.05
-STUCK_POD_SECONDS = 60.0
-"""A pod that is still there so long after its grace is probably on a lost node."""
 
 
 def plan(
@@ -164,7 +166,7 @@ def _accepted(situation: Situation) -> Situation:
     job = situation.job
     situation = situation.having(with_report(situation))
     situation = situation.having(with_last_checkpoint(situation))
-    if situation.attempt_is_over or situation.spec.suspend:
+    if situation.attempt_is_over or situation.awaits_gang or situation.spec.suspend:
         situation = situation.having(without_speed(situation.status))
     artifacts = Artifacts(
         claim=names.claim_name(job),
@@ -178,7 +180,10 @@ def _accepted(situation: Situation) -> Situation:
 
 
 def _failed(situation: Situation, failure: Failure, *, productive: bool) -> Situation:
-    """Write down the failure, and whether and when the next attempt follows."""
+    """Write down the failure, and whether and when another pod or the next attempt follows."""
+    known = situation.replaced
+    if known is not None and situation.is_replacing and failure.follows:
+        return _answered(situation, known, failure)  # the same failure, charged once
     said = failure.as_status(situation)
     end = recovery.end_of_job(
         said, restarts=situation.status.restarts, recovery=situation.spec.recovery
@@ -196,7 +201,18 @@ def _failed(situation: Situation, failure: Failure, *, productive: bool) -> Situ
         job_uid=situation.job.metadata.uid,
         now=situation.now,
     )
-    return situation.with_status(next_attempt_time=when if when > situation.now else None)
+    situation = situation.with_status(
+        restarts=recovery.with_restart(situation.status.restarts, said.failure_class),
+        next_attempt_time=when if when > situation.now else None,
+    )
+    return _answered(situation, said, failure)
+
+
+def _answered(situation: Situation, said: LastFailure, lost: Failure) -> Situation:
+    """Another pod in the place of the lost one where that can help, else the attempt is over."""
+    if replacement.may_replace(situation, lost):
+        return replacement.begun(situation, said, lost)
+    return situation.with_status(last_failure=said.model_copy(update={"replaced_by": ""}))
 
 
 def _suspend(situation: Situation) -> Plan:
@@ -229,7 +245,8 @@ def _between_attempts(situation: Situation) -> Plan:
     """No pod of an earlier attempt may be left when the next one begins (P1), but for those that
     have ended and stay for their logs."""
     if situation.in_the_way:
-        situation = _say_waiting(situation, _waiting_for_pods(situation))
+        waiting = scheduling.waiting_for_pods(situation, situation.in_the_way)
+        situation = _say_waiting(situation, waiting)
         return Plan(
             status=situation.status,
             actions=tuple(gang.make_way(situation)),
@@ -261,22 +278,6 @@ def _say_waiting(situation: Situation, what: str) -> Situation:
     return situation.saying(*verdicts)
 
 
-def _waiting_for_pods(situation: Situation) -> str:
-    pods = situation.in_the_way
-    first = pods[0]
-    place = f" on node {first.node}" if first.node else ""
-    more = f" and {len(pods) - 1} more" if len(pods) > 1 else ""
-    text = f"waiting until pod {first.name}{place}{more} is gone"
-    failure = situation.status.last_failure
-    patience = timedelta(seconds=STUCK_POD_SECONDS + situation.spec.recovery.grace_seconds)
-    if failure is None or situation.now - failure.time < patience:
-        return text
-    return (
-        f"{text}: it may still write checkpoints, so nothing starts beside it; if its node is "
-        "down, delete the Node or taint it with node.kubernetes.io/out-of-service"
-    )
-
-
 def _claim_is_missing(situation: Situation, claim: str) -> Plan:
     message = (
         f"PersistentVolumeClaim {claim} (checkpoint.storage.existingClaim) does not exist: "
@@ -291,16 +292,12 @@ def _claim_is_missing(situation: Situation, claim: str) -> Plan:
 
 def _begun(situation: Situation) -> Situation:
     """The next attempt, before any pod of it exists."""
-    failure = situation.status.last_failure
-    restarts = situation.status.restarts
-    follows = situation.attempt_failed and failure is not None
-    if follows and failure is not None:
-        restarts = recovery.with_restart(restarts, failure.failure_class)
+    follows = situation.attempt_failed
     begun = situation.with_status(
         attempt=situation.attempt + 1,
         round=0,
+        replaced_pods={},
         next_attempt_time=None,
-        restarts=restarts,
         trainer_image=situation.trainer_image,
     )
     return begun.saying(
@@ -312,6 +309,9 @@ def _begun(situation: Situation) -> Situation:
 
 def _run(situation: Situation) -> Plan:
     """Bring the gang up, and say how it is."""
+    when = situation.status.next_attempt_time
+    if when is not None and when <= situation.now:
+        situation = situation.with_status(next_attempt_time=None)
     actions = gang.children(situation)
     situation = situation.saying(*conditions.of_live_attempt(situation))
     return Plan(
@@ -340,5 +340,10 @@ def _look_again_seconds(situation: Situation) -> float:
             waits.append(_starting_seconds(pod, situation.now))
     if all_failures(situation):
         waits.append(ROOT_CAUSE_SECONDS)
+    if situation.strays:
+        waits.append(RELEASING_SECONDS)
+    when = situation.status.next_attempt_time
+    if when is not None:
+        waits.append((when - situation.now).total_seconds())
     waits.extend(gang.refusal_waits_seconds(situation))
     return max(min(waits), LOOK_AGAIN_SECONDS_MIN)

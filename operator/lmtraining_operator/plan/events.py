@@ -1,11 +1,12 @@
 """What happened, for `kubectl describe`: one event per transition and attempt.
 
 Promise: only transitions make events, so their number is bounded by the number of attempts. The
-reasons, and nothing else: NotAccepted, AttemptStarted, TrainingStarted, AttemptFailed, Suspended,
-Completed, Failed, Diverged, Stalled, Skip, Rewind, Rerun, RanksRestarted, and the reasons of
-Scheduled that a person must act on.
+reasons, and nothing else: NotAccepted, AttemptStarted, TrainingStarted, AttemptFailed, PodReplaced,
+Suspended, Completed, Failed, Diverged, Stalled, Skip, Rewind, Rerun, RanksRestarted, and the
+reasons of Scheduled that a person must act on.
 """
 
+from lmtraining_api.names import POD_REPLACED
 from lmtraining_api.status import (
     Accepted,
     Condition,
@@ -77,7 +78,10 @@ def _attempt_failed(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> Publi
     failure = new.last_failure
     if failure is None or failure == old.last_failure:
         return None
-    return _warning("AttemptFailed", f"{failure.failure_class}: {failure.message}", new)
+    what = f"{failure.failure_class}: {failure.message}"
+    if failure.replaced_by:
+        return _warning(POD_REPLACED, f"{failure.replaced_by} replaces a pod: {what}", new)
+    return _warning("AttemptFailed", what, new)
 
 
 def _attempt_started(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> PublishEvent | None:

@@ -2,8 +2,9 @@
 
 Promise: the failure that status names is the first one of its attempt, not what followed from it; a
 disruption is never charged to the job. Traps avoided: the kubelet reports exit code 137 for an
-eviction too, so the disruption is asked first; a pod that lost its peer ends as well, and may be
-seen before the peer that caused it, so a mere consequence is held back for a moment.
+eviction too, so the disruption is asked first; a pod that lost its peer ends as well, and so does
+one whose peers told it to save and stop; it may be seen before the peer that caused it, so a mere
+consequence is held back for a moment.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 from lmtraining_api.exits import CLASS_OF_CODE, ExitCode, FailureClass
 from lmtraining_api.names import TERMINATION_LOG_BYTES_MAX
 from lmtraining_api.records import ExitRecord
-from lmtraining_api.status import LastFailure
+from lmtraining_api.status import ConditionType, LastFailure
 from lmtraining_operator.plan import figures, gang
 from lmtraining_operator.plan.manifests import SHARED_MEMORY_VOLUME
 from lmtraining_operator.plan.model import ContainerExit, ObservedPod
@@ -65,6 +66,8 @@ class Failure:
     node: str = ""
     exit_code: int | None = None
     record: ExitRecord | None = None
+    follows: bool = False
+    """True where it points at what another pod of the gang did."""
 
     def as_status(self, situation: Situation) -> LastFailure:
         record = self.record
@@ -97,14 +100,16 @@ def first_failure(situation: Situation) -> Failure | None:
     """The failure that ended the attempt; None while there is none, or only a consequence whose
     cause may still show."""
     failures = all_failures(situation)
-    causes = [failure for failure in failures if not failure.failure_class.is_consequence]
+    causes = [failure for failure in failures if not failure.follows]
     if causes:
         return min(causes, key=lambda failure: (failure.time, failure.replica))
     if not failures:
         return _incomplete_gang(situation)
     earliest = min(failures, key=lambda failure: (failure.time, failure.replica))
+    if situation.is_replacing:
+        return earliest  # of the pod that is being replaced
     waited = situation.now - earliest.time
-    cause_may_show = any(not pod.is_terminal for pod in situation.gang)
+    cause_may_show = any(not (pod.is_terminal or pod.exit) for pod in situation.gang)
     if cause_may_show and waited < timedelta(seconds=ROOT_CAUSE_WAIT_SECONDS):
         return None
     return _silent_peer(situation, earliest.time) or earliest
@@ -129,15 +134,27 @@ def _incomplete_gang(situation: Situation) -> Failure | None:
     unplaced = [pod for pod in situation.gang if pod.unschedulable_message]
     over_quota = [one for one in gang.refusals(situation) if one.is_over_quota]
     oldest = min(holders, key=lambda pod: (pod.created_at or situation.now, pod.replica))
-    held_seconds = (situation.now - (oldest.created_at or situation.now)).total_seconds()
-    if held_seconds < INCOMPLETE_SECONDS_MAX or not (unplaced or over_quota):
+    held_seconds = _held_seconds(situation, oldest)
+    waits = unplaced or over_quota or situation.is_replacing
+    if held_seconds < INCOMPLETE_SECONDS_MAX or not waits:
         return None
-    why = shortened(unplaced[0].unschedulable_message if unplaced else over_quota[0].message)
+    why = f"pod {situation.replaced.replaced_by} has not started" if situation.replaced else ""
+    why = over_quota[0].message if over_quota else why
+    why = shortened(unplaced[0].unschedulable_message if unplaced else why)
     what = (
         f"it and {len(holders) - 1} more held their places for {held_seconds:.0f} s, and other "
         f"pods of the gang found none ({why}): all are released, and tried again later"
     )
     return _failure(oldest, FailureClass.DISRUPTION, GANG_INCOMPLETE, what, time=situation.now)
+
+
+def _held_seconds(situation: Situation, pod: ObservedPod) -> float:
+    """How long the pod has held its place for others: since it is there, or its gang is broken."""
+    scheduled = situation.condition(ConditionType.SCHEDULED)
+    times = [pod.created_at or situation.now]
+    if scheduled is not None:
+        times.append(scheduled.last_transition_time)
+    return (situation.now - max(times)).total_seconds()
 
 
 def all_failures(situation: Situation) -> list[Failure]:
@@ -240,14 +257,18 @@ def _from_exit(pod: ObservedPod, ended: ContainerExit, *, job_uid: str, now: dat
             "FinishedWithoutRecord" if ended.code == ExitCode.FINISHED else reason,
             _exit_sentence(ended),
             time=ended.finished_at or now,
+            follows=class_of_exit(ended).is_consequence,
         )
+    failure_class = record.failure_class or class_of_exit(ended)
+    was_told_by_peers = ended.code == ExitCode.PREEMPTED and not pod.is_deleting
     return _failure(
         pod,
-        record.failure_class or class_of_exit(ended),
+        failure_class,
         record.reason,
         record.message or _exit_sentence(ended),
         time=record.time,
         record=record,
+        follows=failure_class.is_consequence or was_told_by_peers,
     )
 
 
@@ -277,6 +298,7 @@ def _failure(
     *,
     time: datetime,
     record: ExitRecord | None = None,
+    follows: bool = False,
 ) -> Failure:
     advice = "" if record and record.message else _ADVICE.get(failure_class, "")
     place = f"Pod {pod.name}" + (f" on node {pod.node}" if pod.node else "")
@@ -290,6 +312,7 @@ def _failure(
         node=pod.node,
         exit_code=pod.exit.code if pod.exit else None,
         record=record,
+        follows=follows,
     )
 
 

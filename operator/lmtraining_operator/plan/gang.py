@@ -1,7 +1,9 @@
 """Which pods should exist, and what are they told?
 
-Promise: pods of an attempt are made only while no pod of another attempt is left that could still
-write (P1), and the peer table, the starting gun, is given only when every pod of the attempt runs.
+Promise: pods of an attempt are made only while no pod of another attempt, and none that was
+replaced, is left that could still write (P1), and the peer table, the starting gun, is given only
+when every pod of the attempt runs. While one is replaced, the others are told who is left, and so
+wait.
 Trap avoided: a pod that is absent is made again only if the gang was never complete; later its
 absence is a failure.
 """
@@ -9,6 +11,8 @@ absence is a failure.
 from datetime import timedelta
 from functools import partial
 from itertools import takewhile
+
+from pydantic import ValidationError
 
 from lmtraining_api.records import Intent, Peer
 from lmtraining_operator.plan import manifests
@@ -32,26 +36,32 @@ ENDING_SECONDS_MAX = 5.0
 def children(situation: Situation) -> list[Action]:
     """What must be done for the attempt to run. An object that was refused holds up all that come
     after it, until it has waited long enough."""
-    if situation.strays:
-        return release(situation.strays, BROKEN_GANG_GRACE_SECONDS)
+    strays = situation.strays
+    if strays:
+        return [*intents(situation), *_release(situation, strays, BROKEN_GANG_GRACE_SECONDS)]
     if situation.kept and any(refusal.counts_ended_pods for refusal in refusals(situation)):
         return release(situation.kept, BROKEN_GANG_GRACE_SECONDS)
     if situation.gang_was_complete or not situation.missing:
         return intents(situation)
-    return [*takewhile(partial(may_create, situation), wanted(situation))]
+    creations = takewhile(partial(may_create, situation), wanted(situation))
+    return [*intents(situation), *creations]
 
 
 def wanted(situation: Situation) -> list[Create]:
     """What is still to be made, in order."""
     if situation.strays or situation.gang_was_complete or not situation.missing:
         return []
+    when = situation.status.next_attempt_time
+    if when is not None and situation.now < when:
+        return []
     pods = [
         Create(
             body=manifests.pod(
                 situation.job,
+                name,
                 attempt=situation.attempt,
                 replica=situation.expected[name],
-                intent=waiting_intent(situation),
+                intent=_intent(situation, ()),
                 image=situation.trainer_image,
             )
         )
@@ -96,36 +106,35 @@ def _wait_seconds(situation: Situation, refusal: Refusal) -> float:
 
 
 def intents(situation: Situation) -> list[Action]:
-    """The peer table, for each pod that has another one, once all pods run."""
-    if not situation.gang_runs:
+    """The peer table, for each pod that has another one: of all pods once all run; while one is
+    replaced, of those that are left, which thereby wait for it."""
+    if situation.gang_runs:
+        told = situation.gang
+    elif situation.is_replacing:
+        told = tuple(pod for pod in situation.gang if pod.has_started and is_armed(pod))
+    else:
         return []
-    wanted = running_intent(situation)
+    wanted = _intent(situation, told)
     return [
-        SetIntent(name=pod.name, uid=pod.uid, intent=wanted)
-        for pod in situation.gang
-        if pod.intent != wanted
+        SetIntent(name=pod.name, uid=pod.uid, intent=wanted) for pod in told if pod.intent != wanted
     ]
 
 
-def waiting_intent(situation: Situation) -> str:
-    """Wait for your peers."""
-    return _intent(situation, [])
+def is_armed(pod: ObservedPod) -> bool:
+    """True when the pod was told its peers, and so has trained with them."""
+    try:
+        return bool(Intent.model_validate_json(pod.intent).peers)
+    except ValidationError:
+        return False
 
 
-def running_intent(situation: Situation) -> str:
-    """These are your peers: go."""
-    return _intent(
-        situation,
-        [Peer(replica=pod.replica, pod_uid=pod.uid, address=pod.address) for pod in situation.gang],
-    )
-
-
-def _intent(situation: Situation, peers: list[Peer]) -> str:
+def _intent(situation: Situation, pods: tuple[ObservedPod, ...]) -> str:
+    """These are your peers; go, once they are all."""
     intent = Intent(
         job_uid=situation.job.metadata.uid,
         attempt=situation.attempt,
         generation=situation.job.metadata.generation,
-        peers=peers,
+        peers=[Peer(replica=pod.replica, pod_uid=pod.uid, address=pod.address) for pod in pods],
     )
     return intent.model_dump_json(by_alias=True)
 
@@ -145,8 +154,11 @@ def grace_seconds(situation: Situation) -> int:
 
 def make_way(situation: Situation) -> list[Action]:
     """Delete what is in the way of the next attempt, but for pods that are about to end."""
-    unwanted = tuple(pod for pod in situation.in_the_way if not _is_ending(situation, pod))
-    return release(unwanted, grace_seconds(situation))
+    return _release(situation, situation.in_the_way, grace_seconds(situation))
+
+
+def _release(situation: Situation, pods: tuple[ObservedPod, ...], seconds: int) -> list[Action]:
+    return release(tuple(pod for pod in pods if not _is_ending(situation, pod)), seconds)
 
 
 def _is_ending(situation: Situation, pod: ObservedPod) -> bool:

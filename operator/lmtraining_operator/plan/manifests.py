@@ -100,7 +100,9 @@ def network_policy(job: LMTrainingJob) -> Object:
     }
 
 
-def pod(job: LMTrainingJob, *, attempt: int, replica: int, intent: str, image: str) -> Object:
+def pod(
+    job: LMTrainingJob, name: str, *, attempt: int, replica: int, intent: str, image: str
+) -> Object:
     """One pod of the gang; it waits until its intent names all peers."""
     workers = job.spec.workers
     spec: Object = {
@@ -126,9 +128,7 @@ def pod(job: LMTrainingJob, *, attempt: int, replica: int, intent: str, image: s
         spec["tolerations"] = [
             {"key": workers.accelerator.resource, "operator": "Exists", "effect": "NoSchedule"}
         ]
-    metadata = _metadata(
-        job, names.pod_name(job, attempt, replica), attempt=attempt, replica=replica
-    )
+    metadata = _metadata(job, name, attempt=attempt, replica=replica)
     metadata["annotations"] = {api.ANNOTATION_INTENT: intent}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
@@ -139,7 +139,7 @@ def _container(job: LMTrainingJob, image: str) -> Object:
         "name": CONTAINER,
         "image": image,
         "args": ["supervise"],
-        "env": _environment(),
+        "env": _environment(job),
         "ports": [{"name": "report", "containerPort": api.REPORT_PORT, "protocol": "TCP"}],
         "resources": {"requests": resources, "limits": dict(resources)},
         "securityContext": {
@@ -162,7 +162,7 @@ def _resources(job: LMTrainingJob) -> dict[str, str]:
     return resources
 
 
-def _environment() -> list[Object]:
+def _environment(job: LMTrainingJob) -> list[Object]:
     fields = {
         api.ENV_POD_UID: "metadata.uid",
         api.ENV_POD_NAME: "metadata.name",
@@ -174,7 +174,12 @@ def _environment() -> list[Object]:
         {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
         for name, path in fields.items()
     ]
-    return [*downward, {"name": "HOME", "value": HOME_DIRECTORY}]
+    grace = str(job.spec.recovery.grace_seconds)
+    return [
+        *downward,
+        {"name": api.ENV_GRACE_SECONDS, "value": grace},
+        {"name": "HOME", "value": HOME_DIRECTORY},
+    ]
 
 
 def _mounts(job: LMTrainingJob) -> list[Object]:

@@ -114,6 +114,8 @@ class ObservedReport:
 
     report: TrainerReport | None = None
     """The newest good one; it names this job and this attempt."""
+    address: str = ""
+    """Where it was pulled; the lead may have been replaced since."""
     error: str = ""
     """Why the newest pull failed; empty when it did not."""
     failing_since: datetime | None = None

@@ -8,12 +8,10 @@ from lmtraining_api import names
 from lmtraining_api.job import LMTrainingJob
 from lmtraining_operator.plan.model import Object
 
-PLACEMENT = 0
-"""Last part of a pod's name: which pod of the replica within its attempt; one so far."""
 
-
-def pod_name(job: LMTrainingJob, attempt: int, replica: int) -> str:
-    return f"{job.metadata.name}-{attempt}-{replica}-{PLACEMENT}"
+def pod_name(job: LMTrainingJob, attempt: int, replica: int, replaced: int = 0) -> str:
+    """`replaced`: how often the pod of the replica was replaced alone within the attempt."""
+    return f"{job.metadata.name}-{attempt}-{replica}-{replaced}"
 
 
 def config_map_name(job_name: str) -> str:

@@ -12,6 +12,7 @@ from lmtraining_api import names as api
 from lmtraining_api.records import (
     CheckpointReport,
     ExitRecord,
+    FaultReport,
     RemedyReport,
     RobustnessReport,
     TimeAccounts,
@@ -20,6 +21,7 @@ from lmtraining_api.records import (
 from lmtraining_api.status import (
     CheckpointStatus,
     Goodput,
+    LastFailure,
     LastRecovery,
     LastRemedy,
     LMTrainingJobStatus,
@@ -29,6 +31,7 @@ from lmtraining_api.status import (
     StabilityStatus,
 )
 from lmtraining_operator.plan import figures, names
+from lmtraining_operator.plan.conditions import is_fault_of_ranks
 from lmtraining_operator.plan.failures import lead_exit_record
 from lmtraining_operator.plan.situation import Situation
 
@@ -213,9 +216,11 @@ def _last_remedy(done: RemedyReport) -> LastRemedy:
 
 
 def _recovery(situation: Situation, report: TrainerReport) -> LastRecovery | None:
-    """How the failure before this attempt was mended, or why its step is lower (P3), once it has
-    made a step."""
-    fault = report.last_fault
+    """How the failure before this attempt, or of one of its pods, was mended, or why its step is
+    lower (P3), once it has made a step."""
+    if situation.awaits_gang:
+        return None
+    fault = report.last_fault if is_fault_of_ranks(report) else None
     fault_time = _fault_time(situation, report) if fault is None else fault.time
     if fault_time is None or report.first_step_time is None:
         return None
@@ -232,13 +237,17 @@ def _recovery(situation: Situation, report: TrainerReport) -> LastRecovery | Non
         if report.resumed_from_step is None
         else figures.count(report.resumed_from_step),
         replayed_steps=figures.count(report.replayed_steps),
-        fault=f"{fault.failure_class}: {fault.message}" if fault is not None else "",
+        fault=_fault(fault or situation.replaced),
     )
 
 
+def _fault(fault: FaultReport | LastFailure | None) -> str:
+    return figures.bounded(f"{fault.failure_class}: {fault.message}") if fault is not None else ""
+
+
 def _fault_time(situation: Situation, report: TrainerReport) -> datetime | None:
-    """When the attempt before this one failed; or made its last step, where that one is lost
-    without a failure: a pod that is told to suspend may not come to save."""
+    """When the attempt before this one, or a pod of it, failed; or made its last step, where that
+    one is lost without a failure: a pod that is told to suspend may not come to save."""
     failure, progress = situation.status.last_failure, situation.status.progress
     if failure is not None and situation.follows_failure:
         return failure.time

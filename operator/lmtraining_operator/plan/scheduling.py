@@ -6,6 +6,7 @@ The gravest answer of the gang is given, since the others wait for that pod.
 """
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 from lmtraining_api.job import Credentials, TrainingSpec
 from lmtraining_api.status import Scheduled
@@ -15,6 +16,8 @@ from lmtraining_operator.plan.situation import Situation
 from lmtraining_operator.plan.verdicts import Verdict
 
 CONFLICT = 409
+STUCK_POD_SECONDS = 60.0
+"""A pod that is still there so long after its grace is probably on a lost node."""
 
 _IMAGE_REASONS = frozenset(
     {
@@ -198,7 +201,27 @@ def _placement(situation: Situation) -> Verdict | None:
     )
 
 
+def waiting_for_pods(situation: Situation, pods: tuple[ObservedPod, ...]) -> str:
+    """What keeps the next pods from starting, where it is pods that are still there."""
+    first = pods[0]
+    place = f" on node {first.node}" if first.node else ""
+    more = f" and {len(pods) - 1} more" if len(pods) > 1 else ""
+    text = f"waiting until pod {first.name}{place}{more} is gone"
+    failure = situation.status.last_failure
+    patience = timedelta(seconds=STUCK_POD_SECONDS + situation.spec.recovery.grace_seconds)
+    if failure is None or situation.now - failure.time < patience:
+        return text
+    return (
+        f"{text}: it may still write checkpoints, so nothing starts beside it; if its node is "
+        "down, delete the Node or taint it with node.kubernetes.io/out-of-service"
+    )
+
+
 def _not_yet(situation: Situation) -> Verdict:
+    if situation.is_replacing and situation.strays:
+        return _not(Scheduled.PENDING, waiting_for_pods(situation, situation.strays))
+    if situation.status.next_attempt_time is not None and situation.missing:
+        return _not(Scheduled.PENDING, f"pod {situation.missing[0]} waits (backoff)")
     total = len(situation.expected)
     if len(situation.missing) == total:
         return _not(Scheduled.PENDING, "the pods are being made")

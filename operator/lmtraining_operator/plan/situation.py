@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from lmtraining_api.job import LMTrainingJob, LMTrainingJobSpec
-from lmtraining_api.records import TrainerReport
-from lmtraining_api.status import Condition, ConditionType, LMTrainingJobStatus
+from lmtraining_api.records import TrainerReport, gang_digest
+from lmtraining_api.status import Condition, ConditionType, LastFailure, LMTrainingJobStatus
 from lmtraining_operator.plan import attempts, names
 from lmtraining_operator.plan.model import Observed, ObservedPod, Settings
 from lmtraining_operator.plan.verdicts import Verdict, with_conditions
@@ -39,10 +39,12 @@ class Situation:
     @cached_property
     def expected(self) -> dict[str, int]:
         """Pod name to replica: the gang of the attempt."""
-        return {
-            names.pod_name(self.job, self.attempt, replica): replica
-            for replica in range(self.spec.workers.replicas)
-        }
+        return {self.name_of(replica): replica for replica in range(self.spec.workers.replicas)}
+
+    def name_of(self, replica: int) -> str:
+        """The name of the present pod of a replica."""
+        replaced = self.status.replaced_pods.get(str(replica), 0)
+        return names.pod_name(self.job, self.attempt, replica, replaced)
 
     @cached_property
     def gang(self) -> tuple[ObservedPod, ...]:
@@ -57,8 +59,10 @@ class Situation:
 
     @property
     def kept(self) -> tuple[ObservedPod, ...]:
-        """Pods of the newest failed attempt that stay for their logs."""
-        return tuple(pod for pod in self.observed.pods if attempts.is_kept(pod, self.status))
+        """Pods of the newest failed attempt, or the newest replaced one, that stay for their
+        logs."""
+        found = [pod for pod in self.observed.pods if pod.name not in self.expected]
+        return tuple(pod for pod in found if attempts.is_kept(pod, self.status))
 
     @property
     def in_the_way(self) -> tuple[ObservedPod, ...]:
@@ -98,15 +102,40 @@ class Situation:
 
     @property
     def follows_failure(self) -> bool:
-        """True when this attempt is the answer to a failure."""
+        """True when this attempt, or a pod of it, is the answer to a failure."""
         failure = self.status.last_failure
-        return failure is not None and failure.attempt == self.attempt - 1
+        is_of_earlier = failure is not None and failure.attempt == self.attempt - 1
+        return is_of_earlier or self.replaced is not None
+
+    @property
+    def replaced(self) -> LastFailure | None:
+        """The newest failure of this attempt, where it was answered by another pod."""
+        failure = self.status.last_failure
+        if failure is None or failure.attempt != self.attempt or not failure.replaced_by:
+            return None
+        return failure
+
+    @property
+    def is_replacing(self) -> bool:
+        """True while the attempt waits for a pod in the place of a lost one."""
+        return self.replaced is not None and not self.gang_was_complete
+
+    @property
+    def awaits_gang(self) -> bool:
+        """True until the lead says that it trains with the pods that are there now."""
+        report = self.report
+        present = gang_digest(pod.uid for pod in self.gang)
+        is_of_another = report is not None and report.gang != present
+        return self.is_replacing or (self.replaced is not None and is_of_another)
 
     @property
     def report(self) -> TrainerReport | None:
-        """The newest report of this attempt."""
-        report = self.observed.report.report
-        return report if report is not None and report.attempt == self.attempt else None
+        """The newest report of this attempt, by its present lead."""
+        observed, lead = self.observed.report, self.lead
+        if observed.report is None or observed.report.attempt != self.attempt:
+            return None
+        is_of_another = lead is not None and lead.address not in ("", observed.address)
+        return None if observed.address and is_of_another else observed.report
 
     def condition(self, kind: ConditionType) -> Condition | None:
         return self.status.condition(kind)

@@ -9,9 +9,10 @@ import pytest
 
 from lmtraining_api import names as api
 from lmtraining_api.exits import FailureClass
+from lmtraining_api.records import Peer, gang_digest
 from lmtraining_api.status import ConditionType
 from tests.api.operator.process import OperatorProcess
-from tests.api.operator.stage import Stage
+from tests.api.operator.stage import Object, Stage
 from tests.api.operator.trainer import Trainer, exit_record, failure
 
 pytestmark = pytest.mark.api
@@ -37,6 +38,15 @@ def status_writes(stage: Stage, name: str) -> int:
             and reference.get("subresource") == "status"
         )
     return found
+
+
+def digest(gang: list[Object]) -> str:
+    return gang_digest(pod["metadata"]["uid"] for pod in gang)
+
+
+def one(peers: list[Peer]) -> Peer | None:
+    """The only one."""
+    return peers[0] if len(peers) == 1 else None
 
 
 def test_children_of_a_job(stage: Stage, operator: OperatorProcess, figures: Figures) -> None:
@@ -170,7 +180,8 @@ def test_deleted_pod_is_not_counted_and_answered_at_once(
     start_trainer: Callable[..., Trainer],
     figures: Figures,
 ) -> None:
-    """A pod that somebody force-deletes spends no budget; the other one is stopped quickly."""
+    """A pod that somebody force-deletes spends no budget; the other one, whose trainer is older and
+    cannot wait for another pod, is stopped quickly."""
     stage.create_job("tiny", recovery__restartsMax=0)
     trainer = start_trainer("tiny")
     first, second = stage.run_pods("tiny", attempt=1, count=2)
@@ -187,6 +198,55 @@ def test_deleted_pod_is_not_counted_and_answered_at_once(
     assert status.restarts.by_reason == {FailureClass.POD_LOST: 1}
     assert status.restarts.counted == 0
     assert stage.wait_for("tiny", "Recovering").status == "Unknown"
+
+
+@pytest.mark.parametrize("replica", [0, 1])
+def test_lost_pod_is_replaced_alone(
+    stage: Stage,
+    operator: OperatorProcess,
+    start_trainer: Callable[..., Trainer],
+    figures: Figures,
+    replica: int,
+) -> None:
+    """Level 3: the other pod stays, is told to wait, and then who the new one is."""
+    stage.create_job("tiny", recovery__restartsMax=0)
+    trainer = start_trainer("tiny")
+    gang = stage.run_pods("tiny", attempt=1, count=2)
+    lost, survivor = gang[replica], gang[1 - replica]
+    stage.wait("the starting gun", lambda: stage.intent(survivor).peers or None)
+    trainer.say(gang=digest(gang))
+    trainer.train(10)
+    stage.wait_for("tiny", "Training")
+    stage.wait("a report", lambda: stage.status("tiny").progress.step or None)
+    started = time.monotonic()
+    stage.vanish(lost)
+    stage.wait("another pod", lambda: len(stage.pods("tiny")) == 2 or None)
+    took = time.monotonic() - started
+    figures("lost_pod_to_new_pod_seconds", took)
+    assert took < APPLY_TO_PODS_SECONDS_MAX
+    assert f"tiny-1-{replica}-1 takes the place" in stage.wait_for("tiny", "Recovering").message
+    told = stage.wait("who is left", lambda: one(stage.intent(survivor).peers))
+    assert told.pod_uid == survivor["metadata"]["uid"]
+
+    gang = stage.run_pods("tiny", attempt=1, count=2)
+    assert survivor["metadata"]["uid"] in {pod["metadata"]["uid"] for pod in gang}
+    for pod in gang:
+        stage.wait("both peers", lambda pod=pod: len(stage.intent(pod).peers) == 2 or None)
+    assert {peer.pod_uid for peer in stage.intent(survivor).peers} == {
+        pod["metadata"]["uid"] for pod in gang
+    }
+    trainer = start_trainer("tiny")
+    trainer.say(gang=digest(gang), round=2)
+    trainer.train(8, resumed_from_step=5)
+    stage.wait_for("tiny", "Training")
+    status = stage.wait("how", lambda: s if (s := stage.status("tiny")).last_recovery else None)
+    assert (status.attempt, status.replaced_pods) == (1, {str(replica): 1})
+    assert (status.restarts.total, status.restarts.counted) == (1, 0)
+    assert status.last_recovery is not None
+    assert status.last_recovery.fault.startswith("PodLost")
+    assert (status.last_recovery.resumed_from_step, status.progress.step) == (5, 8)
+    assert "PodReplaced" in stage.events("tiny")
+    assert "AttemptFailed" not in stage.events("tiny")
 
 
 def test_spent_budget_ends_the_job(stage: Stage, operator: OperatorProcess) -> None:

@@ -1,6 +1,6 @@
 """Choosing and loading a checkpoint.
 
-Promise: nothing is loaded whose hashes were not verified just now, on every rank that reads it; a
+Promise: nothing is loaded but the very bytes whose hashes were verified, on every rank; a
 broken checkpoint is passed over in favour of the one before it, moved aside, and the journal says
 why (P8); so is one that a rewind has abandoned. A checkpoint of another model is an error with both
 shapes in it, not a fresh start; so is a run whose checkpoints are all gone (P3).
@@ -15,14 +15,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lmtraining_api import FailureClass
 from lmtraining_trainer import rng
 from lmtraining_trainer.checkpoint import layout
-from lmtraining_trainer.checkpoint.tensors import read_tensors
+from lmtraining_trainer.checkpoint.tensors import read_hashed, tensors_in
 from lmtraining_trainer.errors import TrainerError
-from lmtraining_trainer.files import remove_directory, sha256_of_file
+from lmtraining_trainer.files import remove_directory
 from lmtraining_trainer.run import Mirror, Run
 from lmtraining_trainer.state import Counters, TrainState
+
+Contents = dict[str, torch.Tensor]
+"""The bytes of a checkpoint's files by name: what was verified is what is loaded."""
 
 #: What a manifest must say beside what the files are.
 MANIFEST_FIELDS = frozenset(
@@ -52,8 +57,11 @@ class Chosen:
         return asdict(self)
 
 
-def choose(run: Run, identity: dict[str, Any], alive: Callable[[], None]) -> Chosen | None:
-    """The newest checkpoint that is intact, or None where none was ever saved; on the lead.
+def choose(
+    run: Run, identity: dict[str, Any], alive: Callable[[], None], contents: Contents
+) -> Chosen | None:
+    """The newest checkpoint that is intact, or None where none was ever saved; on the lead, which
+    then has its bytes in `contents`.
 
     Raises TrainerError(CONFIGURATION) where it is of another job, model or tokenizer, or of a newer
     version, TrainerError(STORAGE) where some were saved and none is left, OSError where storage
@@ -65,7 +73,7 @@ def choose(run: Run, identity: dict[str, Any], alive: Callable[[], None]) -> Cho
         why = (
             _manifest_fault(directory, manifest)
             or _abandoned(run, manifest)
-            or _fault_of_either(run.mirror, directory, manifest, alive)
+            or _fault_of_either(run.mirror, directory, manifest, alive, contents=contents)
         )
         if why is not None:
             _reject(run, directory, why)
@@ -96,27 +104,25 @@ def restore_state(
     rank: int,
     world_size: int,
     seed: int,
-    verify: bool,
     alive: Callable[[], None],
+    contents: Contents,
     mirror: Mirror | None = None,
 ) -> None:
     """Load `chosen` into `state` and the random generators of this rank.
 
-    `verify` is for the ranks that did not just choose it. Where the world size changed, the
+    `contents` is empty on the ranks that did not just choose it. Where the world size changed, the
     generators are seeded anew from (seed, rank, step). Raises TrainerError(STORAGE), OSError.
     """
     directory = mirror.checkpoint(chosen.name) if mirror else Path(chosen.directory)
     same_ranks = chosen.world_size == world_size
     needed = [layout.MODEL, layout.OPTIMIZER, layout.COUNTERS]
     needed += [layout.rng_name(rank)] if same_ranks else []
-    if verify:
-        _verify(directory, chosen, needed, alive, mirror)
-    state.load_tensors(
-        read_tensors(directory / layout.MODEL), read_tensors(directory / layout.OPTIMIZER)
-    )
-    state.counters = Counters.of_json(json.loads((directory / layout.COUNTERS).read_bytes()))
+    if not contents:
+        _verify(directory, chosen, needed, alive, mirror=mirror, contents=contents)
+    state.load_tensors(tensors_in(contents[layout.MODEL]), tensors_in(contents[layout.OPTIMIZER]))
+    state.counters = Counters.of_json(json.loads(_bytes_of(contents[layout.COUNTERS])))
     if same_ranks:
-        rng.restore((directory / layout.rng_name(rank)).read_bytes())
+        rng.restore(_bytes_of(contents[layout.rng_name(rank)]))
     else:
         rng.seed_all(seed=seed, rank=rank, step=chosen.step)
 
@@ -126,7 +132,9 @@ def _verify(
     chosen: Chosen,
     names: list[str],
     alive: Callable[[], None],
+    *,
     mirror: Mirror | None,
+    contents: Contents,
 ) -> None:
     if mirror is not None and not _is_here(directory, chosen):
         mirror.fetch_checkpoint(directory, names)
@@ -134,7 +142,7 @@ def _verify(
     if manifest is None or layout.manifest_sha256(directory) != chosen.manifest_sha256:
         why: str | None = "another manifest than rank 0 read"
     else:
-        why = _fault_of_either(mirror, directory, manifest, alive, names)
+        why = _fault_of_either(mirror, directory, manifest, alive, contents=contents, names=names)
     if why is not None:
         raise TrainerError(
             FailureClass.STORAGE,
@@ -149,6 +157,10 @@ def _is_here(directory: Path, chosen: Chosen) -> bool:
         return layout.manifest_sha256(directory) == chosen.manifest_sha256
     except FileNotFoundError:
         return False
+
+
+def _bytes_of(content: torch.Tensor) -> bytes:
+    return content.numpy().tobytes()
 
 
 def _manifest_fault(directory: Path, manifest: dict[str, Any]) -> str | None:
@@ -177,27 +189,32 @@ def _fault_of_either(
     directory: Path,
     manifest: dict[str, Any],
     alive: Callable[[], None],
+    *,
+    contents: Contents,
     names: list[str] | None = None,
 ) -> str | None:
     """What is wrong with the files of a checkpoint here, after they were fetched where the run
     lives in an object store; or None."""
-    why = _fault_of(directory, manifest, alive, names)
+    why = _fault_of(directory, manifest, alive, contents, names)
     if why is None or mirror is None:
         return why
     mirror.fetch_checkpoint(directory, names)
-    return _fault_of(directory, manifest, alive, names)
+    return _fault_of(directory, manifest, alive, contents, names)
 
 
 def _fault_of(
     directory: Path,
     manifest: dict[str, Any],
     alive: Callable[[], None],
+    contents: Contents,
     names: list[str] | None = None,
 ) -> str | None:
-    """What is wrong with the files of a checkpoint, or None; sizes first, they cost nothing.
+    """What is wrong with the files of a checkpoint, or None, and then their bytes are in
+    `contents`; sizes first, they cost nothing.
 
     Raises OSError where they cannot be read, which proves nothing about them.
     """
+    contents.clear()
     try:
         entries = {name: manifest["files"][name] for name in names or manifest["files"]}
         for name, entry in entries.items():
@@ -205,7 +222,8 @@ def _fault_of(
             if size != entry["size"]:
                 return f"{name} has {size} bytes, not {entry['size']}"
         for name, entry in entries.items():
-            if sha256_of_file(directory / name, alive) != entry["sha256"]:
+            contents[name], sha256 = read_hashed(directory / name, alive)
+            if sha256 != entry["sha256"]:
                 return f"{name} has another SHA-256 than its manifest says"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"

@@ -1,25 +1,32 @@
 """Named tensors to and from a safetensors file.
 
 Promise: the hash that goes into the manifest is that of the memory, taken while it is written, so
-that reading it back proves something; and writing needs no second copy of the tensors.
+that reading it back proves something; and writing needs no second copy of the tensors. While one
+part is hashed the one before it is written and synced, so a writer without a pause is as fast as
+the disk; and what is read is hashed in one pass, so that the very bytes are loaded that were
+verified.
 Trap avoided: the library's writer returns neither hash nor sign of life, and its `save` builds the
-whole file in memory. One sync of a large file at its end can take minutes without a sign of life.
-Reading is the library's.
+whole file in memory; what its reader gives is the file itself, mapped, and goes with it. One sync
+of a large file at its end can take minutes without a sign of life.
 """
 
+import errno
 import hashlib
 import json
 import os
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import Any, BinaryIO, Self
 
-import safetensors.torch
 import torch
 
 from lmtraining_trainer.checkpoint.layout import FileEntry
-from lmtraining_trainer.files import HASH_CHUNK_BYTES, sync
+from lmtraining_trainer.checkpoint.pace import Pace
+from lmtraining_trainer.files import HASH_CHUNK_BYTES, forget_copy, sync
 
 _DTYPES = {
     torch.float64: "F64",
@@ -31,33 +38,77 @@ _DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-
+_DTYPE_OF = {name: dtype for dtype, name in _DTYPES.items()}
 
 #: Bytes that one sync has to bring to disk at most: about a second of a slow one.
 SYNC_BYTES = 64 * 1024 * 1024
+#: One copies to the kernel while the other waits for the disk.
+DISK_THREADS = 2
 
 
-def write_tensors(
-    path: Path, tensors: dict[str, torch.Tensor], alive: Callable[[], None]
-) -> FileEntry:
-    """Write and sync `tensors`; `alive` is called between chunks and syncs. Raises OSError."""
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor], pace: Pace) -> FileEntry:
+    """Write and sync `tensors`; `pace` is asked between chunks and syncs. Raises OSError."""
     digest = hashlib.sha256(usedforsecurity=False)
     header = _header(tensors)
-    size = synced = 0
-    with path.open("wb") as file:
+    with path.open("wb", buffering=0) as file, _Disk(file.fileno()) as disk:
         for part in chain([header], (_bytes_of(tensor) for tensor in tensors.values())):
             for start in range(0, len(part), HASH_CHUNK_BYTES):
                 chunk = part[start : start + HASH_CHUNK_BYTES]
+                disk.put(chunk, here=pace.is_throttled)  # where its time counts
                 digest.update(chunk)
-                file.write(chunk)
-                size += len(chunk)
-                if size - synced >= SYNC_BYTES:
-                    _sync(file)
-                    synced = size
-                alive()
-        _sync(file)
-        alive()
-    return FileEntry(size=size, sha256=digest.hexdigest())
+                pace.turn()
+        disk.sync()
+        disk.drain()
+        pace.turn()
+    return FileEntry(size=disk.size, sha256=digest.hexdigest())
+
+
+class _Disk:
+    """A file that is written and synced beside its caller."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.size = 0
+        """Bytes that were put."""
+        self._descriptor = descriptor
+        self._pool = ThreadPoolExecutor(DISK_THREADS, "checkpoint-disk")
+        self._pending: deque[Future[None]] = deque()
+        self._unsynced = 0
+
+    def put(self, chunk: memoryview, *, here: bool) -> None:
+        """Write `chunk` at the end, in the caller's own time where it is to be done `here`. Raises
+        the OSError of an earlier one."""
+        if here:
+            self.drain()
+            _write(self._descriptor, chunk, self.size)
+        else:
+            writing = self._pool.submit(_write, self._descriptor, chunk, self.size)
+            self._pending.append(writing)
+        self.size += len(chunk)
+        self._unsynced += len(chunk)
+        if self._unsynced >= SYNC_BYTES:
+            self.sync()
+
+    def sync(self) -> None:
+        """Bring to disk what is written, while the next part is put. Raises OSError."""
+        self.drain()
+        self._unsynced = 0
+        self._pending.append(self._pool.submit(sync, self._descriptor))
+
+    def drain(self) -> None:
+        """Until all is done. Raises OSError."""
+        while self._pending:
+            self._pending.popleft().result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
 
 
 def write_bytes(path: Path, content: bytes) -> FileEntry:
@@ -69,15 +120,48 @@ def write_bytes(path: Path, content: bytes) -> FileEntry:
     return FileEntry(size=len(content), sha256=sha256)
 
 
+def _write(descriptor: int, chunk: memoryview, offset: int) -> None:
+    while len(chunk):
+        written = os.pwrite(descriptor, chunk, offset)
+        if written == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        chunk, offset = chunk[written:], offset + written
+
+
 def _sync(file: BinaryIO) -> None:
     file.flush()
     sync(file.fileno())
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file, on the CPU. Raises OSError, SafetensorError."""
-    tensors: dict[str, torch.Tensor] = safetensors.torch.load_file(os.fspath(path))
-    return tensors
+def read_hashed(path: Path, alive: Callable[[], None]) -> tuple[torch.Tensor, str]:
+    """The bytes of a file as they are on disk, and their SHA-256: one part is hashed while the next
+    is read. Raises OSError."""
+    digest = hashlib.sha256(usedforsecurity=False)
+    with path.open("rb", buffering=0) as file, ThreadPoolExecutor(1, "checkpoint-hash") as hasher:
+        content = torch.empty(os.fstat(file.fileno()).st_size, dtype=torch.uint8)
+        view = memoryview(content.numpy())  # type: ignore[arg-type]
+        forget_copy(file.fileno())
+        start = 0
+        while length := file.readinto(view[start : start + HASH_CHUNK_BYTES]):
+            hasher.submit(digest.update, view[start : start + length])
+            start += length
+            alive()
+    return content, digest.hexdigest()
+
+
+def tensors_in(content: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The tensors of a file that holds `content`, of which they are parts."""
+    begin = 8 + int.from_bytes(content[:8].numpy().tobytes(), "little")
+    header = json.loads(content[8:begin].numpy().tobytes())
+    return {name: _part(content[begin:], entry) for name, entry in header.items()}
+
+
+def _part(data: torch.Tensor, entry: dict[str, Any]) -> torch.Tensor:
+    dtype = _DTYPE_OF[entry["dtype"]]
+    start, end = entry["data_offsets"]
+    part = data[start:end]
+    is_aligned = part.storage_offset() % dtype.itemsize == 0
+    return (part if is_aligned else part.clone()).view(dtype).reshape(entry["shape"])
 
 
 def _header(tensors: dict[str, torch.Tensor]) -> memoryview:

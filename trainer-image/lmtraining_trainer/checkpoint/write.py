@@ -2,8 +2,8 @@
 
 Promise: `step-…` appears whole or not at all; the mark `intact` is set only after the bytes were
 read back from disk and agree with the hashes taken from memory; a gang that was replaced publishes
-nothing (P1). The snapshot is taken first and the writing needs nothing else, so that it may one day
-be done beside the training.
+nothing (P1). The snapshot is taken first and the writing needs nothing else, so it can be done
+beside the training.
 Trap avoided: a failed write must not cost what is there, so nothing is deleted before the new one
 is intact.
 """
@@ -19,9 +19,11 @@ import torch
 
 from lmtraining_api import CheckpointReport
 from lmtraining_trainer.checkpoint import layout
+from lmtraining_trainer.checkpoint.pace import Pace
 from lmtraining_trainer.checkpoint.tensors import write_bytes, write_tensors
 from lmtraining_trainer.files import (
     json_bytes,
+    nothing,
     publish_directory,
     remove_directory,
     sha256_of,
@@ -33,8 +35,8 @@ from lmtraining_trainer.run import Run
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What a checkpoint is made of. The tensors are the live ones: write before the next step, or
-    clone them first."""
+    """What a checkpoint is made of. Where the tensors are the live ones, the next step has to wait
+    until they are written."""
 
     step: int
     tensors: dict[str, dict[str, torch.Tensor]]
@@ -43,26 +45,29 @@ class Snapshot:
     """Other files by name."""
     identity: dict[str, Any]
     """What the manifest says about the model, the tokenizer and the gang."""
+    await_copied: Callable[[], None] = nothing
+    """Until the tensors are what they are to be."""
 
 
 class NotIntact(OSError):  # noqa: N818 - an OSError: the storage did not keep what it was given
     """What was read back is not what was written."""
 
 
-def write_checkpoint(run: Run, snapshot: Snapshot, alive: Callable[[], None]) -> CheckpointReport:
-    """Publish `snapshot`. Raises OSError where storage fails, TrainerError("Fenced")."""
+def write_checkpoint(run: Run, snapshot: Snapshot, pace: Pace) -> CheckpointReport:
+    """Publish `snapshot`; in any thread. Raises OSError where storage fails,
+    TrainerError("Fenced")."""
     final = run.checkpoints / layout.directory_name(snapshot.step)
     temporary = temporary_beside(final)
     try:
         temporary.mkdir()
-        entries = _write_files(temporary, snapshot, alive)
+        entries = _write_files(temporary, snapshot, pace)
         manifest = _manifest(run, snapshot, entries)
         write_bytes(temporary / layout.MANIFEST, manifest)
         publish_directory(temporary, final, lambda: _make_way(run, final))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    _read_back(final, entries, alive)
-    _to_the_store(run, final)
+    _read_back(final, entries, pace.turn)
+    _to_the_store(run, final, pace)
     layout.mark_intact(final, sha256_of(manifest))
     run.keep(final / layout.INTACT)
     report = CheckpointReport(
@@ -84,27 +89,25 @@ def _make_way(run: Run, final: Path) -> None:
         run.fence.check()
 
 
-def _to_the_store(run: Run, final: Path) -> None:
+def _to_the_store(run: Run, final: Path, pace: Pace) -> None:
     """Where the run lives in an object store: what is not there does not exist here either."""
     if run.mirror is None:
         return
     try:
-        run.mirror.publish_checkpoint(final, run.fence.check)
+        run.mirror.publish_checkpoint(final, run.fence.check, pace.beat)
     except BaseException:
         remove_directory(final)
         raise
 
 
-def _write_files(
-    directory: Path, snapshot: Snapshot, alive: Callable[[], None]
-) -> dict[str, layout.FileEntry]:
+def _write_files(directory: Path, snapshot: Snapshot, pace: Pace) -> dict[str, layout.FileEntry]:
     entries = {
-        name: write_tensors(directory / name, named, alive)
+        name: write_tensors(directory / name, named, pace)
         for name, named in snapshot.tensors.items()
     }
     for name, content in snapshot.documents.items():
         entries[name] = write_bytes(directory / name, content)
-        alive()
+        pace.turn()
     return entries
 
 

@@ -2,12 +2,14 @@
 
 Promise: an entry is on disk before the act it describes, entries are never changed, and the torn
 last line that a crash leaves is dropped (its act cannot have happened).
+Two threads may append, one after the other.
 Trap avoided: appending after a torn line would join two entries into one that nobody can read; and
 what a buffer could not write to a full disk, it writes again when the file is closed.
 """
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,30 +34,32 @@ class Journal:
         before each act, where the run lives elsewhere. Raises OSError, TrainerError(STORAGE)."""
         self._fence = fence
         self._path = fence.directory / JOURNAL
+        self._lock = threading.Lock()
         self.entries: list[JournalEntry] = _read(self._path)
         self._send = send
         self._sent = b""
 
     def append(self, kind: str, step: int, **detail: str | int | float | bool | None) -> None:
         """Write and sync one entry. Raises TrainerError("Fenced") or OSError."""
-        self._fence.check()
-        entry = JournalEntry.model_validate(
-            {
-                "sequence": len(self.entries),
-                "time": datetime.now(UTC),
-                "attempt": self._fence.attempt,
-                "round": self._fence.round,
-                "kind": kind,
-                "step": step,
-                "detail": detail,
-            }
-        )
-        is_new = not self._path.exists()
-        line = entry.model_dump_json(by_alias=True).encode() + b"\n"
-        _append(self._path, line, lambda: self._share(line))
-        if is_new:
-            sync_directory(self._path.parent)
-        self.entries.append(entry)
+        with self._lock:
+            self._fence.check()
+            entry = JournalEntry.model_validate(
+                {
+                    "sequence": len(self.entries),
+                    "time": datetime.now(UTC),
+                    "attempt": self._fence.attempt,
+                    "round": self._fence.round,
+                    "kind": kind,
+                    "step": step,
+                    "detail": detail,
+                }
+            )
+            is_new = not self._path.exists()
+            line = entry.model_dump_json(by_alias=True).encode() + b"\n"
+            _append(self._path, line, lambda: self._share(line))
+            if is_new:
+                sync_directory(self._path.parent)
+            self.entries.append(entry)
 
     def _share(self, line: bytes) -> None:
         if self._send is not None:

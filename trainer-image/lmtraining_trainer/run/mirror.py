@@ -17,7 +17,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -130,9 +130,12 @@ class Mirror:
         """Where a checkpoint is in this pod."""
         return self.directory / CHECKPOINTS / name
 
-    def publish_checkpoint(self, directory: Path, check: Callable[[], None]) -> None:
+    def publish_checkpoint(
+        self, directory: Path, check: Callable[[], None], on_part: Callable[[], None] = nothing
+    ) -> None:
         """Put a checkpoint; `check` is called directly before its manifest is and may raise."""
-        _publish(directory, self.run.child(self._name(directory)), check)
+        remote = replace(self.run.child(self._name(directory)), on_part=on_part)
+        _publish(directory, remote, check)
 
     def publish_data(self, directory: Path, check: Callable[[], None]) -> None:
         """Put prepared data, unless the store has it."""

@@ -9,6 +9,8 @@ survives the death of the process, not of the node.
 import time
 from pathlib import Path
 
+from lmtraining_trainer.run.aside import Aside
+
 MARK_SECONDS = 1.0
 PROGRESS = "progress"
 
@@ -19,6 +21,7 @@ class ProgressMark:
     def __init__(self, directory: Path) -> None:
         self._path = directory / PROGRESS
         self._written_at = -MARK_SECONDS
+        self._aside = Aside()
         self.highest = _read(self._path)
         """The highest step on record when this gang started."""
 
@@ -28,10 +31,7 @@ class ProgressMark:
         if step <= self.highest or now - self._written_at < MARK_SECONDS:
             return
         self._written_at = now
-        try:
-            self._path.write_text(f"{step}\n")
-        except OSError:
-            return  # a full disk must not stop training; the count is a service
+        self._aside.offer(lambda: self._path.write_text(f"{step}\n"))
 
 
 def _read(path: Path) -> int:

@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 
 import fsspec
 import fsspec.core
+from fsspec.callbacks import Callback
 
 from lmtraining_api import FailureClass
 from lmtraining_trainer.errors import TrainerError
@@ -61,6 +62,8 @@ class Remote:
     """Its URI without secrets: fit for a message."""
     alive: Callable[[], None] = nothing
     """The sign of life of the main thread; other threads are not the rank's voice."""
+    on_part: Callable[[], None] = nothing
+    """Called, in any thread, when a part of a large object has come or gone."""
 
     @classmethod
     def at(cls, uri: str, options: Mapping[str, str], alive: Callable[[], None] = nothing) -> Self:
@@ -139,7 +142,9 @@ class Remote:
 
         def work() -> bool:
             try:
-                self.file_system.put_file(str(file), self._path(path), **mode)
+                self.file_system.put_file(
+                    str(file), self._path(path), callback=_Parts(self.on_part), **mode
+                )
             except FileExistsError:
                 return False
             return True
@@ -200,6 +205,7 @@ class Remote:
                 with self.file_system.open(self._path(path), "rb") as stream:
                     while chunk := stream.read(HASH_CHUNK_BYTES):
                         sink(chunk)
+                        self.on_part()
             except FileNotFoundError:
                 return False
             return True
@@ -216,6 +222,17 @@ class Remote:
             return work()
         except Exception as error:  # botocore, aiohttp, google: each has a family of its own
             raise explained(error, self.name) from error
+
+
+class _Parts(Callback):
+    """What fsspec calls while it puts an object."""
+
+    def __init__(self, on_part: Callable[[], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._on_part = on_part
+
+    def relative_update(self, inc: int = 1) -> None:
+        self._on_part()
 
 
 def explained(error: Exception, name: str) -> RemoteError:

@@ -34,6 +34,11 @@ class Assignment:
     second_interrupt_kills: bool = False
     """For a terminal: Ctrl-C saves, another one does not wait for that."""
 
+    @property
+    def leads(self) -> bool:
+        """True on the pod of rank 0."""
+        return self.identity.replica == 0
+
     def task(self, local_rank: int, gang: Gang, *, round_number: int, stacks: Path) -> RankTask:
         """What the local rank is started with."""
         workers = self.job.spec.workers
@@ -47,6 +52,7 @@ class Assignment:
             lead_address=gang.lead_address,
             rendezvous_port=self.rendezvous_port,
             pod_name=self.identity.pod_name,
+            gang=gang.digest,
         )
         return RankTask(
             job=self.job,

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Literal
 
 from lmtraining_api import FailureClass
+from lmtraining_api.names import POD_REPLACED
 from lmtraining_api.records import FRAMES_MAX
 from lmtraining_trainer.errors import Preempted, TrainerError
 
@@ -65,6 +66,18 @@ def stopped_before_start(*, now: float) -> RankEnd:
         failure_class=FailureClass.DISRUPTION,
         reason="Preempted",
         message="told to stop before the ranks were started; nothing was lost",
+    )
+
+
+def end_of_gang(*, now: float) -> RankEnd:
+    """The operator has put another pod in the place of one of the gang."""
+    return RankEnd(
+        rank=None,
+        outcome="Failed",
+        time=now,
+        failure_class=FailureClass.PEER_LOST,
+        reason=POD_REPLACED,
+        message="another pod is in the place of one of this round",
     )
 
 
@@ -187,6 +200,19 @@ def end_of_patience(*, rank: int, now: float) -> RankEnd:
         reason="Killed",
         message=f"rank {rank} was killed before it had saved; the newest checkpoint is intact, and "
         "the run goes on from it",
+    )
+
+
+def out_of_grace(end: RankEnd, *, grace_seconds: int, step: int | None) -> RankEnd:
+    """`end`, of a rank that was killed because it had not saved when the grace was nearly over."""
+    newest = f"the intact checkpoint of step {step}" if step else "the newest intact checkpoint"
+    return replace(
+        end,
+        failure_class=FailureClass.DISRUPTION,
+        reason="GraceTooShort",
+        message=f"told to stop, and the save did not end within recovery.graceSeconds "
+        f"{grace_seconds}: {newest} stands, and the run goes on from it; raise "
+        "recovery.graceSeconds",
     )
 
 

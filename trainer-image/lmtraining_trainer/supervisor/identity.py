@@ -22,6 +22,8 @@ class Identity:
     pod_name: str
     attempt: int
     replica: int
+    grace_seconds: int | None = None
+    """How long the pod lives after it was told to stop; None where nobody ends it."""
 
 
 def identity_from(environment: Mapping[str, str]) -> Identity:
@@ -31,6 +33,9 @@ def identity_from(environment: Mapping[str, str]) -> Identity:
         pod_name=_text(environment, names.ENV_POD_NAME),
         attempt=_number(environment, names.ENV_ATTEMPT, least=1),
         replica=_number(environment, names.ENV_REPLICA, least=0),
+        grace_seconds=_number(environment, names.ENV_GRACE_SECONDS, least=1)
+        if names.ENV_GRACE_SECONDS in environment  # an older operator does not say
+        else None,
     )
 
 

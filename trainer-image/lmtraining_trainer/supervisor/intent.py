@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from lmtraining_api import Intent, JobFile
+from lmtraining_api.records import gang_digest
 from lmtraining_trainer.supervisor.identity import Identity
 
 INTENT_BYTES_MAX = 1024 * 1024
@@ -25,7 +26,14 @@ class Gang:
     lead_address: str
     other_addresses: tuple[str, ...]
     """Those of the other pods, without the lead."""
+    digest: str
+    """Names exactly these pods."""
     generation: int
+
+    @property
+    def leads(self) -> tuple[str, ...]:
+        """The address of the lead, as the only one."""
+        return (self.lead_address,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,4 +96,9 @@ def _gang_of_peers(intent: Intent, *, identity: Identity, replicas: int) -> Gang
             "present one names another pod"
         )
     others = tuple(peers[replica].address for replica in range(1, replicas))
-    return Gang(lead_address=peers[0].address, other_addresses=others, generation=intent.generation)
+    return Gang(
+        lead_address=peers[0].address,
+        other_addresses=others,
+        digest=gang_digest(peer.pod_uid for peer in intent.peers),
+        generation=intent.generation,
+    )

@@ -10,11 +10,12 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 
 from lmtraining_api import (
     ExitRecord,
@@ -23,6 +24,8 @@ from lmtraining_api import (
     State,
     TrainerReport,
 )
+from lmtraining_api.names import POD_REPLACED
+from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.report import Snapshot, StateClock, heard
 from lmtraining_trainer.supervisor.assignment import RANK_FUNCTION, Assignment
 from lmtraining_trainer.supervisor.environment import cpu_limit, rank_environment, with_defaults
@@ -32,27 +35,31 @@ from lmtraining_trainer.supervisor.failure import (
     RankEnd,
     decisive,
     end_of_fork_server,
+    end_of_gang,
     end_of_peer,
     end_of_supervisor,
     killed_for_memory,
+    out_of_grace,
     print_unless_known,
     stopped_before_start,
 )
 from lmtraining_trainer.supervisor.fork_server import LIBRARIES, ForkServer
-from lmtraining_trainer.supervisor.intent import Gang, gang_of
+from lmtraining_trainer.supervisor.hangs import keep
+from lmtraining_trainer.supervisor.intent import Gang
+from lmtraining_trainer.supervisor.meeting import (
+    ASK_AGAIN_SECONDS_MAX,
+    INTENT_POLL_SECONDS,
+    NEW_POD_SECONDS_MAX,
+    Meeting,
+)
 from lmtraining_trainer.supervisor.memory import MemoryWatch
 from lmtraining_trainer.supervisor.orphans import reap_orphans
 from lmtraining_trainer.supervisor.ranks import FAILED_GANG_SECONDS_MAX, Ranks
 from lmtraining_trainer.supervisor.rounds import (
-    ASK_AGAIN_SECONDS_MAX,
-    ASK_PEERS_TIMES,
-    FIRST_ROUND,
     Fault,
-    await_newer_round,
-    fault_of_peers,
     fault_report,
     may_start_again,
-    round_of_lead,
+    replaced_fault,
     wait_seconds,
 )
 from lmtraining_trainer.supervisor.silence import (
@@ -66,10 +73,13 @@ from lmtraining_trainer.supervisor.silence import (
 )
 from lmtraining_trainer.supervisor.wake import Wake
 
-INTENT_POLL_SECONDS = 0.1
 WATCH_SECONDS_MAX = 1.0
-#: recovery.graceSeconds at its largest; in a pod the kubelet ends the wait long before.
+#: recovery.graceSeconds at its largest.
 STOP_SECONDS_MAX = 86_400.0
+#: Of the grace; in the rest the ranks are killed and the record is written.
+SAVING_SHARE_OF_GRACE = 0.9
+#: Before the pods have agreed on one.
+NO_ROUND = 0
 #: A gang that saves and evaluates several times a second must not fill the log.
 LOG_LINE_SECONDS_MIN = 1.0
 
@@ -87,6 +97,13 @@ class Supervisor:
         self._observe = observe
         self._ranks = Ranks()
         self._wake = Wake()
+        self._meeting = Meeting(
+            assignment=assignment,
+            turn=self._unless_stopped,
+            waits=self._show_waiting,
+            goes_by=self._show_gang,
+        )
+        self._looked_at_intent = 0.0
         self._memory = MemoryWatch.begun()
         self._fork_server: ForkServer | None = None
         self._faults: list[Fault] = []
@@ -96,6 +113,8 @@ class Supervisor:
         """Whether this round has come to one."""
         self._silence = self._first_silence()
         self._ask_peers_at = 0.0
+        self._keeper: Thread | None = None
+        """Writes the stacks of a hang."""
         self._scratch = TemporaryDirectory(prefix="lmtraining-", ignore_cleanup_errors=True)
         self._stacks = Path(self._scratch.name)
         self._stops_passed_on = 0
@@ -130,13 +149,17 @@ class Supervisor:
         """From waiting to the decisive end; None: finished."""
         fork_server = self._fork_server = self._start_fork_server()
         self._read_last_exit()
-        gang = self._await_gang()
+        gang = self._first_round()
         if gang is None or not self._await_fork_server(fork_server):
             return stopped_before_start(now=time.monotonic())
         while True:
             end = self._explained(self._round(fork_server, gang))
-            if end is None or end.outcome != "Failed" or not self._next_round(gang, end):
+            if end is None or end.outcome not in ("Failed", "Preempted"):
                 return end
+            next_gang = self._next_round(gang, end)
+            if next_gang is None:
+                return end
+            gang = next_gang
 
     def _round(self, fork_server: ForkServer, gang: Gang) -> RankEnd | None:
         """From the start of the ranks to the decisive end; None: finished."""
@@ -145,7 +168,8 @@ class Supervisor:
             code = self._start_ranks(fork_server, gang)
         if code is not None:
             return end_of_fork_server(code, now=time.monotonic())
-        self._watch(gang)
+        if not self._watch(gang):
+            return end_of_gang(now=time.monotonic())
         end = decisive(self._ranks.ends)
         if end is not None and end.reason == RANK_EXITED:  # so it looks without the fork server
             code = fork_server.await_end()
@@ -173,63 +197,83 @@ class Supervisor:
         self.snapshot = replace(self.snapshot, heard=started)  # the age of a rank that never speaks
         return None
 
-    def _next_round(self, gang: Gang, end: RankEnd) -> bool:
-        """Whether the ranks are to be started once more; then everything is ready for it."""
+    def _first_round(self) -> Gang | None:
+        """The gang, once all of it agrees on a round; None when told to stop first."""
+        met = self._meeting.next(past=0)
+        if met is None and not self._wake.stops:
+            raise TrainerError(
+                FailureClass.PEER_LOST,
+                "PeerLost",
+                f"not all pods of the peer table answered within {NEW_POD_SECONDS_MAX:.0f} s",
+            )
+        if met is not None:
+            gang, number = met
+            self.snapshot = self.snapshot.in_round(number, gang.digest, None)
+        return met[0] if met else None
+
+    def _next_round(self, gang: Gang, end: RankEnd) -> Gang | None:
+        """The gang of another round of the ranks, for which everything is ready then; None where
+        there is to be none."""
         report, limits = self.snapshot.report, self._assignment.job.spec.stability
-        self._faults.append(Fault(end=end, step=self._step, made_a_step=self._made_a_step))
-        if self._wake.stops or not may_start_again(self._faults, rounds_max=limits.rounds_max):
-            return False
-        if not self._ranks.all_gone:  # the kernel holds one, which may still write (P1)
-            return False
+        was_replaced = end.reason == POD_REPLACED
+        if not was_replaced:
+            self._faults.append(Fault(end=end, step=self._step, made_a_step=self._made_a_step))
+        may = was_replaced or may_start_again(self._faults, rounds_max=limits.rounds_max)
+        # The kernel may hold a rank, which may still write (P1).
+        if self._wake.stops or not may or not self._ranks.all_gone:
+            return None
         fault = self._fault_elsewhere(gang, end, seen=fault_report(report, end))
-        self.snapshot = self.snapshot.in_round(report.round, fault)
+        if not was_replaced:
+            self.snapshot = self.snapshot.in_round(report.round, report.gang, fault)
         self._show("Starting", f"another round: {end.message}")
-        number = self._own_next_round() if self.snapshot.leads else self._leads_next_round(gang)
-        if number is None:
-            return False
+        met = self._meeting.next(past=report.round) if self._rested() else None
+        if met is None:
+            return None
+        found, number = met
+        if found.digest != gang.digest:
+            self._faults = [known for known in self._faults if not known.is_of_peers]
+            fault = replaced_fault(self.snapshot.report, end)
         self._ranks, self._patience_ends, self._stops_passed_on = Ranks(), float("inf"), 0
         self._silence, self._made_a_step = self._first_silence(), False
-        self.snapshot = self.snapshot.in_round(number, fault)
-        return True
+        self.snapshot = self.snapshot.in_round(number, found.digest, fault)
+        return found
 
     def _fault_elsewhere(self, gang: Gang, end: RankEnd, seen: FaultReport) -> FaultReport:
         """On the lead, which saw only the consequence: the cause, where another pod knows it."""
-        if not self.snapshot.leads or end.failure_class is not FailureClass.PEER_LOST:
+        if not self._assignment.leads or end.failure_class is not FailureClass.PEER_LOST:
             return seen
-        found = self._fault_of_peers(gang, times=ASK_PEERS_TIMES)
+        found = self._meeting.cause_elsewhere(gang, number=self.snapshot.report.round)
         if found is None:
             return seen
         return found.model_copy(update={"step": seen.step, "has_stepped": seen.has_stepped})
 
-    def _own_next_round(self) -> int | None:
-        """On the lead: the next number, once the wait is over."""
-        until = time.monotonic() + wait_seconds(self._faults)
+    def _rested(self) -> bool:
+        """On the lead: once the wait before another round is over. False when told to stop."""
+        until = time.monotonic() + (wait_seconds(self._faults) if self._assignment.leads else 0.0)
         while (left := until - time.monotonic()) > 0:
-            if self._wake.stops:
-                return None
-            self._turn(min(left, WATCH_SECONDS_MAX))
-        return self.snapshot.report.round + 1
+            if not self._unless_stopped(min(left, WATCH_SECONDS_MAX)):
+                return False
+        return True
 
-    def _leads_next_round(self, gang: Gang) -> int | None:
-        job = self._assignment.job
+    def _unless_stopped(self, seconds: float) -> bool:
+        self._turn(seconds)
+        return not self._wake.stops
 
-        def turn(seconds: float) -> bool:
-            self._turn(seconds)
-            return not self._wake.stops
+    def _show_waiting(self, message: str) -> None:
+        if message != self.snapshot.report.message:
+            self._show("Waiting", message)
 
-        return await_newer_round(
-            lambda: round_of_lead(
-                gang.lead_address,
-                self._assignment.report_port,
-                job_uid=job.job_uid,
-                attempt=self._assignment.identity.attempt,
-            ),
-            than=self.snapshot.report.round,
-            turn=turn,
-        )
+    def _show_gang(self, gang: Gang) -> None:
+        """The lead's table is that of its round, which it tells with the round."""
+        if not self._assignment.leads:
+            self.snapshot = self.snapshot.going_by(gang.digest)
 
     def _explained(self, end: RankEnd | None) -> RankEnd | None:
-        """`end`, with what the kernel knows of it."""
+        """`end`, with what the kernel and this supervisor know of it."""
+        grace = self._assignment.identity.grace_seconds
+        if end is not None and end.outcome == "Ended" and self._wake.stops and grace is not None:
+            newest = self.snapshot.report.checkpoint
+            return out_of_grace(end, grace_seconds=grace, step=newest.step if newest else None)
         if end is None or end.signal != signal.SIGKILL or not self._memory.has_killed:
             return end
         return killed_for_memory(end, limit_bytes=self._memory.limit_bytes)
@@ -258,21 +302,6 @@ class Supervisor:
             )
             self.snapshot = replace(self.snapshot, last_exit=found)
 
-    def _await_gang(self) -> Gang | None:
-        """The gang, or None when told to stop first; no limit here, since the operator has one."""
-        while not self._wake.stops:
-            verdict = gang_of(
-                self._assignment.read_intent(),
-                identity=self._assignment.identity,
-                job=self._assignment.job,
-            )
-            if isinstance(verdict, Gang):
-                return verdict
-            if verdict.message != self.snapshot.report.message:
-                self._show("Waiting", verdict.message)
-            self._turn(INTENT_POLL_SECONDS)
-        return None
-
     def _await_fork_server(self, server: ForkServer) -> bool:
         """True once ranks can be forked or it has ended, False when told to stop first."""
         if not server.ready:
@@ -285,18 +314,32 @@ class Supervisor:
             self._turn(INTENT_POLL_SECONDS)
         return False
 
-    def _watch(self, gang: Gang) -> None:
-        """Until every rank has ended, by itself or because patience did."""
+    def _watch(self, gang: Gang) -> bool:
+        """Until every rank has ended, by itself or because patience did; False: because another
+        pod is in the place of one of theirs."""
         while not self._ranks.all_gone:
             self._pass_on_stops()
             self._end_a_silent_rank()
             self._end_a_round_that_another_pod_left(gang)
             self._end_a_broken_gang()
+            if not self._wake.stops and self._is_replaced(gang):
+                self._ranks.close()
+                return False
             left = self._patience_ends - time.monotonic()
             if left <= 0:
                 break
             self._turn(min(left, WATCH_SECONDS_MAX))
         self._ranks.close()
+        return True
+
+    def _is_replaced(self, gang: Gang) -> bool:
+        """Whether the operator names other pods by now; looked up once in a while."""
+        now = time.monotonic()
+        if now - self._looked_at_intent < WATCH_SECONDS_MAX:
+            return False
+        self._looked_at_intent = now
+        found = self._meeting.gang()
+        return isinstance(found, Gang) and found.digest != gang.digest
 
     def _pass_on_stops(self) -> None:
         wake = self._wake
@@ -308,7 +351,9 @@ class Supervisor:
         hint = "; Ctrl-C again stops without it" if may_hurry and wake.interrupts == 1 else ""
         self._show("Stopping", f"told to stop: saving a checkpoint{hint}")
         self._ranks.stop()
-        self._hurry(0.0 if impatient else STOP_SECONDS_MAX)
+        grace = self._assignment.identity.grace_seconds
+        patience = STOP_SECONDS_MAX if grace is None else SAVING_SHARE_OF_GRACE * grace
+        self._hurry(0.0 if impatient else patience)
 
     def _end_a_broken_gang(self) -> None:
         """The others cannot go on without the rank that failed; their words may name the cause."""
@@ -318,30 +363,16 @@ class Supervisor:
             self._hurry(FAILED_GANG_SECONDS_MAX)
 
     def _end_a_round_that_another_pod_left(self, gang: Gang) -> None:
-        """On the lead: a rank that ends before the ranks are connected breaks no connection here,
-        so the other pods are asked until there is a step. One may have met the lead's rank of the
-        round before, and lost it."""
+        """A rank that ends before the ranks are connected breaks no connection, and one that is
+        late may meet the lead of a later round: so pods are asked until there is a step."""
         now = time.monotonic()
-        if self._made_a_step or not self.snapshot.leads or now < self._ask_peers_at:
+        if self._made_a_step or now < self._ask_peers_at:
             return
         self._ask_peers_at = now + ASK_AGAIN_SECONDS_MAX
-        fault = self._fault_of_peers(gang, times=1, consequences=True)
-        if fault is not None:
+        why = self._meeting.left_elsewhere(gang, number=self.snapshot.report.round)
+        if why is not None:
             for rank in self._ranks.processes:
-                self._ranks.fail(end_of_peer(fault.message, rank=rank, now=time.monotonic()))
-
-    def _fault_of_peers(
-        self, gang: Gang, *, times: int, consequences: bool = False
-    ) -> FaultReport | None:
-        return fault_of_peers(
-            gang.other_addresses,
-            self._assignment.report_port,
-            job_uid=self._assignment.job.job_uid,
-            attempt=self._assignment.identity.attempt,
-            round_number=self.snapshot.report.round,
-            times=times,
-            consequences=consequences,
-        )
+                self._ranks.fail(end_of_peer(why, rank=rank, now=time.monotonic()))
 
     def _end_a_silent_rank(self) -> None:
         """Kill the one that the others wait for, with the stacks of all as evidence."""
@@ -351,6 +382,7 @@ class Supervisor:
             return
         asked = self._ranks.processes
         found = stacks(self._stacks, asked)
+        self._keep_stacks(found)
         # One whose peer was just killed, by another pod that saw the same silence, is about to end.
         self._turn(ENDING_SECONDS if found.keys() == asked.keys() else 0.0)
         silent, now = self._silent_ranks(), time.monotonic()
@@ -365,6 +397,18 @@ class Supervisor:
         for number, text in sorted(found.items()):
             logger.error("stack of rank %d, newest call first:\n%s", number, text)
         self._ranks.fail(end_of_silence(rank, seconds=age, stack=stack, now=now))
+
+    def _keep_stacks(self, found: Mapping[int, str]) -> None:
+        if self._keeper is not None and self._keeper.is_alive():
+            return  # the storage hangs
+        given = self._assignment
+        self._keeper = keep(
+            found,
+            Path(given.job.run_directory),
+            job_uid=given.job.job_uid,
+            attempt=given.identity.attempt,
+            round_number=self.snapshot.report.round,
+        )
 
     def _silent_ranks(self) -> list[int]:
         """The living ranks that have said nothing for too long, the longest first."""
@@ -411,7 +455,7 @@ def _first_snapshot(assignment: Assignment, *, now: float) -> Snapshot:
     report = TrainerReport(
         job_uid=assignment.job.job_uid,
         attempt=assignment.identity.attempt,
-        round=FIRST_ROUND,
+        round=NO_ROUND,
         state="Waiting",
         report_time=datetime.now(UTC),
         total_steps=assignment.job.spec.training.budget.steps,
@@ -419,7 +463,7 @@ def _first_snapshot(assignment: Assignment, *, now: float) -> Snapshot:
     return Snapshot(
         report=report,
         clock=StateClock(state="Waiting", since=now),
-        leads=assignment.identity.replica == 0,
+        leads=assignment.leads,
     )
 
 

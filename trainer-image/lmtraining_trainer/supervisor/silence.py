@@ -106,7 +106,7 @@ def end_of_silence(rank: int, *, seconds: float, stack: str | None, now: float) 
         failure_class=FailureClass.HANG,
         reason="Hung",
         message=f"rank {rank} said nothing for {seconds:.0f} s; {where}; the stacks of all ranks "
-        "are in the log",
+        "are in the log and below hangs/ in the run directory",
         frames=frames,
     )
 

@@ -1,0 +1,50 @@
+"""The stacks of a hang, kept in the run directory.
+
+Promise: `hangs/<attempt>-<round>/rank-<n>.txt` has every rank that answered, of every pod that saw
+the hang; the newest few stay, each bounded in size. Nothing is written into another job's run.
+Trap avoided: it may be the storage that hangs, and the supervisor must not hang with it.
+"""
+
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+
+from lmtraining_trainer.files import read_json
+from lmtraining_trainer.run.directory import RUN
+
+HANGS = "hangs"
+HANGS_MAX = 8
+STACK_LENGTH_MAX = 64 * 1024
+
+
+def keep(
+    found: Mapping[int, str], run_directory: Path, *, job_uid: str, attempt: int, round_number: int
+) -> Thread:
+    """Write the stacks, by rank, beside the caller; best effort."""
+    directory = run_directory / HANGS / f"{attempt}-{round_number}"
+
+    def write() -> None:
+        with suppress(OSError):
+            if (read_json(run_directory / RUN) or {}).get("job_uid", job_uid) != job_uid:
+                return
+            directory.mkdir(parents=True, exist_ok=True)
+            for rank, text in found.items():
+                (directory / f"rank-{rank}.txt").write_text(text[:STACK_LENGTH_MAX])
+            _forget_older(directory.parent)
+
+    writer = Thread(target=write, name="hangs", daemon=True)
+    writer.start()
+    return writer
+
+
+def _forget_older(hangs: Path) -> None:
+    """All but the newest, by attempt and round."""
+    named = [path for path in hangs.iterdir() if path.name.replace("-", "", 1).isdigit()]
+    for old in sorted(named, key=_number)[:-HANGS_MAX]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _number(directory: Path) -> tuple[int, ...]:
+    return tuple(int(part) for part in directory.name.split("-"))
