@@ -1,147 +1,198 @@
-"""How long a killed rank keeps training from its next step.
+"""How long a rank that is killed or hangs keeps training from its next step.
 
-    python -m bench.recovery --kills 20
+    python -m bench.recovery --turns 4 --strikes 5
 
-Promise: a real SIGKILL of a rank of `lmtraining run`; from the kill to the end of the first step of
-the next round. The time to load the checkpoint is shown apart.
-Trap avoided: figures of a start that was not warm; the libraries are imported before the first
-kill.
+Promise: a real SIGKILL of a rank of two pods (two supervisors), from the kill to the end of the
+first step of the next round; beside it the same training under `torchrun --max-restarts`, one agent
+with two workers, which is its simplest case. They take turns. Then a real SIGSTOP, which torchrun
+does not notice. The time to load the checkpoint is taken off.
+Trap avoided: figures of a start that was not warm; a gang trains for some steps before each strike.
 """
 
 import argparse
 import json
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lmtraining_api import TrainerReport
+from bench import recovery_rank
+from lmtraining_trainer.files import read_json
+from tests.soak.storm import gang_of
+from tests.trainer.supervisor_pods import (
+    ROOT,
+    WAIT_SECONDS_MAX,
+    Pod,
+    corpus,
+    free_port,
+    pods,
+    session_processes,
+    spec,
+    until,
+)
 
-STEPS_BETWEEN_KILLS = 20
-WAIT_SECONDS_MAX = 120.0
-POLL_SECONDS = 0.01
+SILENCE_SECONDS = 5
+"""The smallest limit of a silence here; a hang is told apart from a slow step by it."""
 MODEL = {"layers": 4, "hiddenSize": 128, "heads": 4}
 
 
-class Run:
-    """`lmtraining run` with two ranks."""
+class Marks:
+    """What the ranks of one gang leave."""
 
-    def __init__(self, directory: Path, kills: int) -> None:
-        self.port = _free_port()
-        text = directory / "text"
-        text.mkdir()
-        for number in range(40):
-            lines = (f"line {line} of file {number}: {line * number % 97}" for line in range(400))
-            (text / f"{number}.txt").write_text("\n".join(lines))
-        job = {
-            "apiVersion": "lmtraining.dev/v1alpha1",
-            "kind": "LMTrainingJob",
-            "metadata": {"name": "recovery"},
-            "spec": {
-                "model": {"config": MODEL},
-                "data": {
-                    "train": [{"uri": f"file://{text}/*.txt"}],
-                    "tokenizer": {"vocabSize": 512},
-                    "sequenceLength": 64,
-                },
-                "training": {"budget": {"steps": 10_000_000}, "batchTokens": 512},
-                "precision": {"compute": "fp32"},
-                "workers": {"ranksPerReplica": 2},
-                "checkpoint": {"everySteps": 10},
-                "stability": {"roundsMax": kills + 1},
-            },
-        }
-        path = directory / "job.json"  # JSON is YAML
-        path.write_text(json.dumps(job))
-        command = ["run", str(path), "--runs", str(directory), "--report-port", str(self.port)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "lmtraining_trainer", *command],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory / "marks"
+        self._directory.mkdir()
+        self._round = 1
 
-    def kill_a_rank(self) -> tuple[float, float]:
-        """Seconds to the end of the next step, and those of loading."""
-        before = _until(lambda: self._after_steps(STEPS_BETWEEN_KILLS))
-        _kill(_grandchildren(self.process.pid)[-1])
-        killed = time.time()
-        after = _until(lambda: self._in_round(before.round + 1))
-        assert after.first_step_time is not None
-        return after.first_step_time.timestamp() - killed, after.load_seconds or 0.0
+    def strike(self, rank: int, kind: signal.Signals) -> tuple[float, float]:
+        """When `rank` was struck, once its gang had trained for a while, and the seconds until the
+        next step, without loading."""
+        self._until("trained")
+        process = self._until(f"rank-{rank}")["process"]
+        struck = time.time()
+        os.kill(process, kind)
+        self._round += 1
+        mark = self._until("stepped")
+        return struck, mark["time"] - struck - mark["load_seconds"]
 
-    def _report(self) -> TrainerReport | None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/report", timeout=5) as reply:
-                return TrainerReport.model_validate_json(reply.read())
-        except OSError:
-            return None
+    def _until(self, what: str) -> dict[str, Any]:
+        """What a rank of the present round left, once it has."""
+        path = self._directory / f"{what}-{self._round}.json"
+        until(path.exists, path.name)
+        return read_json(path) or {}
 
-    def _after_steps(self, steps: int) -> TrainerReport | None:
-        report = self._report()
-        if report is None or report.first_step_time is None:
-            return None
-        return report if report.step - (report.resumed_from_step or 0) >= steps else None
 
-    def _in_round(self, number: int) -> TrainerReport | None:
-        report = self._report()
-        is_there = report is not None and report.round == number
-        return report if is_there and report and report.first_step_time is not None else None
+def job_of(directory: Path) -> dict[str, Any]:
+    """A training without an end."""
+    job = spec(corpus(directory / "corpus"), replicas=2)
+    job["model"]["config"] = MODEL
+    job["data"]["sequenceLength"] = 64
+    job["training"] |= {"budget": {"steps": 10_000_000}, "batchTokens": 512}
+    job["training"]["evaluation"]["everySteps"] = 1_000_000
+    job["checkpoint"]["everySteps"] = 10
+    job["stability"] = {"roundsMax": 1000, "silenceSeconds": SILENCE_SECONDS}
+    return job
+
+
+@contextmanager
+def two_pods(directory: Path) -> Iterator[tuple[Pod, ...]]:
+    """Our supervisors, one rank each."""
+    gang = gang_of(directory, job_of(directory), 1, function=f"{recovery_rank.__name__}:run")
+    with suppress(AssertionError), pods(*gang):  # they do not end by themselves
+        for pod in gang:
+            pod.intend(*gang)
+        yield gang
+        for pod in gang:
+            os.killpg(pod.process.pid, signal.SIGKILL)
+            pod.process.wait()
+
+
+@contextmanager
+def torchrun(directory: Path) -> Iterator[None]:
+    """Two workers of one agent."""
+    run = directory / "run"
+    file = {
+        "jobName": "bench",
+        "namespace": "bench",
+        "jobUid": "bench",
+        "runDirectory": str(run),
+        "dataCacheDirectory": str(directory / "data-cache"),
+        "spec": job_of(directory),
+    }
+    path = directory / "job.json"
+    path.write_text(json.dumps(file))
+    agent = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"),
+            *("--max-restarts=1000", "--master-addr=127.0.0.1", f"--master-port={free_port()}"),
+            *("-m", recovery_rank.__name__, str(path), str(free_port())),
+        ],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        _end(agent)
+
+
+def _end(agent: subprocess.Popen[bytes]) -> None:
+    """The agent and its workers, which have sessions of their own."""
+    workers = _children(agent.pid)
+    agent.kill()
+    agent.wait(WAIT_SECONDS_MAX)
+    for process in [*workers, *session_processes(agent.pid)]:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def _children(process: int) -> list[int]:
+    path = Path(f"/proc/{process}/task/{process}/children")
+    return [int(child) for child in path.read_text().split()]
+
+
+def kills(gang: AbstractContextManager[Any], directory: Path, strikes: int) -> list[float]:
+    """Seconds from each kill, of either rank in turn, to the next step."""
+    marks = Marks(directory)
+    with gang:
+        return [marks.strike(number % 2, signal.SIGKILL)[1] for number in range(strikes)]
+
+
+def hangs(directory: Path, strikes: int) -> list[tuple[float, float]]:
+    """Of each SIGSTOP: seconds until it was found beyond the limit, and from there to the next
+    step."""
+    marks, found = Marks(directory), []
+    with two_pods(directory) as gang:
+        for number in range(strikes):
+            stopped, seconds = marks.strike(number % 2, signal.SIGSTOP)
+            report = until(gang[0].report, "a report")
+            assert report.last_fault is not None and report.last_fault.failure_class == "Hang"
+            silent_seconds = report.last_fault.time.timestamp() - stopped
+            found.append((silent_seconds - SILENCE_SECONDS, seconds - silent_seconds))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=20)
-    kills = parser.parse_args().kills
-    with tempfile.TemporaryDirectory() as directory:
-        run = Run(Path(directory), kills)
-        try:
-            found = [run.kill_a_rank() for _ in range(kills)]
-        finally:
-            os.killpg(run.process.pid, signal.SIGKILL)
-            run.process.wait()
-    without_load = sorted(total - load for total, load in found)
-    p95 = without_load[min(kills - 1, round(0.95 * kills))]
-    load = statistics.median(load for _, load in found)
-    print(  # noqa: T201
-        f"kill to the end of the next step, {kills} times: median "
-        f"{statistics.median(without_load):.2f} s, p95 {p95:.2f} s; to load, apart: {load:.2f} s"
-    )
+    parser.add_argument("--turns", type=int, default=4)
+    parser.add_argument("--strikes", type=int, default=5, help="in each turn")
+    wanted = parser.parse_args()
+    ours: list[float] = []
+    theirs: list[float] = []
+    with tempfile.TemporaryDirectory() as name:
+        for turn in range(wanted.turns):
+            a, b = (Path(name) / f"{who}-{turn}" for who in ("ours", "theirs"))
+            a.mkdir()
+            b.mkdir()
+            ours += kills(two_pods(a), a, wanted.strikes)
+            theirs += kills(torchrun(b), b, wanted.strikes)
+        silent = Path(name) / "silent"
+        silent.mkdir()
+        found = hangs(silent, wanted.strikes)
+    _print(f"a rank killed, to the end of the next step: {_figures(ours)}")
+    _print(f"the same training under torchrun --max-restarts: {_figures(theirs)}")
+    found_after, on_after = zip(*found, strict=True)
+    _print(f"a rank stopped, found after {SILENCE_SECONDS} s and: {_figures(found_after)}")
+    _print(f"found to the end of the next step: {_figures(on_after)}")
 
 
-def _until(look: Any) -> Any:
-    deadline = time.monotonic() + WAIT_SECONDS_MAX
-    while time.monotonic() < deadline:
-        value = look()
-        if value:
-            return value
-        time.sleep(POLL_SECONDS)
-    raise TimeoutError(f"not within {WAIT_SECONDS_MAX:.0f} s")
+def _figures(seconds: Sequence[float]) -> str:
+    ordered = sorted(seconds)
+    p95 = ordered[min(len(ordered) - 1, round(0.95 * len(ordered)))]
+    return f"median {statistics.median(ordered):.2f} s, p95 {p95:.2f} s, {len(ordered)} times"
 
 
-def _kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-
-
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def _grandchildren(pid: int) -> list[int]:
-    return [grandchild for child in _children(pid) for grandchild in _children(child)]
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def _print(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 - its output
 
 
 if __name__ == "__main__":
