@@ -37,6 +37,7 @@ soak: $(READY) ## A real training under 200 kills at random instants (KILLS=n, L
 bench: $(READY) ## Speed, memory, and what faults do to us and to others, side by side in one run
 	@$(PYTHON) -m bench.train_speed
 	@$(PYTHON) -m bench.guard_cost
+	@$(PYTHON) -m bench.false_alarms
 	@$(PYTHON) -m bench.checkpoint
 	@$(PYTHON) -m bench.injections
 	@$(PYTHON) -m bench.recovery

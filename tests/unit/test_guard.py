@@ -3,7 +3,6 @@
 import json
 import math
 import random
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -14,12 +13,10 @@ from lmtraining_api import JournalEntry
 from lmtraining_api.training import Stability
 from lmtraining_trainer.guard import (
     Fault,
-    Observation,
     Remedies,
     Remedy,
     Sample,
     Window,
-    judge,
     judge_sample,
     noise_scale,
     notice,
@@ -27,30 +24,17 @@ from lmtraining_trainer.guard import (
 from lmtraining_trainer.guard.detectors import clip_norm, divergence, loss_spike
 from lmtraining_trainer.guard.policy import Judgement
 from lmtraining_trainer.guard.trend import Trend
-
-LIMITS = Stability()
-SEQUENCES = 8
-NOTHING_DONE = Remedies()
-
-
-def seen(step: int, loss: float, *, norm: float = 0.5) -> Observation:
-    return Observation(
-        step=step,
-        position=step * SEQUENCES,
-        loss=loss,
-        gradient_norm=norm,
-        is_finite=math.isfinite(loss) and math.isfinite(norm),
-    )
-
-
-def judged(
-    window: Window,
-    observation: Observation,
-    *,
-    limits: Stability = LIMITS,
-    remedies: Remedies = NOTHING_DONE,
-) -> Judgement:
-    return judge(window, observation, limits=limits, fixed_clip_norm=1.0, remedies=remedies)
+from tests.unit.guard_traces import (
+    LIMITS,
+    NOTHING_DONE,
+    SEQUENCES,
+    TRACES,
+    Trace,
+    alarms,
+    falling,
+    judged,
+    seen,
+)
 
 
 def quiet(steps: int = 64, loss: float = 3.0) -> Window:
@@ -257,59 +241,10 @@ def test_the_first_rewind_blames_the_data_and_the_next_the_rate() -> None:
     assert replace(one, rate_scale=0.5).next_rate_scale == 0.25
 
 
-Trace = Callable[[random.Random], Iterator[float]]
-
-
-def falling(step: int) -> float:
-    """A loss curve as of a language model: a power law above a floor."""
-    return 2.5 + 6.0 * (1 + step / 20) ** -0.5
-
-
-def normal(noise: random.Random) -> Iterator[float]:
-    for step in range(10**9):
-        yield falling(step) + noise.gauss(0, 0.05)
-
-
-def heavy_tails(noise: random.Random) -> Iterator[float]:
-    """Noise of Student's t with 8 degrees of freedom."""
-    for step in range(10**9):
-        chi = noise.gammavariate(4.0, 2.0)
-        yield falling(step) + 0.05 * noise.gauss(0, 1) / math.sqrt(chi / 8)
-
-
-def drifting_data(noise: random.Random) -> Iterator[float]:
-    """Neighbouring batches are of neighbouring documents: the noise remembers."""
-    state = 0.0
-    for step in range(10**9):
-        state = 0.9 * state + noise.gauss(0, 0.03)
-        yield falling(step) + state + noise.gauss(0, 0.03)
-
-
-def two_sources(noise: random.Random) -> Iterator[float]:
-    """A mixture whose batches are now of one source, now of another half a nat harder."""
-    for step in range(10**9):
-        yield falling(step) + 0.5 * (noise.random() < 0.3) + noise.gauss(0, 0.05)
-
-
-def noisier_with_time(noise: random.Random) -> Iterator[float]:
-    for step in range(10**9):
-        yield falling(step) + noise.gauss(0, 0.02 + 0.05 * min(1.0, step / 5000))
-
-
-@pytest.mark.parametrize(
-    "trace", [normal, heavy_tails, drifting_data, two_sources, noisier_with_time]
-)
+@pytest.mark.parametrize("trace", TRACES)
 def test_healthy_training_is_left_alone(trace: Trace) -> None:
     """At most one remedy in 100,000 healthy steps over all five traces; here 5,000 of each."""
-    noise = random.Random(20_261_123)
-    window, alarms = Window(), []
-    for step, loss in enumerate(islice(trace(noise), 5_000)):
-        norm = 0.4 * math.exp(noise.gauss(0, 0.3))
-        judgement = judged(window, seen(step, loss, norm=norm))
-        window = judgement.window
-        if judgement.remedy is not Remedy.ACCEPT:
-            alarms.append((step, judgement.finding))
-    assert alarms == []
+    assert alarms(trace, 5_000) == []
 
 
 def test_detectors_say_nothing_before_they_know_enough() -> None:
@@ -318,9 +253,7 @@ def test_detectors_say_nothing_before_they_know_enough() -> None:
     assert divergence(quiet(31), LIMITS) is None
 
 
-@pytest.mark.parametrize(
-    "trace", [normal, heavy_tails, drifting_data, two_sources, noisier_with_time]
-)
+@pytest.mark.parametrize("trace", TRACES)
 def test_a_loss_that_falls_ever_slower_is_no_plateau(trace: Trace) -> None:
     noise, trend = random.Random(20_261_123), Trend()
     flat = []
