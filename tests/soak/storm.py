@@ -145,7 +145,8 @@ class Storm:
         attempts_without = 0
         while True:
             before = len(self.done)
-            if self._one_attempt():
+            has_finished = self._one_attempt()
+            if has_finished and self._strike is None:  # else the finished run is struck again
                 break
             attempts_without = 0 if len(self.done) > before else attempts_without + 1
             assert attempts_without < ATTEMPTS_WITHOUT_A_STRIKE_MAX, f"no way on\n{self._logs()}"
