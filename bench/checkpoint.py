@@ -42,6 +42,7 @@ from lmtraining_trainer.gang import Gang
 from lmtraining_trainer.loss import ModelLoss
 from lmtraining_trainer.model import build_model
 from lmtraining_trainer.optimizer import build_optimizer
+from lmtraining_trainer.phase import Phase
 from lmtraining_trainer.rank_link import RankPlace
 from lmtraining_trainer.run import Run, claim_run
 from lmtraining_trainer.saving import Saver
@@ -70,6 +71,9 @@ class Silence:
     def say(self, state: State, **fields: object) -> None:
         if fields.get("checkpoint_error"):
             raise SystemExit(f"{state}: {fields['checkpoint_error']}")
+
+    def enter(self, phase: Phase) -> None:
+        pass
 
     def stop_requested(self) -> bool:
         return False

@@ -79,7 +79,7 @@ class _Trainer(transformers.Trainer):
         for injection in self.injections:
             if injection.position == position and injection.what not in DATA_FAULTS:
                 nil = torch.zeros(())
-                measured = Measured(loss=loss, gradient_norm=nil)
+                measured = Measured(loss=loss, gradient_norm=nil, own_seconds=float)
                 loss = damaged(model, self.optimizer, measured, injection).loss
         self.true_losses.append(float(loss))
         return loss

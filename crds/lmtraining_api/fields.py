@@ -39,6 +39,7 @@ PATTERN_HINTS: Final = {
 
 MESSAGE_LENGTH_MAX: Final = 1024
 FRAME_LENGTH_MAX: Final = 256
+SHORT_FRAME_LENGTH_MAX: Final = 128
 FRAMES_MAX: Final = 20
 
 _MULTIPLIER: Final = {
@@ -48,6 +49,7 @@ _MULTIPLIER: Final = {
     **{f"{suffix}i": Decimal(1024) ** power for power, suffix in enumerate("KMGTP", start=1)},
 }
 _UNPRINTABLE: Final = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+_NOT_ASCII = re.compile(r"[^ -~]")
 
 
 def matches(pattern: str, text: str | None) -> bool:
@@ -82,6 +84,13 @@ def one_line(length_max: int) -> Callable[[object], object]:
     return clean
 
 
+def ascii_end(length_max: int) -> Callable[[object], object]:
+    """The last characters of a text, what is not printable ASCII replaced."""
+    return lambda value: (
+        _NOT_ASCII.sub("?", value)[-length_max:] if isinstance(value, str) else value
+    )
+
+
 def newest(length_max: int) -> Callable[[object], object]:
     """Keeps the last `length_max` entries of a list."""
     return lambda value: value[-length_max:] if isinstance(value, list) else value
@@ -108,6 +117,12 @@ RelativePath = Annotated[str, Field(pattern=PATH_PATTERN, max_length=200)]
 #: One sentence of ours for a person.
 Message = Annotated[
     str, BeforeValidator(one_line(MESSAGE_LENGTH_MAX)), Field(max_length=MESSAGE_LENGTH_MAX)
+]
+#: One place in the code, where there are many of them in a record.
+ShortFrame = Annotated[
+    str,
+    BeforeValidator(ascii_end(SHORT_FRAME_LENGTH_MAX)),
+    Field(max_length=SHORT_FRAME_LENGTH_MAX),
 ]
 #: Where in the code: file:line function, innermost last; the outermost are dropped first.
 Frames = Annotated[

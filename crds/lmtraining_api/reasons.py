@@ -189,6 +189,12 @@ REASON_HELP: dict[ConditionType, dict[str, Help]] = {
             "Look at `stability.lastRemedy`. If it comes again, lower `optimizer.learningRate` or "
             "look at the data.",
         ),
+        Healthy.STRAGGLER: Help(
+            "A rank is far slower than the others at what it does alone, and all wait for it. It "
+            "ends with the first comparison that is good again.",
+            f"{_LOOK}: look at the node of the pod it names (CPU throttling, other load, heat), or "
+            "drain it and delete the pod.",
+        ),
         Healthy.REPLICA_DIVERGENCE: Help(
             "A rank's parameters were not those of the others; all went back to a healthy "
             "checkpoint.",

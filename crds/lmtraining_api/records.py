@@ -14,7 +14,14 @@ from pydantic import AwareDatetime, BeforeValidator, Field
 
 from lmtraining_api.base import Record, StatusModel
 from lmtraining_api.exits import ReadExitCode, ReadFailureClass
-from lmtraining_api.fields import FRAMES_MAX, MESSAGE_LENGTH_MAX, REASON_PATTERN, Frames, Message
+from lmtraining_api.fields import (
+    FRAMES_MAX,
+    MESSAGE_LENGTH_MAX,
+    REASON_PATTERN,
+    Frames,
+    Message,
+    ShortFrame,
+)
 from lmtraining_api.job import TrainingSpec
 
 __all__ = [
@@ -30,6 +37,8 @@ __all__ = [
     "Message",
     "Peer",
     "RankHealth",
+    "RankScore",
+    "RankStack",
     "RobustnessReport",
     "State",
     "TimeAccounts",
@@ -39,6 +48,8 @@ __all__ = [
 
 #: A pod has no more, and reports its own.
 RANKS_REPORTED_MAX = 64
+HUNG_RANKS_MAX = 8
+SLOWEST_RANKS_MAX = 8
 REPLICAS_MAX = 512
 NOTICE_LENGTH_MAX = 512
 ROBUSTNESS_MAX = 8
@@ -48,7 +59,9 @@ PodName = Annotated[str, Field(max_length=253)]
 Directory = Annotated[str, Field(max_length=1024)]
 PlaceUri = Annotated[str, Field(max_length=2048)]
 PathInRun = Annotated[str, Field(max_length=512)]
-Word = Annotated[str, Field(max_length=32)]
+#: Of ours, and so printable ASCII.
+Word = Annotated[str, Field(max_length=32, pattern=r"^[ -~]*$")]
+PhaseName = Annotated[str, Field(max_length=16, pattern=r"^[ -~]*$")]
 
 
 class JobFile(Record):
@@ -120,7 +133,36 @@ class RankHealth(StatusModel):
 
     rank: int
     heartbeat_age_seconds: float
-    """Seconds since the rank last said anything."""
+    """Seconds since its last sign of life."""
+    phase: PhaseName = ""
+    """What it is doing: data, forward (and backward), collective, optimizer, save, eval and so
+    on."""
+    score: float | None = None
+    """Seconds of the fastest rank for its own part of a step over this one's; 1 is the fastest.
+    Absent for a rank alone, and before the first comparison."""
+
+
+class RankScore(StatusModel):
+    """How fast one rank is beside the fastest, at what it does alone."""
+
+    rank: int
+    score: float
+    """Seconds of the fastest rank over this one's, from 0 to 1."""
+    seconds: float
+    """Its own part of a step: data, and forward until it waits for others; median."""
+    is_straggler: bool = False
+    """Whether it has been far behind for several comparisons in a row."""
+
+
+class RankStack(StatusModel):
+    """Where one rank was when a hang was found."""
+
+    rank: int
+    phase: PhaseName
+    silent_seconds: float
+    """Since its last sign of life."""
+    frame: ShortFrame = ""
+    """Its innermost place in the code, file:line function; empty where it answered no signal."""
 
 
 class CheckpointReport(StatusModel):
@@ -256,6 +298,9 @@ class FaultReport(StatusModel):
     """Steps done then."""
     has_stepped: bool = False
     """Whether the attempt had made a step by then."""
+    ranks: list[RankStack] = Field(default=[], max_length=HUNG_RANKS_MAX)
+    """Of a hang: where the ranks of the pod that found it were, the longest silent first; the rest
+    is in the run directory."""
     time: AwareDatetime
 
 
@@ -374,6 +419,9 @@ class TrainerReport(Record):
     last_fault: FaultReport | None = None
     """Why the ranks were started again in this attempt."""
     ranks: list[RankHealth] = Field(default=[], max_length=RANKS_REPORTED_MAX)
+    slowest_ranks: list[RankScore] = Field(default=[], max_length=SLOWEST_RANKS_MAX)
+    """Of all pods, the slowest first, as of the newest comparison of this round; empty for a rank
+    alone."""
     last_exit: ExitRecord | None = None
     """How the attempt before this one ended, from the run directory."""
     gang: Annotated[str, Field(max_length=64)] = ""

@@ -110,6 +110,7 @@ class Healthy(StrEnum):
     STABLE = "Stable"
     SKIPPING = "Skipping"
     REWINDING = "Rewinding"
+    STRAGGLER = "Straggler"
     REPLICA_DIVERGENCE = "ReplicaDivergence"
 
 

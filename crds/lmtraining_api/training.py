@@ -309,5 +309,5 @@ class Stability(SpecModel):
     died or hangs. After that, or when the same fault comes at the same step three times, the pod
     fails and a new attempt begins."""
     silence_seconds: int = Field(default=120, ge=1, le=86400)
-    """A rank hangs when it has said nothing for so long, and for ten times its longest silence so
-    far; before its first step, for ten minutes."""
+    """A rank hangs when it has given no sign of life for so long, and for ten times its longest
+    silence so far in the same phase of a step; before its first step, for ten minutes."""

@@ -19,6 +19,7 @@ from typing import Any
 
 from lmtraining_api import JobFile, State
 from lmtraining_trainer.files import write_json
+from lmtraining_trainer.phase import Phase
 from lmtraining_trainer.rank import run_rank
 from lmtraining_trainer.rank_link import RankLink, RankPlace
 from lmtraining_trainer.supervisor.fork_server import LIBRARIES
@@ -80,6 +81,9 @@ class Instants:
         self.step = step if isinstance(step, int) else self.step
         self.phase = "Rewinding" if state == "Loading" and self.has_stepped else state
         self._count(self.phase)
+
+    def enter(self, phase: Phase) -> None:
+        self.link.enter(phase)
 
     def stop_requested(self) -> bool:
         return self.link.stop_requested()

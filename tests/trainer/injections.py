@@ -5,7 +5,7 @@ the trainer.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -69,7 +69,8 @@ def damaged(
         case "huge-moment" if optimizer is not None:
             for parameter in parameters:
                 optimizer.state[parameter]["exp_avg"].mul_(injection.factor)
-    return Measured(loss=measured.loss * of_loss, gradient_norm=measured.gradient_norm * of_norm)
+    loss, norm = measured.loss * of_loss, measured.gradient_norm * of_norm
+    return replace(measured, loss=loss, gradient_norm=norm)
 
 
 def _factors(injection: Injection) -> tuple[float, float, float]:

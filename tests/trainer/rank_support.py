@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partialmethod
 from itertools import takewhile
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,6 +28,8 @@ from lmtraining_api import FailureClass, JobFile, State, TrainingSpec
 from lmtraining_trainer.data.batches import BatchPlan
 from lmtraining_trainer.errors import Preempted, TrainerError
 from lmtraining_trainer.files import nothing
+from lmtraining_trainer.loss import ModelLoss
+from lmtraining_trainer.phase import Phase
 from lmtraining_trainer.rank import run_rank
 from lmtraining_trainer.rank_link import RankPlace, RankUpdate
 from lmtraining_trainer.saving import Saver
@@ -52,6 +55,8 @@ class Faults:
     """The rank's loss and gradients are NaN for the batches that begin at these positions."""
     inject: Mapping[int, tuple[Injection, ...]] = field(default_factory=dict)
     """Other faults of the rank."""
+    slow: Mapping[int, float] = field(default_factory=dict)
+    """Each forward pass of the rank takes so many seconds longer."""
     late: bool = False
     """No fault: every rank reads its verdicts late, as on a GPU."""
     world: Mapping[int, Callable[[], object]] = field(default_factory=dict)
@@ -70,6 +75,7 @@ class LocalLink:
     rank: int = 0
     faults: Faults = field(default_factory=Faults)
     updates: list[RankUpdate] = field(default_factory=list)
+    phases: list[Phase] = field(default_factory=list)
     step: int = -1
 
     def say(self, state: State, **fields: object) -> None:
@@ -80,6 +86,9 @@ class LocalLink:
             if self.faults.kill_at.get(self.rank) == step:
                 os.kill(os.getpid(), signal.SIGKILL)
             self.faults.world.get(step, nothing)()
+
+    def enter(self, phase: Phase) -> None:
+        self.phases.append(phase)
 
     def stop_requested(self) -> bool:
         if self.faults.stop_when is not None and self.faults.stop_when(self.report):
@@ -276,6 +285,8 @@ def _rank_process(
 def _outcome_of(job: JobFile, place: RankPlace, link: LocalLink, credentials: Path) -> Outcome:
     faults = link.faults
     poison = (Injection(position=at, what="nan") for at in faults.poison.get(place.rank, ()))
+    if place.rank in faults.slow:
+        ModelLoss.forward = partialmethod(_slow_forward, faults.slow[place.rank])  # type: ignore[assignment]
     if faults.late:
         lmtraining_trainer.startup.reads_late = lambda *_: True
     _inject((*poison, *faults.inject.get(place.rank, ())))
@@ -303,6 +314,7 @@ def _outcome_of(job: JobFile, place: RankPlace, link: LocalLink, credentials: Pa
         lmtraining_trainer.loop.update = _update
         lmtraining_trainer.startup.reads_late = _reads_late
         BatchPlan.batch = _batch  # type: ignore[method-assign]
+        ModelLoss.forward = _forward  # type: ignore[method-assign]
         Saver.poll = _poll  # type: ignore[method-assign]
     return Outcome(rank=place.rank, end="finished", link=link)
 
@@ -313,6 +325,12 @@ def _patient_poll(saver: Saver, trained: TrainState) -> None:
     saver.settle()
 
 
+def _slow_forward(model: ModelLoss, seconds: float, *tensors: torch.Tensor) -> torch.Tensor:
+    time.sleep(seconds)
+    return _forward(model, *tensors)
+
+
+_forward = ModelLoss.forward
 _poll = Saver.poll
 _forward_backward = lmtraining_trainer.loop.forward_backward
 _update = lmtraining_trainer.loop.update

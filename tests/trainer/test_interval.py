@@ -97,7 +97,8 @@ def test_the_wish_of_one_rank_is_that_of_all(wish: float) -> None:
         def sum(self, values: list[float]) -> list[float]:
             return [*(2 * value for value in values[:-1]), values[-1] + wish]
 
-    measured = Measured(loss=torch.tensor(1.0), gradient_norm=torch.tensor(1.0))
+    one = torch.tensor(1.0)
+    measured = Measured(loss=one, gradient_norm=one, own_seconds=float)
     verdict = agree(Pair(), measured, stop=False, save=False)  # type: ignore[arg-type]
     assert verdict.save is bool(wish)
     assert (verdict.loss, verdict.stop, verdict.is_finite) == (1.0, False, True)

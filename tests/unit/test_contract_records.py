@@ -28,14 +28,21 @@ from lmtraining_api import (
     TrainerReport,
     explain_validation_error,
 )
-from lmtraining_api.fields import FRAME_LENGTH_MAX, FRAMES_MAX, MESSAGE_LENGTH_MAX
+from lmtraining_api.fields import (
+    FRAME_LENGTH_MAX,
+    FRAMES_MAX,
+    MESSAGE_LENGTH_MAX,
+    SHORT_FRAME_LENGTH_MAX,
+)
 from lmtraining_api.names import REPORT_BYTES_MAX
 from lmtraining_api.reasons import FAILURE_HELP
 from lmtraining_api.records import (
+    HUNG_RANKS_MAX,
     NOTICE_LENGTH_MAX,
     RANKS_REPORTED_MAX,
     REPLICAS_MAX,
     ROBUSTNESS_MAX,
+    SLOWEST_RANKS_MAX,
 )
 from lmtraining_api.status import Succeeded
 from tests.contract_cases import MINIMAL
@@ -204,7 +211,10 @@ def widest(length: int) -> str:
     return WIDE * length
 
 
-NOISE = {"noise": widest(32)} | dict.fromkeys(("level", "loss", "deviation", "failed"), NUMBER)
+NOISE = {"noise": "n" * 32} | dict.fromkeys(("level", "loss", "deviation", "failed"), NUMBER)
+
+
+PHASE = "p" * 16
 
 
 def exit_at_its_bounds() -> ExitRecord:
@@ -269,7 +279,7 @@ def report_at_its_bounds() -> TrainerReport:
             "stepTime": TIME,
             "firstStepTime": TIME,
             "parameters": 10**13,
-            "timeSeconds": {widest(30) + f"{n:02}": number for n in range(32)},
+            "timeSeconds": {"s" * 30 + f"{n:02}": number for n in range(32)},
             "checkpoint": {
                 "step": 10**8,
                 "path": widest(512),
@@ -280,7 +290,19 @@ def report_at_its_bounds() -> TrainerReport:
             "accounts": dict.fromkeys(TimeAccounts.model_fields, number),
             "robustness": [NOISE] * ROBUSTNESS_MAX,
             "checkpointInterval": dict.fromkeys(IntervalReport.model_fields, number),
-            "ranks": [{"rank": 10**6, "heartbeatAgeSeconds": number}] * RANKS_REPORTED_MAX,
+            "ranks": [
+                {"rank": 10**6, "heartbeatAgeSeconds": number, "phase": PHASE, "score": number}
+            ]
+            * RANKS_REPORTED_MAX,
+            "slowestRanks": [
+                {
+                    "rank": 10**6,
+                    "score": number,
+                    "seconds": number,
+                    "isStraggler": False,
+                }
+            ]
+            * SLOWEST_RANKS_MAX,
             "lastFault": {
                 "round": 1000,
                 "failureClass": "OutOfMemory",
@@ -289,6 +311,15 @@ def report_at_its_bounds() -> TrainerReport:
                 "rank": 10**6,
                 "step": 10**8,
                 "hasStepped": True,
+                "ranks": [
+                    {
+                        "rank": 10**6,
+                        "phase": PHASE,
+                        "silentSeconds": number,
+                        "frame": "f" * SHORT_FRAME_LENGTH_MAX,
+                    }
+                ]
+                * HUNG_RANKS_MAX,
                 "time": TIME,
             },
             "lastExit": exit_at_its_bounds().model_dump(),

@@ -6,7 +6,13 @@ from typing import Any
 import pytest
 
 from lmtraining_api.exits import FailureClass
-from lmtraining_api.records import CheckpointReport, FaultReport, IntervalReport, RemedyReport
+from lmtraining_api.records import (
+    CheckpointReport,
+    FaultReport,
+    IntervalReport,
+    RankScore,
+    RemedyReport,
+)
 from lmtraining_api.status import (
     Checkpointed,
     ConditionType,
@@ -233,6 +239,40 @@ def test_healthy() -> None:
     assert skipping is not None
     assert (skipping.status, skipping.reason) == ("False", Healthy.SKIPPING)
     assert "stability.skippedStepsMax" in skipping.message
+
+
+def score_of(rank: int, score: float, *, is_straggler: bool = True) -> RankScore:
+    return RankScore(rank=rank, score=score, seconds=1.0, is_straggler=is_straggler)
+
+
+@pytest.mark.parametrize(
+    ("slowest", "words"),
+    [
+        ([score_of(1, 0.5)], "rank 1 in pod tiny-1-1-0 takes 2.0 times as long"),
+        ([score_of(1, 0.5), score_of(0, 0.6)], "rank 1 in pod tiny-1-1-0 (and 1 more) takes"),
+        ([score_of(0, 0.4, is_straggler=False), score_of(1, 0.5)], "rank 1 in pod"),
+        ([score_of(1, 0.0)], "takes 1000.0 times"),
+        ([score_of(1, 0.5, is_straggler=False)], None),
+    ],
+)
+def test_a_straggler_is_named_with_its_pod_and_what_to_do(
+    slowest: list[RankScore], words: str | None
+) -> None:
+    verdict = healthy(situation(pods=GANG, report=report_of(slowest_ranks=slowest)))
+    assert verdict is not None
+    if words is None:
+        assert verdict == Verdict("True", Healthy.STABLE)
+        return
+    assert (verdict.status, verdict.reason) == ("False", Healthy.STRAGGLER)
+    assert words in verdict.message
+    assert "CPU throttling" in verdict.message
+
+
+def test_what_the_guard_found_comes_before_a_straggler() -> None:
+    report = report_of(slowest_ranks=[score_of(1, 0.5)], is_stable=False)
+    verdict = healthy(situation(pods=GANG, report=report))
+    assert verdict is not None
+    assert verdict.reason == Healthy.SKIPPING
 
 
 CHOSEN = IntervalReport(seconds=60.0, cost_seconds=1.0, fault_seconds=1800.0)

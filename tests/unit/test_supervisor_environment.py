@@ -119,7 +119,7 @@ FULL = TrainerReport(
     time_seconds={"Starting": 1.0, "Training": 2.0},
     accounts=TimeAccounts(productive=3.0, recovery=1.0),
     checkpoint=CheckpointReport(step=5, path="c", time=NOW, size_bytes=3, sha256="a"),
-    ranks=[RankHealth(rank=0, heartbeat_age_seconds=0.1)],
+    ranks=[RankHealth(rank=0, heartbeat_age_seconds=0.1, score=0.5)],
 )
 
 

@@ -1,4 +1,4 @@
-"""The stacks of hangs in the run directory."""
+"""What is kept of hangs in the run directory."""
 
 import json
 from pathlib import Path
@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from lmtraining_trainer.run.directory import RUN
-from lmtraining_trainer.supervisor.hangs import HANGS, HANGS_MAX, STACK_LENGTH_MAX, keep
+from lmtraining_trainer.supervisor.hangs import HANGS, HANGS_MAX, keep
 
 pytestmark = pytest.mark.unit
 
 
-def kept(directory: Path, *, attempt: int = 1, round_number: int = 1, text: str = "stack") -> None:
-    keep({3: text}, directory, job_uid="uid", attempt=attempt, round_number=round_number).join()
+def kept(directory: Path, *, attempt: int = 1, round_number: int = 1) -> None:
+    files = {"rank-3.txt": b"stack"}
+    keep(files, directory, job_uid="uid", attempt=attempt, round_number=round_number).join()
 
 
 def test_the_newest_hangs_stay(tmp_path: Path) -> None:
@@ -23,9 +24,9 @@ def test_the_newest_hangs_stay(tmp_path: Path) -> None:
     assert names == {"2-1", *(f"1-{number}" for number in range(5, HANGS_MAX + 4))}
 
 
-def test_a_stack_is_bounded(tmp_path: Path) -> None:
-    kept(tmp_path, text="x" * (STACK_LENGTH_MAX + 1))
-    assert (tmp_path / HANGS / "1-1" / "rank-3.txt").read_text() == "x" * STACK_LENGTH_MAX
+def test_each_file_has_its_name(tmp_path: Path) -> None:
+    kept(tmp_path)
+    assert (tmp_path / HANGS / "1-1" / "rank-3.txt").read_text() == "stack"
 
 
 def test_nothing_is_written_into_the_run_of_another_job(tmp_path: Path) -> None:

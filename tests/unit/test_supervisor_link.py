@@ -4,12 +4,15 @@ import json
 import math
 import multiprocessing
 from datetime import UTC, datetime
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from lmtraining_api import CheckpointReport, FailureClass
+from lmtraining_trainer.phase import PhaseReader, PhaseWriter
 from lmtraining_trainer.rank_link import RankUpdate
 from lmtraining_trainer.supervisor.failure import RankEnd
 from lmtraining_trainer.supervisor.rank_process import (
@@ -25,15 +28,21 @@ pytestmark = pytest.mark.unit
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
+def _link(sender: Connection, directory: Path) -> PipeLink:
+    path = directory / "phases"
+    PhaseReader(path, now=0.0)
+    return PipeLink(sender, PhaseWriter(path))
+
+
 def _fields(body: bytes) -> dict[str, Any]:
     update = decoded(body, rank=0)
     assert isinstance(update, RankUpdate)
     return update.fields
 
 
-def test_a_full_pipe_does_not_hold_training_up_and_nothing_is_lost() -> None:
+def test_a_full_pipe_does_not_hold_training_up_and_nothing_is_lost(tmp_path: Path) -> None:
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    link = PipeLink(sender, rank=0)
+    link = _link(sender, tmp_path)
     for step in range(5_000):  # far more than a pipe holds
         link.say("Training", step=step, **({"resumed_from_step": 7} if step == 4_000 else {}))
     said = []
@@ -47,10 +56,10 @@ def test_a_full_pipe_does_not_hold_training_up_and_nothing_is_lost() -> None:
     assert _fields(receiver.recv_bytes()) == {"step": 5_000}
 
 
-def test_a_supervisor_that_is_gone_is_not_the_ranks_error() -> None:
+def test_a_supervisor_that_is_gone_is_not_the_ranks_error(tmp_path: Path) -> None:
     receiver, sender = multiprocessing.Pipe(duplex=False)
     receiver.close()
-    link = PipeLink(sender, rank=0)
+    link = _link(sender, tmp_path)
     link.say("Training", step=1)
     link.say_end(RankEnd(rank=0, outcome="Finished", time=0.0))
 
@@ -84,7 +93,7 @@ def test_no_word_is_longer_than_a_pipe_takes_at_once() -> None:
     assert (len(body) <= UPDATE_BYTES_MAX, _fields(body)) == (True, {})
 
 
-def test_an_end_crosses_whole() -> None:
+def test_an_end_crosses_whole(tmp_path: Path) -> None:
     receiver, sender = multiprocessing.Pipe(duplex=False)
     end = RankEnd(
         rank=3,
@@ -95,7 +104,7 @@ def test_an_end_crosses_whole() -> None:
         message="語" * 1024,
         frames=("a.py:1 f", "b.py:2 g"),
     )
-    PipeLink(sender, rank=3).say_end(end)
+    _link(sender, tmp_path).say_end(end)
     assert decoded(receiver.recv_bytes(), rank=3) == end
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from lmtraining_api import CheckpointReport, TrainerReport
 from lmtraining_api.names import REPORT_BYTES_MAX
+from lmtraining_trainer.phase import Phase, Sign
 from lmtraining_trainer.rank_link import RankUpdate
 from lmtraining_trainer.report import Snapshot, StateClock, heard, merged, report_json
 
@@ -79,7 +80,6 @@ def test_only_rank_0_speaks_for_the_run() -> None:
     update = RankUpdate(rank=1, state="Training", fields={"step": 9, "loss": 1.0})
     after = heard(_snapshot(), update, voice=0, now=1.0)
     assert after.report == BLANK
-    assert after.heard == {1: 1.0}
 
 
 def test_a_pod_without_rank_0_shows_its_own_state_and_no_steps() -> None:
@@ -104,19 +104,37 @@ def test_stopping_is_shown_until_the_end_though_ranks_go_on_saying_what_they_do(
     assert (after.report.state, after.report.step) == ("Stopping", 8)
 
 
-def test_an_unknown_state_changes_nothing_but_is_a_sign_of_life() -> None:
+def test_an_unknown_state_changes_nothing() -> None:
     odd = RankUpdate(rank=0, state="Dreaming", fields={"step": 8})  # type: ignore[arg-type]
     after = heard(_snapshot(), odd, voice=0, now=2.0)
-    assert (after.report.state, after.report.step, after.heard) == ("Starting", 8, {0: 2.0})
+    assert (after.report.state, after.report.step) == ("Starting", 8)
 
 
-def test_heartbeats_have_an_age() -> None:
-    rendered = _snapshot(heard={0: 1.0, 3: 4.5}).rendered(5.0, NOW)
-    assert [(r.rank, r.heartbeat_age_seconds) for r in rendered.ranks] == [(0, 4.0), (3, 0.5)]
+def _sign(at: float, phase: Phase = Phase.DATA) -> Sign:
+    return Sign(phase=phase, at=at, longest={})
+
+
+def test_heartbeats_have_an_age_and_a_phase() -> None:
+    signs = {0: _sign(1.0), 3: _sign(4.5, Phase.EVAL)}
+    ranks = _snapshot().rendered(5.0, NOW, signs=signs).ranks
+    seen = [(rank.rank, rank.heartbeat_age_seconds, rank.phase) for rank in ranks]
+    assert seen == [(0, 4.0, "data"), (3, 0.5, "eval")]
+
+
+def test_each_rank_speaks_for_its_own_score_until_the_next_round() -> None:
+    snapshot = _snapshot()
+    for rank, score in ((0, 1.0), (1, 0.5), (1, math.nan), (0, "fast")):
+        update = RankUpdate(rank=rank, state="Training", fields={"score": score})
+        snapshot = heard(snapshot, update, voice=0, now=1.0)
+    signs = {0: _sign(1.0), 1: _sign(1.0), 2: _sign(1.0)}
+    ranks = snapshot.rendered(1.0, NOW, signs=signs).ranks
+    assert [rank.score for rank in ranks] == [1.0, 0.5, None]
+    again = snapshot.in_round(2, "gang", None).rendered(1.0, NOW, signs=signs)
+    assert [rank.score for rank in again.ranks] == [None] * 3
 
 
 def test_the_report_is_strict_json_within_its_limit() -> None:
-    many = _snapshot(heard=dict.fromkeys(range(4096), 0.0))
-    body = report_json(merged(many.rendered(1.0, NOW), {"message": "é" * 1024, "loss": math.nan}))
+    many = _snapshot().rendered(1.0, NOW, signs=dict.fromkeys(range(4096), _sign(0.0)))
+    body = report_json(merged(many, {"message": "é" * 1024, "loss": math.nan}))
     assert len(body) <= REPORT_BYTES_MAX
     assert json.loads(body, parse_constant=pytest.fail)["loss"] is None

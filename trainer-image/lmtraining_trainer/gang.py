@@ -23,6 +23,7 @@ from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
 from lmtraining_api import FailureClass
 from lmtraining_trainer.errors import Preempted, TrainerError
+from lmtraining_trainer.phase import Phase
 from lmtraining_trainer.rank_link import RankPlace
 from lmtraining_trainer.voice import Voice
 
@@ -117,20 +118,20 @@ class Gang:
     def sum(self, values: list[float]) -> list[float]:
         """The sums over all ranks, the same bits on each."""
         vector = torch.tensor(values, dtype=torch.float64)
-        with self.peer_errors():
+        with self._collective():
             dist.all_reduce(vector)
         return [float(value) for value in vector]
 
     def added(self, vector: torch.Tensor) -> torch.Tensor:
         """The same for a vector that stays on its device, which nobody waits for."""
         if self.world_size > 1:
-            with self.peer_errors():
+            with self._collective():
                 dist.all_reduce(vector)
         return vector
 
     def gather(self, payload: bytes) -> list[bytes]:
         """The payloads of all ranks, in order of rank, on each."""
-        with self.peer_errors():
+        with self._collective():
             sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
             dist.all_gather(sizes, torch.tensor([len(payload)]))
             longest = max(int(size) for size in sizes)
@@ -168,6 +169,11 @@ class Gang:
     ) -> None:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+    @contextmanager
+    def _collective(self) -> Iterator[None]:
+        with self._voice.during(Phase.COLLECTIVE), self.peer_errors():
+            yield
 
     def _await_all(self) -> None:
         """On the lead: until every rank has come."""

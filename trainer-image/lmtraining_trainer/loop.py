@@ -5,15 +5,17 @@ done in a step is done here, in this order, on every rank, and what they must ag
 first.
 """
 
+import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 import torch
 
+from lmtraining_api.records import SLOWEST_RANKS_MAX
 from lmtraining_trainer import rng
 from lmtraining_trainer.errors import Preempted
 from lmtraining_trainer.evaluation import validate
@@ -25,6 +27,7 @@ from lmtraining_trainer.guard import (
     judge,
     loss_rise_max,
 )
+from lmtraining_trainer.phase import Phase
 from lmtraining_trainer.remedy import (
     Judged,
     compare_replicas,
@@ -36,6 +39,7 @@ from lmtraining_trainer.remedy import (
 from lmtraining_trainer.robustness import robustness
 from lmtraining_trainer.sampling import SAMPLE_STEPS, probe
 from lmtraining_trainer.step import Asked, Verdict, agree, forward_backward, update
+from lmtraining_trainer.straggler import Pace
 from lmtraining_trainer.trainer import Computed, Trainer
 
 REPLICA_CHECK_STEPS = 100
@@ -85,6 +89,7 @@ def _step(trainer: Trainer) -> tuple[Judgement, Verdict]:
             trainer.speed.add(time.perf_counter() - started)
             _report_step(trainer, verdict, rate)
             if probed is not None:
+                _compare_paces(trainer)
                 judgement = judge_update(trainer, probed, verdict, rate)
         case Remedy.SKIP:
             skip(trainer, verdict, judgement)
@@ -95,11 +100,14 @@ def _step(trainer: Trainer) -> tuple[Judgement, Verdict]:
 
 def _computed(trainer: Trainer, position: int) -> Computed:
     """The batch that begins at `position`, with its gradients."""
-    with trainer.voice.accounts.during("data_wait"):
+    voice, started = trainer.voice, time.perf_counter()
+    with voice.during(Phase.DATA), voice.accounts.during("data_wait"):
         batch = trainer.plan.batch(position)
+    data_seconds = time.perf_counter() - started
     drawn_from = rng.drawn_from()
-    with trainer.gang.peer_errors():
+    with voice.during(Phase.FORWARD), trainer.gang.peer_errors():
         measured = forward_backward(trainer.wrapped, batch, trainer.autocast)
+    trainer.own_work.add(data_seconds, measured.own_seconds)
     return Computed(position=position, batch=batch, drawn_from=drawn_from, measured=measured)
 
 
@@ -134,7 +142,8 @@ def _judged_late(trainer: Trainer, computed: Computed) -> Judged:
     _update(trainer, clip, asked.gradient_norm, skips=skips)
     following = counters.position + trainer.plan.batch_sequences
     trainer.ahead = _computed(trainer, trainer.remedies.position_from(following))
-    verdict = asked.read()
+    with trainer.voice.during(Phase.COLLECTIVE):
+        verdict = asked.read()
     judgement = _judgement(trainer, verdict)
     if judgement.finding is not None or verdict.stop or verdict.save:
         _drop(trainer, trainer.ahead)
@@ -185,12 +194,13 @@ def _save(trainer: Trainer) -> None:
 
 def _judged(trainer: Trainer, computed: Computed) -> Judged:
     """What all ranks do with the batch."""
-    verdict = agree(
-        trainer.gang,
-        computed.measured,
-        stop=trainer.voice.stop_requested(),
-        save=trainer.wants_save,
-    )
+    with trainer.voice.during(Phase.COLLECTIVE):  # a device waits here for those of the others
+        verdict = agree(
+            trainer.gang,
+            computed.measured,
+            stop=trainer.voice.stop_requested(),
+            save=trainer.wants_save,
+        )
     return verdict, _judgement(trainer, verdict)
 
 
@@ -219,15 +229,16 @@ def _update(
     skips: torch.Tensor | None = None,
 ) -> None:
     """Take the optimizer step."""
-    trainer.saver.staging.before_update()
-    update(
-        trainer.state.model,
-        trainer.state.optimizer,
-        learning_rate=trainer.learning_rate,
-        clip_norm=clip,
-        gradient_norm=gradient_norm,
-        skips=skips,
-    )
+    with trainer.voice.during(Phase.OPTIMIZER):
+        trainer.saver.staging.before_update()
+        update(
+            trainer.state.model,
+            trainer.state.optimizer,
+            learning_rate=trainer.learning_rate,
+            clip_norm=clip,
+            gradient_norm=gradient_norm,
+            skips=skips,
+        )
 
 
 def _accept(trainer: Trainer, verdict: Verdict, judgement: Judgement) -> None:
@@ -250,6 +261,21 @@ def _report_step(trainer: Trainer, verdict: Verdict, rate: float) -> None:
     trainer.voice.say("Training", **_step_fields(trainer, verdict, rate))
     if trainer.run is not None:
         trainer.run.mark.record(trainer.state.counters.step)
+
+
+def _compare_paces(trainer: Trainer) -> None:
+    """Tell which ranks are slow at what each does alone."""
+    seconds, step_seconds = trainer.own_work.median_seconds, trainer.speed.step_seconds
+    if trainer.gang.world_size == 1 or seconds is None or step_seconds is None:
+        return  # on all ranks, which have done the same steps
+    own = Pace(seconds=seconds, step_seconds=step_seconds)
+    told = trainer.gang.gather(json.dumps(asdict(own)).encode())
+    paces = [Pace(**json.loads(each)) for each in told]
+    trainer.stragglers = trainer.stragglers.after(paces)
+    scores = trainer.stragglers.scored(paces)
+    slowest = sorted(scores, key=lambda rank: rank.score)[:SLOWEST_RANKS_MAX]
+    lead_only = {"slowest_ranks": slowest} if trainer.gang.is_lead else {}
+    trainer.voice.add(score=scores[trainer.gang.rank].score, **lead_only)
 
 
 def _validate(trainer: Trainer) -> None:

@@ -256,7 +256,15 @@ METRICS: tuple[MetricDefinition, ...] = (
         kind="gauge",
         unit="seconds",
         labels=("rank",),
-        help="Time since a rank of this pod last said anything.",
+        help="Time since the last sign of life of a rank of this pod.",
+    ),
+    MetricDefinition(
+        name="lmtraining_rank_score",
+        kind="gauge",
+        unit="ratio",
+        labels=("rank",),
+        help="Seconds of the fastest rank for its own part of a step over those of a rank of this "
+        "pod; 1 is the fastest.",
     ),
 )
 
@@ -284,6 +292,9 @@ def _by_label(name: str, report: TrainerReport) -> list[Sample]:
         "lmtraining_run_seconds": report.accounts or (),
         "lmtraining_rank_heartbeat_age_seconds": (
             (rank.rank, rank.heartbeat_age_seconds) for rank in report.ranks
+        ),
+        "lmtraining_rank_score": (
+            (rank.rank, rank.score) for rank in report.ranks if rank.score is not None
         ),
     }
     return [((str(label),), float(value)) for label, value in values[name]]

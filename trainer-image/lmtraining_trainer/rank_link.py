@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lmtraining_api import State
+from lmtraining_trainer.phase import Phase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,9 @@ class RankLink(Protocol):
 
     def say(self, state: State, **fields: object) -> None:
         """Report a state and any fields of `TrainerReport`. Cheap; also the rank's heartbeat."""
+
+    def enter(self, phase: Phase) -> None:
+        """Turn to another kind of work. A heartbeat too, of about a microsecond."""
 
     def stop_requested(self) -> bool:
         """True once this rank was asked to save and stop. Ranks may see it at different steps, so

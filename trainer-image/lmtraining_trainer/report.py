@@ -20,6 +20,7 @@ from lmtraining_api import ExitRecord, FaultReport, RankHealth, State, TrainerRe
 from lmtraining_api.names import REPORT_BYTES_MAX
 from lmtraining_api.records import MESSAGE_LENGTH_MAX, RANKS_REPORTED_MAX
 from lmtraining_trainer.clock import Clock
+from lmtraining_trainer.phase import Sign
 from lmtraining_trainer.rank_link import RankUpdate
 
 #: What the supervisor alone may say; a rank that names one of these is not heard.
@@ -52,8 +53,8 @@ class Snapshot:
 
     report: TrainerReport
     clock: StateClock
-    heard: Mapping[int, float] = field(default_factory=dict)
-    """When each rank of this pod last said anything."""
+    scores: Mapping[int, float] = field(default_factory=dict)
+    """Of each rank of this pod, as of the newest comparison."""
     last_exit: ExitRecord | None = None
     leads: bool = True
     """True where rank 0 is, and so the steps are known."""
@@ -83,15 +84,23 @@ class Snapshot:
                 "replayed_steps": 0,
                 "tokens_per_second": None,
                 "eta_seconds": None,
+                "slowest_ranks": [],
             }
         )
-        return replace(self, report=report, heard={})
+        return replace(self, report=report, scores={})
 
-    def rendered(self, now: float, wall_time: datetime) -> TrainerReport:
-        """The report as of now."""
+    def rendered(
+        self, now: float, wall_time: datetime, *, signs: Mapping[int, Sign]
+    ) -> TrainerReport:
+        """The report as of now, with what the ranks of this pod are doing."""
         ranks = [
-            RankHealth(rank=rank, heartbeat_age_seconds=round(max(0.0, now - heard), 3))
-            for rank, heard in sorted(self.heard.items())[:RANKS_REPORTED_MAX]
+            RankHealth(
+                rank=rank,
+                heartbeat_age_seconds=round(max(0.0, now - sign.at), 3),
+                phase=sign.phase,
+                score=self.scores.get(rank),
+            )
+            for rank, sign in sorted(signs.items())[:RANKS_REPORTED_MAX]
         ]
         return self.report.model_copy(
             update={
@@ -129,7 +138,9 @@ def heard(snapshot: Snapshot, update: RankUpdate, *, voice: int, now: float) -> 
     Only the lowest rank of the pod, `voice`, speaks for its state, and only rank 0 for the run:
     four ranks that change state a millisecond apart would otherwise make the state flicker.
     """
-    snapshot = replace(snapshot, heard={**snapshot.heard, update.rank: now})
+    score = _finite(update.fields.get("score"))
+    if isinstance(score, float):
+        snapshot = replace(snapshot, scores={**snapshot.scores, update.rank: score})
     if update.rank != voice:
         return snapshot
     if snapshot.report.state != "Stopping" and update.state in _STATES:

@@ -9,9 +9,11 @@ Trap avoided: a branch on a rank's own loss leaves the ranks at different steps;
 update by zero leaves NaN.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +24,23 @@ from lmtraining_trainer.data.batches import Batch
 from lmtraining_trainer.gang import Gang
 
 
+class Moment:
+    """A moment of this rank, on its device where that works through what it was given later."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._host = time.perf_counter()
+        self._event = torch.cuda.Event(enable_timing=True) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        if self._event is not None:
+            self._event.record()
+
+    def seconds_since(self, earlier: "Moment") -> float:
+        """Of a device: once it has come to this moment."""
+        if self._event is None or earlier._event is None:
+            return self._host - earlier._host
+        milliseconds: float = earlier._event.elapsed_time(self._event)
+        return milliseconds / 1000.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measured:
     """What a forward and backward pass gave on this rank."""
@@ -30,6 +49,9 @@ class Measured:
     """Mean over this rank's tokens, nats per token."""
     gradient_norm: torch.Tensor
     """Global norm of the averaged gradients, before clipping, as this rank has it."""
+    own_seconds: Callable[[], float]
+    """Until the backward pass in which the ranks wait for each other; to be asked once the device
+    has come there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,15 +118,22 @@ def forward_backward(
 ) -> Measured:
     """Gradients of the mean loss over `batch`, averaged over the ranks by the last micro-batch."""
     losses = []
+    device = batch[0].inputs.device
+    began = joined = Moment(device)
     for index, micro_batch in enumerate(batch):
         is_last = index == len(batch) - 1
         with nullcontext() if is_last else _without_sync(model):
             with autocast():
                 loss = model(micro_batch.inputs, micro_batch.targets)
+            joined = Moment(device) if is_last else began
             (loss / len(batch)).backward()
         losses.append(loss.detach())
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    return Measured(loss=torch.stack(losses).mean(), gradient_norm=get_total_norm(gradients))
+    return Measured(
+        loss=torch.stack(losses).mean(),
+        gradient_norm=get_total_norm(gradients),
+        own_seconds=partial(joined.seconds_since, began),
+    )
 
 
 def agree(gang: Gang, measured: Measured, *, stop: bool, save: bool) -> Verdict:

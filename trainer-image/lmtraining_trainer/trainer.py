@@ -24,6 +24,7 @@ from lmtraining_trainer.schedule import learning_rate
 from lmtraining_trainer.speed import Speed
 from lmtraining_trainer.state import TrainState
 from lmtraining_trainer.step import Measured
+from lmtraining_trainer.straggler import OwnWork, Stragglers
 from lmtraining_trainer.voice import Voice
 
 
@@ -40,8 +41,8 @@ class Computed:
 
 @dataclass
 class Trainer:
-    """What a rank trains with. Only `state`, `remedies`, `resumed`, `ahead`, `speed`, the time of
-    the first step and `robustness` change."""
+    """What a rank trains with. Only `state`, `remedies`, `resumed`, `ahead`, `speed`, `own_work`,
+    `stragglers`, the time of the first step and `robustness` change."""
 
     spec: TrainingSpec
     gang: Gang
@@ -66,6 +67,8 @@ class Trainer:
     ahead: Computed | None = None
     """The next batch, where it was computed before the verdict was read."""
     speed: Speed = field(default_factory=Speed)
+    own_work: OwnWork = field(default_factory=OwnWork)
+    stragglers: Stragglers = field(default_factory=Stragglers)
     save_clock: SaveClock | None = None
     """On the lead, where checkpoint.everySteps leaves the interval open."""
     first_step_time: datetime | None = None

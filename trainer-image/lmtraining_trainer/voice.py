@@ -6,12 +6,14 @@ Trap avoided: a long wait without a word looks like a hang to the supervisor.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from lmtraining_api import State
 from lmtraining_trainer.accounts import CAUSE_OF_STATE, Accounts
 from lmtraining_trainer.errors import Preempted
 from lmtraining_trainer.files import nothing
+from lmtraining_trainer.phase import PHASE_OF_STATE, Phase
 from lmtraining_trainer.rank_link import RankLink
 
 #: Signs of life are passed on no oftener than this.
@@ -24,6 +26,7 @@ class Voice:
     def __init__(self, link: RankLink) -> None:
         self._link = link
         self._state: State = "Starting"
+        self._phase = PHASE_OF_STATE[self._state]
         self._alive_at = time.monotonic()
         self.accounts = Accounts()
         """Where the time goes; a change of state is one of its cause."""
@@ -36,6 +39,7 @@ class Voice:
         """Report a state and fields of `TrainerReport`."""
         if state != self._state:
             self.accounts.enter(CAUSE_OF_STATE[state])
+            self._enter(PHASE_OF_STATE[state])
         self._state = state
         self._alive_at = time.monotonic()
         self._link.say(state, **(self.accounts.news() | fields))
@@ -50,6 +54,16 @@ class Voice:
         if time.monotonic() - self._alive_at >= ALIVE_SECONDS:
             self.say(self._state)
 
+    @contextmanager
+    def during(self, phase: Phase) -> Iterator[None]:
+        """A context in which the rank does this, whatever its state."""
+        before = self._phase
+        self._enter(phase)
+        try:
+            yield
+        finally:
+            self._enter(before)
+
     def stop_requested(self) -> bool:
         """Whether this rank was asked to stop."""
         return self._link.stop_requested()
@@ -62,3 +76,7 @@ class Voice:
         self.say(state, message=message)
         if self.stop_requested() or self.others_stop():
             raise Preempted(0)
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase = phase
+        self._link.enter(phase)

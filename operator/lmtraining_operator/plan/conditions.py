@@ -31,6 +31,8 @@ STALLED_STEPS = 10.0
 STALLED_ASIDE_SECONDS = 1800.0
 """The same while the trainer does something else than step: evaluates, saves, exports."""
 STALE_CHECKPOINT_INTERVALS = 2
+SCORE_TOLD_MIN = 0.001
+"""A rank a thousand times slower than the others is no better told by a larger number."""
 
 _ASIDE = {
     "Evaluating": Progressing.EVALUATING,
@@ -209,7 +211,7 @@ def healthy(situation: Situation) -> Verdict | None:
     if report is None or report.first_step_time is None:
         return None
     if report.is_stable and report.loss_is_finite:
-        return Verdict("True", Healthy.STABLE)
+        return _straggling(situation, report) or Verdict("True", Healthy.STABLE)
     done = report.last_remedy or situation.status.stability.last_remedy
     limits = situation.spec.stability
     if done is None or done.remedy != "Rewind":
@@ -228,6 +230,24 @@ def healthy(situation: Situation) -> Verdict | None:
         Healthy.REWINDING,
         f"{rewound}; rewind {report.rewinds} of at most {limits.rewinds_max} "
         "(stability.rewindsMax)",
+    )
+
+
+def _straggling(situation: Situation, report: TrainerReport) -> Verdict | None:
+    """That a rank is far slower than the others at what each does alone, so that all wait."""
+    found = [rank for rank in report.slowest_ranks if rank.is_straggler]
+    if not found:
+        return None
+    slowest = found[0]
+    pod = situation.name_of(slowest.rank // situation.spec.workers.ranks_each)
+    others = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    factor = 1.0 / max(slowest.score, SCORE_TOLD_MIN)
+    return Verdict(
+        "False",
+        Healthy.STRAGGLER,
+        f"rank {slowest.rank} in pod {pod}{others} takes {factor:.1f} times as long as the fastest "
+        "for its own part of a step, and all wait for it: look at that pod's node for CPU "
+        "throttling, other load or heat",
     )
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from lmtraining_api import JobFile, names
 from lmtraining_trainer.rank_link import RankPlace
+from lmtraining_trainer.supervisor.evidence import phases_file, stack_file
 from lmtraining_trainer.supervisor.identity import Identity
 from lmtraining_trainer.supervisor.intent import Gang
 from lmtraining_trainer.supervisor.rank_process import RankTask
-from lmtraining_trainer.supervisor.silence import stack_file
 
 RANK_FUNCTION = "lmtraining_trainer.rank:run_rank"
 
@@ -39,7 +39,7 @@ class Assignment:
         """True on the pod of rank 0."""
         return self.identity.replica == 0
 
-    def task(self, local_rank: int, gang: Gang, *, round_number: int, stacks: Path) -> RankTask:
+    def task(self, local_rank: int, gang: Gang, *, round_number: int, scratch: Path) -> RankTask:
         """What the local rank is started with."""
         workers = self.job.spec.workers
         place = RankPlace(
@@ -59,5 +59,6 @@ class Assignment:
             place=place,
             function=self.rank_function,
             log=self.rank_log,
-            stack=stack_file(stacks, place.rank),
+            stack=stack_file(scratch, place.rank),
+            phases=phases_file(scratch, place.rank),
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-from lmtraining_api import FailureClass
+from lmtraining_api import FailureClass, RankStack
 from lmtraining_api.names import POD_REPLACED
 from lmtraining_api.records import FRAMES_MAX
 from lmtraining_trainer.errors import Preempted, TrainerError
@@ -50,6 +50,8 @@ class RankEnd:
     frames: tuple[str, ...] = ()
     signal: int | None = None
     """What killed the process."""
+    ranks: tuple[RankStack, ...] = ()
+    """Of a hang: where every rank of the pod was."""
 
 
 def finished(rank: int, *, now: float) -> RankEnd:

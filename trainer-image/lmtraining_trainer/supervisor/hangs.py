@@ -1,7 +1,8 @@
-"""The stacks of a hang, kept in the run directory.
+"""What was found of a hang, kept in the run directory.
 
-Promise: `hangs/<attempt>-<round>/rank-<n>.txt` has every rank that answered, of every pod that saw
-the hang; the newest few stay, each bounded in size. Nothing is written into another job's run.
+Promise: `hangs/<attempt>-<round>/` has the stack of every rank that answered, and what else was
+found, of every pod that saw the hang; the newest few stay. Nothing is written into another job's
+run.
 Trap avoided: it may be the storage that hangs, and the supervisor must not hang with it.
 """
 
@@ -16,13 +17,17 @@ from lmtraining_trainer.run.directory import RUN
 
 HANGS = "hangs"
 HANGS_MAX = 8
-STACK_LENGTH_MAX = 64 * 1024
 
 
 def keep(
-    found: Mapping[int, str], run_directory: Path, *, job_uid: str, attempt: int, round_number: int
+    files: Mapping[str, bytes],
+    run_directory: Path,
+    *,
+    job_uid: str,
+    attempt: int,
+    round_number: int,
 ) -> Thread:
-    """Write the stacks, by rank, beside the caller; best effort."""
+    """Write the files, by name, beside the caller; best effort."""
     directory = run_directory / HANGS / f"{attempt}-{round_number}"
 
     def write() -> None:
@@ -30,8 +35,8 @@ def keep(
             if (read_json(run_directory / RUN) or {}).get("job_uid", job_uid) != job_uid:
                 return
             directory.mkdir(parents=True, exist_ok=True)
-            for rank, text in found.items():
-                (directory / f"rank-{rank}.txt").write_text(text[:STACK_LENGTH_MAX])
+            for name, content in files.items():
+                (directory / name).write_bytes(content)
             _forget_older(directory.parent)
 
     writer = Thread(target=write, name="hangs", daemon=True)

@@ -10,12 +10,11 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Thread
 
 from lmtraining_api import (
     ExitRecord,
@@ -29,6 +28,7 @@ from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.report import Snapshot, StateClock, heard
 from lmtraining_trainer.supervisor.assignment import RANK_FUNCTION, Assignment
 from lmtraining_trainer.supervisor.environment import cpu_limit, rank_environment, with_defaults
+from lmtraining_trainer.supervisor.evidence import flight_recorder_environment
 from lmtraining_trainer.supervisor.exit_record import last_exit, record_of, with_last_words
 from lmtraining_trainer.supervisor.failure import (
     RANK_EXITED,
@@ -44,7 +44,7 @@ from lmtraining_trainer.supervisor.failure import (
     stopped_before_start,
 )
 from lmtraining_trainer.supervisor.fork_server import LIBRARIES, ForkServer
-from lmtraining_trainer.supervisor.hangs import keep
+from lmtraining_trainer.supervisor.hang_watch import HangWatch
 from lmtraining_trainer.supervisor.intent import Gang
 from lmtraining_trainer.supervisor.meeting import (
     ASK_AGAIN_SECONDS_MAX,
@@ -62,18 +62,11 @@ from lmtraining_trainer.supervisor.rounds import (
     replaced_fault,
     wait_seconds,
 )
-from lmtraining_trainer.supervisor.silence import (
-    ENDING_SECONDS,
-    WAITING_PATIENCE_SECONDS,
-    Silence,
-    culprit,
-    end_of_silence,
-    stacks,
-    waits_for_others,
-)
 from lmtraining_trainer.supervisor.wake import Wake
 
 WATCH_SECONDS_MAX = 1.0
+ENDING_SECONDS = 1.0
+"""How long a rank that answers, and does not wait, may take to end."""
 #: recovery.graceSeconds at its largest.
 STOP_SECONDS_MAX = 86_400.0
 #: Of the grace; in the rest the ranks are killed and the record is written.
@@ -111,19 +104,18 @@ class Supervisor:
         """Steps done, as the ranks of this pod have said."""
         self._made_a_step = False
         """Whether this round has come to one."""
-        self._silence = self._first_silence()
         self._ask_peers_at = 0.0
-        self._keeper: Thread | None = None
-        """Writes the stacks of a hang."""
         self._scratch = TemporaryDirectory(prefix="lmtraining-", ignore_cleanup_errors=True)
-        self._stacks = Path(self._scratch.name)
+        self._hang_watch = HangWatch(assignment, Path(self._scratch.name))
         self._stops_passed_on = 0
         self._patience_ends = float("inf")
         self._logged = (self.snapshot.report.state, float("-inf"))
 
     def report(self) -> TrainerReport:
         """The report as of now."""
-        return self.snapshot.rendered(time.monotonic(), datetime.now(UTC))
+        return self.snapshot.rendered(
+            time.monotonic(), datetime.now(UTC), signs=self._hang_watch.signs()
+        )
 
     def run(self) -> ExitRecord:
         """Live; the record says how it ended."""
@@ -182,10 +174,12 @@ class Supervisor:
         plural = "s" if ranks_each > 1 else ""
         self._show("Starting", f"{ranks_each} rank{plural}, round {self.snapshot.report.round}")
         number = self.snapshot.report.round
+        scratch = Path(self._scratch.name)
         tasks = [
-            self._assignment.task(local, gang, round_number=number, stacks=self._stacks)
+            self._assignment.task(local, gang, round_number=number, scratch=scratch)
             for local in range(ranks_each)
         ]
+        self._hang_watch.begin_round(task.place.rank for task in tasks)
         try:
             self._ranks.start(tasks, fork_server)
         except (EOFError, OSError):
@@ -193,8 +187,6 @@ class Supervisor:
             if code is None:
                 raise
             return code
-        started = dict.fromkeys(self._ranks.numbers, time.monotonic())
-        self.snapshot = replace(self.snapshot, heard=started)  # the age of a rank that never speaks
         return None
 
     def _first_round(self) -> Gang | None:
@@ -234,7 +226,7 @@ class Supervisor:
             self._faults = [known for known in self._faults if not known.is_of_peers]
             fault = replaced_fault(self.snapshot.report, end)
         self._ranks, self._patience_ends, self._stops_passed_on = Ranks(), float("inf"), 0
-        self._silence, self._made_a_step = self._first_silence(), False
+        self._made_a_step = False
         self.snapshot = self.snapshot.in_round(number, found.digest, fault)
         return found
 
@@ -278,14 +270,12 @@ class Supervisor:
             return end
         return killed_for_memory(end, limit_bytes=self._memory.limit_bytes)
 
-    def _first_silence(self) -> Silence:
-        limits = self._assignment.job.spec.stability
-        return Silence(limit_min_seconds=limits.silence_seconds)
-
     def _start_fork_server(self) -> ForkServer:
         ranks = self._assignment.job.spec.workers.ranks_each
         function = self._assignment.rank_function
         wanted = rank_environment(cpus=cpu_limit(), ranks=ranks)
+        if self._assignment.job.spec.workers.accelerator is not None:
+            wanted |= flight_recorder_environment(Path(self._scratch.name))
         server = ForkServer(
             libraries=LIBRARIES if function == RANK_FUNCTION else (),
             rank_module=function.partition(":")[0],
@@ -328,7 +318,7 @@ class Supervisor:
             left = self._patience_ends - time.monotonic()
             if left <= 0:
                 break
-            self._turn(min(left, WATCH_SECONDS_MAX))
+            self._turn(min(left, WATCH_SECONDS_MAX, self._hang_watch.seconds_left()))
         self._ranks.close()
         return True
 
@@ -378,43 +368,15 @@ class Supervisor:
         """Kill the one that the others wait for, with the stacks of all as evidence."""
         if self._patience_ends < float("inf"):
             return
-        if not self._silent_ranks():
-            return
         asked = self._ranks.processes
-        found = stacks(self._stacks, asked)
-        self._keep_stacks(found)
+        look = self._hang_watch.look(asked, round_number=self.snapshot.report.round)
+        if look is None:
+            return
         # One whose peer was just killed, by another pod that saw the same silence, is about to end.
-        self._turn(ENDING_SECONDS if found.keys() == asked.keys() else 0.0)
-        silent, now = self._silent_ranks(), time.monotonic()
-        if not silent:
-            return
-        rank = culprit(silent, found)
-        age, stack = now - self.snapshot.heard[rank], found.get(rank)
-        has_other_pods = self._assignment.job.spec.workers.replicas > 1
-        patience = 2 * self._silence.limit_seconds(rank) + WAITING_PATIENCE_SECONDS
-        if has_other_pods and stack and waits_for_others(stack) and age < patience:
-            return
-        for number, text in sorted(found.items()):
-            logger.error("stack of rank %d, newest call first:\n%s", number, text)
-        self._ranks.fail(end_of_silence(rank, seconds=age, stack=stack, now=now))
-
-    def _keep_stacks(self, found: Mapping[int, str]) -> None:
-        if self._keeper is not None and self._keeper.is_alive():
-            return  # the storage hangs
-        given = self._assignment
-        self._keeper = keep(
-            found,
-            Path(given.job.run_directory),
-            job_uid=given.job.job_uid,
-            attempt=given.identity.attempt,
-            round_number=self.snapshot.report.round,
-        )
-
-    def _silent_ranks(self) -> list[int]:
-        """The living ranks that have said nothing for too long, the longest first."""
-        living = self._ranks.processes
-        heard = {rank: at for rank, at in self.snapshot.heard.items() if rank in living}
-        return self._silence.silent(heard, time.monotonic())
+        self._turn(ENDING_SECONDS if look.evidence.stacks.keys() == asked.keys() else 0.0)
+        end = self._hang_watch.verdict(look, self._ranks.processes)
+        if end is not None:
+            self._ranks.fail(end)
 
     def _hurry(self, seconds: float) -> None:
         self._patience_ends = min(self._patience_ends, time.monotonic() + seconds)
@@ -427,7 +389,6 @@ class Supervisor:
             step = update.fields.get("step")
             if update.state == "Training" and isinstance(step, int):
                 self._step, self._made_a_step = step, True
-            self._silence = self._silence.after(update, self.snapshot.heard, time.monotonic())
             self.snapshot = heard(
                 self.snapshot, update, voice=self._ranks.numbers[0], now=time.monotonic()
             )

@@ -29,13 +29,14 @@ from pydantic_core import to_jsonable_python
 
 from lmtraining_api import CODE_OF_CLASS, ExitCode, FailureClass, JobFile, State
 from lmtraining_trainer.errors import Preempted
+from lmtraining_trainer.phase import Phase, PhaseWriter
 from lmtraining_trainer.rank_link import RankLink, RankPlace, RankUpdate
+from lmtraining_trainer.supervisor.evidence import STACK_SIGNAL
 from lmtraining_trainer.supervisor.failure import (
     RankEnd,
     end_of_exception,
     finished,
 )
-from lmtraining_trainer.supervisor.silence import STACK_SIGNAL
 from lmtraining_trainer.supervisor.wake import STOP_SIGNALS
 
 RankFunction = Callable[[JobFile, RankPlace, RankLink], object]
@@ -56,20 +57,23 @@ class RankTask:
     """Where its output goes; None: where the supervisor's goes."""
     stack: Path
     """Where it writes its stack when it is asked to."""
+    phases: Path
+    """Where it writes what it is doing."""
 
 
 class PipeLink:
-    """`RankLink` over a pipe."""
+    """`RankLink` over a pipe, and a file for the phases."""
 
-    def __init__(self, pipe: Connection, rank: int) -> None:
+    def __init__(self, pipe: Connection, phases: PhaseWriter) -> None:
         self._pipe = pipe
-        self._rank = rank
+        self._phases = phases
         self._unsaid: dict[str, object] = {}
         self._stop = False
         self._lock = threading.Lock()
 
     def say(self, state: State, **fields: object) -> None:
         """Report; what the pipe has no room for is said next time."""
+        self._phases.alive()
         with self._lock:
             self._unsaid.update(fields)
             if not self._writable():
@@ -79,6 +83,10 @@ class PipeLink:
             except OSError:
                 return  # the supervisor is gone: the watcher ends this process
             self._unsaid.clear()
+
+    def enter(self, phase: Phase) -> None:
+        """Turn to another kind of work."""
+        self._phases.enter(phase)
 
     def stop_requested(self) -> bool:
         """True once SIGTERM has come."""
@@ -105,7 +113,7 @@ class PipeLink:
 def rank_main(pipe: Connection, task: RankTask) -> NoReturn:
     """The whole life of a rank."""
     rank = task.place.rank
-    link = PipeLink(pipe, rank)
+    link = PipeLink(pipe, PhaseWriter(task.phases))
     for number in (signal.SIGINT, signal.SIGHUP):  # from a terminal, to the whole group
         signal.signal(number, signal.SIG_IGN)  # the supervisor acts
     signal.signal(signal.SIGTERM, lambda *_: link.request_stop())
@@ -154,7 +162,8 @@ def decoded(body: bytes, *, rank: int) -> RankUpdate | RankEnd:
     if "end" in document:
         end = document["end"]
         failure = FailureClass(end["failure_class"]) if end["failure_class"] else None
-        return RankEnd(**end | {"frames": tuple(end["frames"]), "failure_class": failure})
+        frames = tuple(end["frames"])
+        return RankEnd(**end | {"frames": frames, "ranks": (), "failure_class": failure})
     return RankUpdate(rank=rank, state=document["state"], fields=document["fields"])
 
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from lmtraining_api import FailureClass, FaultReport, TrainerReport
 from lmtraining_api.names import POD_REPLACED, REPORT_BYTES_MAX
-from lmtraining_api.records import MESSAGE_LENGTH_MAX
+from lmtraining_api.records import HUNG_RANKS_MAX, MESSAGE_LENGTH_MAX
 from lmtraining_trainer.supervisor.failure import RankEnd
 
 FIRST_ROUND = 1
@@ -114,5 +114,6 @@ def fault_report(report: TrainerReport, end: RankEnd) -> FaultReport:
         step=report.step,
         has_stepped=report.first_step_time is not None
         or (report.last_fault is not None and report.last_fault.has_stepped),
+        ranks=list(end.ranks[:HUNG_RANKS_MAX]),
         time=datetime.now(UTC),
     )

@@ -1,114 +1,108 @@
 """Which rank hangs, and where.
 
-Promise: a rank that says nothing for much longer than it ever did is found, with the stack of every
-rank of the pod as evidence. The limit is learned from the run itself, never below the one in the
-spec.
+Promise: a rank that gives no sign of life for much longer than it ever did in the same phase of
+this round is found, and the others, who only wait for it, are not blamed.
 Trap avoided: when one rank hangs, all others wait for it in their next collective and fall silent
 in the same second. One that does not even answer a signal is the one; else the one that does not
 wait for others.
 """
 
-import os
-import signal
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lmtraining_api import FailureClass
-from lmtraining_trainer.rank_link import RankUpdate
+from lmtraining_api import FailureClass, RankStack
+from lmtraining_trainer.phase import Phase, Sign
 from lmtraining_trainer.supervisor.failure import FRAME_LENGTH_MAX, RankEnd
 
 LONGEST_FACTOR = 10.0
 """A silence so many times the longest one so far is a hang."""
 BEFORE_FIRST_STEP_SECONDS = 600.0
 """The limit while nothing is known yet: the first step may compile, the first pull may be slow."""
-STACK_SECONDS_MAX = 1.0
-STACK_POLL_SECONDS = 0.02
-ENDING_SECONDS = 1.0
-"""How long a rank that answers, and does not wait, may take to end."""
+FIRST_TIME_SECONDS_MIN = 60.0
+"""The least limit of a phase that a rank is in for the first time, once it steps."""
 WAITING_PATIENCE_SECONDS = 30.0
 """Ranks that wait for ranks of other pods leave it to those pods for so long."""
-STACK_SIGNAL = signal.SIGUSR1
-#: In a stack, a sign that the rank waits for others.
-WAITS_FOR_OTHERS = ("distributed_c10d.py", "gang.py", "torch/autograd/graph.py", "distributed.py")
+#: In a stack, a sign that the rank waits for others: while they connect, and in the backward pass,
+#: which a rank never leaves before all have come to the same gradients.
+WAITS_FOR_OTHERS = ("torch/autograd/graph.py", "distributed.py", "distributed_c10d.py")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Silence:
-    """The longest silence of each rank of this round, once it has made a step."""
+def limit_seconds(sign: Sign, *, limit_min_seconds: float) -> float:
+    """How long a rank may give no sign of life where it is.
 
-    limit_min_seconds: float
-    longest: Mapping[int, float] = field(default_factory=dict)
-
-    def after(self, update: RankUpdate, heard: Mapping[int, float], now: float) -> "Silence":
-        """After another word. What came before a rank's first step says nothing about the rest."""
-        rank = update.rank
-        if rank not in self.longest:
-            has_stepped = update.state == "Training" and update.fields.get("step")
-            return replace(self, longest={**self.longest, rank: 0.0}) if has_stepped else self
-        longest = max(now - heard.get(rank, now), self.longest[rank])
-        return replace(self, longest={**self.longest, rank: longest})
-
-    def limit_seconds(self, rank: int) -> float:
-        """How long this rank may say nothing."""
-        if rank not in self.longest:
-            return max(self.limit_min_seconds, BEFORE_FIRST_STEP_SECONDS)
-        return max(self.limit_min_seconds, LONGEST_FACTOR * self.longest[rank])
-
-    def silent(self, heard: Mapping[int, float], now: float) -> list[int]:
-        """The ranks that have been silent for too long, the longest first."""
-        ages = {rank: now - at for rank, at in heard.items()}
-        late = [rank for rank, age in ages.items() if age > self.limit_seconds(rank)]
-        return sorted(late, key=lambda rank: -ages[rank])
+    A phase that is new to a rank that steps, such as the first optimizer step, validation or save,
+    gets as much as the slowest phase so far: compiling, allocating and reading from cold storage
+    have happened in that one already, and what takes longer than a minute says that it lives.
+    """
+    if not sign.longest[Phase.FORWARD]:
+        return max(limit_min_seconds, BEFORE_FIRST_STEP_SECONDS)
+    known = sign.longest[sign.phase]
+    if known:
+        return max(limit_min_seconds, LONGEST_FACTOR * known)
+    longest = max(sign.longest.values())
+    return max(limit_min_seconds, FIRST_TIME_SECONDS_MIN, LONGEST_FACTOR * longest)
 
 
-def stack_file(directory: Path, rank: int) -> Path:
-    """Where the rank writes its stack when it is asked to."""
-    return directory / f"rank-{rank}.stack"
+def seconds_left(sign: Sign, *, limit_min_seconds: float, now: float) -> float:
+    """Until the rank is late; less than 0 from then on."""
+    return limit_seconds(sign, limit_min_seconds=limit_min_seconds) - (now - sign.at)
 
 
-def stacks(directory: Path, processes: Mapping[int, int]) -> dict[int, str]:
-    """The stack of each rank (by number, with its process id) that answers in time."""
-    for rank, process in processes.items():
-        stack_file(directory, rank).write_bytes(b"")  # what it answered before is no answer now
-        with suppress(ProcessLookupError):
-            os.kill(process, STACK_SIGNAL)
-    deadline = time.monotonic() + STACK_SECONDS_MAX
-    partial: dict[int, str] = {}
-    found: dict[int, str] = {}
-    while len(found) < len(processes) and time.monotonic() < deadline:
-        time.sleep(STACK_POLL_SECONDS)
-        for rank in processes.keys() - found.keys():
-            text = _read(stack_file(directory, rank))
-            if text and text == partial.get(rank):
-                found[rank] = text
-            partial[rank] = text
-    return found
+def culprit(
+    late: Sequence[int], signs: Mapping[int, Sign], found: Mapping[int, str]
+) -> tuple[int, bool]:
+    """Of the late ranks, the one that the others wait for; and whether it too waits for others.
+    `found`: the stacks of those that answered."""
+    deaf = [rank for rank in late if rank not in found]
+    busy = [rank for rank in late if rank in found and not waits(signs[rank], found[rank])]
+    rank = [*deaf, *busy, *late][0]
+    return rank, rank not in (*deaf, *busy)
 
 
-def culprit(silent: Sequence[int], found: Mapping[int, str]) -> int:
-    """Of the silent ranks, the one that the others wait for."""
-    deaf = [rank for rank in silent if rank not in found]
-    busy = [rank for rank in silent if rank in found and not waits_for_others(found[rank])]
-    return [*deaf, *busy, *silent][0]
+def waits(sign: Sign, stack: str) -> bool:
+    """Whether a rank that answers waits for others."""
+    if sign.phase is Phase.COLLECTIVE:
+        return True
+    if sign.phase not in (Phase.FORWARD, Phase.STARTUP):
+        return False
+    return any(mark in frame for frame in frames_of_stack(stack)[-3:] for mark in WAITS_FOR_OTHERS)
 
 
-def end_of_silence(rank: int, *, seconds: float, stack: str | None, now: float) -> RankEnd:
-    """How a rank ended that was killed because it hung."""
-    frames = frames_of_stack(stack) if stack else ()
+def end_of_silence(
+    rank: int, *, seconds: float, limit: float, ranks: Sequence[RankStack], stack: str, now: float
+) -> RankEnd:
+    """How a rank ended that was killed because it hung. `stack` is empty where it answered no
+    signal."""
+    frames = frames_of_stack(stack)
     where = f"it was at {frames[-1]}" if frames else "it answered no signal"
+    phase = next(each.phase for each in ranks if each.rank == rank)
     return RankEnd(
         rank=rank,
         outcome="Failed",
         time=now,
         failure_class=FailureClass.HANG,
         reason="Hung",
-        message=f"rank {rank} said nothing for {seconds:.0f} s; {where}; the stacks of all ranks "
-        "are in the log and below hangs/ in the run directory",
+        message=f"rank {rank} said nothing for {_rounded(seconds)} s in {phase}; limit "
+        f"{_rounded(limit)} s; {where}; the stacks of all ranks are in the log and below hangs/ in "
+        "the run directory",
         frames=frames,
+        ranks=tuple(ranks),
     )
+
+
+def where_each_was(
+    signs: Mapping[int, Sign], found: Mapping[int, str], *, now: float
+) -> list[RankStack]:
+    """Phase and innermost frame of every rank, those that have been silent the longest first."""
+    return [
+        RankStack(
+            rank=rank,
+            phase=sign.phase,
+            silent_seconds=round(max(0.0, now - sign.at), 3),
+            frame=next(iter(frames_of_stack(found.get(rank, ""))[-1:]), ""),
+        )
+        for rank, sign in sorted(signs.items(), key=lambda item: item[1].at)
+    ]
 
 
 def frames_of_stack(text: str) -> tuple[str, ...]:
@@ -124,12 +118,5 @@ def frames_of_stack(text: str) -> tuple[str, ...]:
     return tuple(reversed(frames[:20]))
 
 
-def waits_for_others(stack: str) -> bool:
-    return any(sign in frame for frame in frames_of_stack(stack)[-3:] for sign in WAITS_FOR_OTHERS)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
+def _rounded(seconds: float) -> str:
+    return f"{round(seconds, 1):g}"
