@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from lmtraining_api import FailureClass, FaultReport
-from lmtraining_trainer.supervisor.hang_watch import TOGETHER_SECONDS
 from lmtraining_trainer.supervisor.hangs import HANGS as KEPT
-from tests.trainer.hanging_rank import ENV_HOW, ENV_PHASE, HANGS, VICTIM
+from tests.trainer.hanging_rank import ENV_PLAN, HANGS, VICTIM
 from tests.trainer.supervisor_pods import Pod, corpus, pods, spec
 from tests.trainer.test_supervisor_rounds import MENDS, STEPS, _stopped, _until_round
 
@@ -16,49 +15,56 @@ pytestmark = pytest.mark.trainer
 
 FOUND_WITHIN_SECONDS = 1.0
 """After the limit."""
-assert TOGETHER_SECONDS < FOUND_WITHIN_SECONDS
+PLAN = (
+    ("data", "stopped"),
+    ("forward", "stopped"),
+    ("collective", "stopped"),
+    ("optimizer", "stopped"),
+    ("eval", "stopped"),
+    ("data", "spinning"),
+    ("forward", "spinning"),
+)
 
 
-def hung(directory: Path, phase: str, how: str) -> tuple[FaultReport, Pod]:
-    """Two ranks of a pod, of which one hangs; what the report says of it once they go on."""
-    job = spec(corpus(directory / "corpus"), ranksPerReplica=2)
+def test_a_rank_that_hangs_is_found_in_time_with_its_phase(tmp_path: Path) -> None:
+    """In one pod, so that all evidence is at hand; one hang a round."""
+    job = spec(corpus(tmp_path / "corpus"), ranksPerReplica=2)
     job["stability"] = {**MENDS, "silenceSeconds": 2}
     job["training"]["budget"] = {"steps": STEPS}
-    pod = Pod(directory, HANGS, job)
-    pod.environment |= {ENV_PHASE: phase, ENV_HOW: how}
+    pod = Pod(tmp_path, HANGS, job)
+    pod.environment[ENV_PLAN] = ",".join(f"{phase}:{how}" for phase, how in PLAN)
+    pod.environment["PATH"] = py_spy(tmp_path / "bin")
     with pods(pod):
         pod.intend()
-        fault = _until_round(pod, 2).last_fault
-        assert fault is not None
+        for number, (phase, how) in enumerate(PLAN, 1):
+            fault = _until_round(pod, number + 1).last_fault
+            assert fault is not None
+            assert_told(fault, phase, answers=how == "spinning")
+            kept = {path.name for path in (pod.run_directory / KEPT / f"1-{number}").iterdir()}
+            stacks = {"rank-0.txt", "rank-1.txt"} if how == "spinning" else {"rank-0.txt"}
+            assert kept == {*stacks, "rank-0.py-spy.txt", "rank-1.py-spy.txt"}
         _stopped(pod)
-    return fault, pod
 
 
-@pytest.mark.parametrize(
-    ("phase", "how"),
-    [
-        ("data", "stopped"),
-        ("forward", "stopped"),
-        ("collective", "stopped"),
-        ("optimizer", "stopped"),
-        ("eval", "stopped"),
-        ("data", "spinning"),
-        ("forward", "spinning"),
-    ],
-)
-def test_a_rank_that_hangs_is_found_in_time_with_its_phase(
-    tmp_path: Path, phase: str, how: str
-) -> None:
-    fault, pod = hung(tmp_path, phase, how)
+def assert_told(fault: FaultReport, phase: str, *, answers: bool) -> None:
+    """That the victim is blamed, in time, with its phase, and where all ranks were."""
     assert (fault.failure_class, fault.rank) == (FailureClass.HANG, VICTIM), fault.message
-    said = re.search(rf"rank 1 said nothing for ([\d.]+) s in {phase}; limit ([\d.]+) s",
-                     fault.message)  # fmt: skip
-    assert said is not None, fault.message
-    seconds, limit = (float(number) for number in said.groups())
+    words = rf"rank {VICTIM} said nothing for ([\d.]+) s in {phase}; limit ([\d.]+) s"
+    told = re.search(words, fault.message)
+    assert told is not None, fault.message
+    seconds, limit = (float(number) for number in told.groups())
     assert limit <= seconds <= limit + FOUND_WITHIN_SECONDS
-    assert {each.rank: each.phase for each in fault.ranks}[VICTIM] == phase
+    phases = {each.rank: each.phase for each in fault.ranks}
     frames = {each.rank: each.frame for each in fault.ranks}
-    assert bool(frames[VICTIM]) == (how == "spinning")
+    assert phases[VICTIM] == phase
+    assert bool(frames[VICTIM]) == answers
     assert re.fullmatch(r"\S+:\d+ \S+", frames[1 - VICTIM])
-    kept = {path.name for path in (pod.run_directory / KEPT / "1-1").iterdir()}
-    assert "rank-0.txt" in kept
+
+
+def py_spy(directory: Path) -> str:
+    """A PATH with a py-spy that sees nothing."""
+    directory.mkdir()
+    executable = directory / "py-spy"
+    executable.write_text("#!/bin/sh\necho Permission denied; exit 1\n")
+    executable.chmod(0o755)
+    return f"{directory}:/usr/bin:/bin"

@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +71,7 @@ def evidence_of(directory: Path, processes: Mapping[int, int]) -> Evidence:
     asked = asked_for_flight_records(directory, processes)
     found = stacks(directory, processes)
     files = {f"rank-{rank}.txt": text.encode()[:STACK_BYTES_MAX] for rank, text in found.items()}
-    files |= py_spy_dumps(directory, processes)
+    files |= py_spy_dumps(directory, processes, deaf=processes.keys() - found.keys())
     return Evidence(stacks=found, files=files | flight_records(directory, asked))
 
 
@@ -85,17 +85,25 @@ def stacks(directory: Path, processes: Mapping[int, int]) -> dict[int, str]:
     return {rank: text.decode(errors="replace") for rank, text in written.items()}
 
 
-def py_spy_dumps(directory: Path, processes: Mapping[int, int]) -> dict[str, bytes]:
-    """What py-spy sees of each rank, or in one line why it sees nothing; by file name."""
+def py_spy_dumps(
+    directory: Path, processes: Mapping[int, int], *, deaf: Collection[int] = ()
+) -> dict[str, bytes]:
+    """What py-spy sees of each rank, or in one line why it sees nothing; by file name.
+
+    It pauses a process to look at it, and could wait for ever for one that is `deaf`, being stopped
+    or held by the kernel; such a one stands still anyway.
+    """
     executable = shutil.which(PY_SPY)
     if executable is None:
         return {}
     deadline = time.monotonic() + PY_SPY_SECONDS_MAX
-    started = [
-        (directory / f"rank-{rank}.py-spy.txt", [executable, "dump", "--pid", str(process)])
-        for rank, process in processes.items()
-    ]
-    running = [(path, _started(command, path)) for path, command in started]
+    running = []
+    for rank, process in processes.items():
+        path = directory / f"rank-{rank}.py-spy.txt"
+        options = ["--nonblocking"] if rank in deaf else []
+        running.append(
+            (path, _started([executable, "dump", *options, "--pid", str(process)], path))
+        )
     return {path.name: _py_spy_dump(path, process, deadline) for path, process in running}
 
 
@@ -167,7 +175,8 @@ def _py_spy_dump(path: Path, process: subprocess.Popen[bytes] | OSError, deadlin
 
 
 def _no_py_spy(why: str) -> bytes:
-    return f"{PY_SPY} saw nothing: {' '.join(why.split())[:PY_SPY_ERROR_LENGTH_MAX]}\n".encode()
+    said, _, _ = why.partition("Stack backtrace")  # of py-spy itself
+    return f"{PY_SPY} saw nothing: {' '.join(said.split())[:PY_SPY_ERROR_LENGTH_MAX]}\n".encode()
 
 
 def _read(path: Path) -> bytes:
