@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from lmtraining_api import CheckpointReport, TrainerReport
+from lmtraining_api import CheckpointReport, RankScore, TrainerReport
 from lmtraining_api.names import REPORT_BYTES_MAX
 from lmtraining_trainer.phase import Phase, Sign
 from lmtraining_trainer.rank_link import RankUpdate
 from lmtraining_trainer.report import Snapshot, StateClock, heard, merged, report_json
+from lmtraining_trainer.supervisor.rank_process import decoded, encoded_update
 
 pytestmark = pytest.mark.unit
 
@@ -131,6 +132,15 @@ def test_each_rank_speaks_for_its_own_score_until_the_next_round() -> None:
     assert [rank.score for rank in ranks] == [1.0, 0.5, None]
     again = snapshot.in_round(2, "gang", None).rendered(1.0, NOW, signs=signs)
     assert [rank.score for rank in again.ranks] == [None] * 3
+
+
+def test_the_lead_tells_the_slowest_ranks_until_the_next_round() -> None:
+    slowest = [RankScore(rank=5, score=0.4, seconds=0.2, is_straggler=True)]
+    word = decoded(encoded_update("Training", {"score": 1.0, "slowest_ranks": slowest}), rank=0)
+    assert isinstance(word, RankUpdate)
+    after = heard(_snapshot(), word, voice=0, now=1.0)
+    assert after.report.slowest_ranks == slowest
+    assert after.in_round(2, "gang", None).report.slowest_ranks == []
 
 
 def test_the_report_is_strict_json_within_its_limit() -> None:

@@ -33,6 +33,8 @@ LIMITS = [
     ("ten times the longest", Phase.FORWARD, STEPS, 10.0),
     ("and not less than the floor", Phase.DATA, STEPS, FLOOR),
     ("each phase has its own", Phase.SAVE, {**STEPS, "save": 30.0}, 300.0),
+    ("what is done now and then", Phase.EVAL, {**STEPS, "eval": 0.1}, 10.0),
+    ("as the sampled figures", Phase.OTHER, {**STEPS, "other": 0.1}, 10.0),
     ("one that is new to a rank that steps", Phase.OPTIMIZER, STEPS, FIRST_TIME_SECONDS_MIN),
     ("may take what the slowest takes", Phase.EVAL, {"forward": 9.0}, 90.0),
     ("a rewind is no start", Phase.LOAD, STEPS, FIRST_TIME_SECONDS_MIN),

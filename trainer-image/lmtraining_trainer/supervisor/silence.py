@@ -22,6 +22,7 @@ FIRST_TIME_SECONDS_MIN = 60.0
 """The least limit of a phase that a rank is in for the first time, once it steps."""
 WAITING_PATIENCE_SECONDS = 30.0
 """Ranks that wait for ranks of other pods leave it to those pods for so long."""
+EVERY_STEP = frozenset({Phase.DATA, Phase.FORWARD, Phase.COLLECTIVE, Phase.OPTIMIZER})
 #: In a stack, a sign that the rank waits for others: while they connect, and in the backward pass,
 #: which a rank never leaves before all have come to the same gradients.
 WAITS_FOR_OTHERS = ("torch/autograd/graph.py", "distributed.py", "distributed_c10d.py")
@@ -32,15 +33,17 @@ def limit_seconds(sign: Sign, *, limit_min_seconds: float) -> float:
 
     A phase that is new to a rank that steps, such as the first optimizer step, validation or save,
     gets as much as the slowest phase so far: compiling, allocating and reading from cold storage
-    have happened in that one already, and what takes longer than a minute says that it lives.
+    have happened in that one already, and what takes longer than a minute says that it lives. What
+    is done now and then (saves, validations, sampled figures) has never been seen at its slowest,
+    but it too takes longer where steps do.
     """
     if not sign.longest[Phase.FORWARD]:
         return max(limit_min_seconds, BEFORE_FIRST_STEP_SECONDS)
-    known = sign.longest[sign.phase]
-    if known:
-        return max(limit_min_seconds, LONGEST_FACTOR * known)
-    longest = max(sign.longest.values())
-    return max(limit_min_seconds, FIRST_TIME_SECONDS_MIN, LONGEST_FACTOR * longest)
+    known, slowest = sign.longest[sign.phase], max(sign.longest.values())
+    if not known:
+        return max(limit_min_seconds, FIRST_TIME_SECONDS_MIN, LONGEST_FACTOR * slowest)
+    usual = known if sign.phase in EVERY_STEP else slowest
+    return max(limit_min_seconds, LONGEST_FACTOR * usual)
 
 
 def seconds_left(sign: Sign, *, limit_min_seconds: float, now: float) -> float:
