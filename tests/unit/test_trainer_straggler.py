@@ -8,18 +8,18 @@ from lmtraining_trainer.straggler import (
     STEPS_MEASURED,
     STEPS_MIN,
     OwnWork,
-    Pace,
+    RankPace,
     Stragglers,
 )
 
 pytestmark = pytest.mark.unit
 
 
-def paces(*seconds: float, step_seconds: float = 1.0) -> list[Pace]:
-    return [Pace(seconds=each, step_seconds=step_seconds) for each in seconds]
+def paces(*seconds: float, step_seconds: float = 1.0) -> list[RankPace]:
+    return [RankPace(seconds=each, step_seconds=step_seconds) for each in seconds]
 
 
-def told(*comparisons: list[Pace]) -> list[int]:
+def told(*comparisons: list[RankPace]) -> list[int]:
     """The stragglers after these comparisons."""
     watched = Stragglers()
     for comparison in comparisons:
@@ -53,7 +53,7 @@ CASES = [
 
 @pytest.mark.parametrize(("comparisons", "ranks"), [case[1:] for case in CASES],
                          ids=[case[0] for case in CASES])  # fmt: skip
-def test_who_is_called_a_straggler(comparisons: list[list[Pace]], ranks: list[int]) -> None:
+def test_who_is_called_a_straggler(comparisons: list[list[RankPace]], ranks: list[int]) -> None:
     assert told(*comparisons) == ranks
 
 

@@ -39,7 +39,7 @@ from lmtraining_trainer.remedy import (
 from lmtraining_trainer.robustness import robustness
 from lmtraining_trainer.sampling import SAMPLE_STEPS, probe
 from lmtraining_trainer.step import Asked, Verdict, agree, forward_backward, update
-from lmtraining_trainer.straggler import Pace
+from lmtraining_trainer.straggler import RankPace
 from lmtraining_trainer.trainer import Computed, Trainer
 
 REPLICA_CHECK_STEPS = 100
@@ -268,9 +268,9 @@ def _compare_paces(trainer: Trainer) -> None:
     seconds, step_seconds = trainer.own_work.median_seconds, trainer.speed.step_seconds
     if trainer.gang.world_size == 1 or seconds is None or step_seconds is None:
         return  # on all ranks, which have done the same steps
-    own = Pace(seconds=seconds, step_seconds=step_seconds)
+    own = RankPace(seconds=seconds, step_seconds=step_seconds)
     told = trainer.gang.gather(json.dumps(asdict(own)).encode())
-    paces = [Pace(**json.loads(each)) for each in told]
+    paces = [RankPace(**json.loads(each)) for each in told]
     trainer.stragglers = trainer.stragglers.after(paces)
     scores = trainer.stragglers.scored(paces)
     slowest = sorted(scores, key=lambda rank: rank.score)[:SLOWEST_RANKS_MAX]

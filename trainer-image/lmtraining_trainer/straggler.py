@@ -50,7 +50,7 @@ class OwnWork:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pace:
+class RankPace:
     """What one rank tells the others."""
 
     seconds: float
@@ -65,7 +65,7 @@ class Stragglers:
 
     behind: Mapping[int, int] = field(default_factory=dict)
 
-    def after(self, paces: Sequence[Pace]) -> "Stragglers":
+    def after(self, paces: Sequence[RankPace]) -> "Stragglers":
         """After another comparison."""
         fastest = min(pace.seconds for pace in paces)
         return Stragglers(
@@ -76,7 +76,7 @@ class Stragglers:
             }
         )
 
-    def scored(self, paces: Sequence[Pace]) -> list[RankScore]:
+    def scored(self, paces: Sequence[RankPace]) -> list[RankScore]:
         """Of every rank, in order."""
         fastest = min(pace.seconds for pace in paces)
         return [
@@ -95,7 +95,7 @@ def score(seconds: float, fastest: float) -> float:
     return fastest / seconds if seconds > 0.0 else 1.0
 
 
-def _is_far_behind(pace: Pace, fastest: float) -> bool:
+def _is_far_behind(pace: RankPace, fastest: float) -> bool:
     gain = pace.seconds - fastest
     is_slow = score(pace.seconds, fastest) < SCORE_MIN
     return is_slow and gain > STEP_SHARE_MIN * pace.step_seconds

@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +81,8 @@ def stacks(directory: Path, processes: Mapping[int, int]) -> dict[int, str]:
         stack_file(directory, rank).write_bytes(b"")  # what it answered before is no answer now
         with suppress(ProcessLookupError):
             os.kill(process, STACK_SIGNAL)
-    written = _settled({rank: stack_file(directory, rank) for rank in processes}, STACK_SECONDS_MAX)
+    paths = {rank: stack_file(directory, rank) for rank in processes}
+    written = _settled(paths, STACK_SECONDS_MAX, may_come=lambda rank: _can_answer(processes[rank]))
     return {rank: text.decode(errors="replace") for rank, text in written.items()}
 
 
@@ -137,8 +138,20 @@ def _asks_for_record(record: Path) -> bool:
         os.close(pipe)
 
 
-def _settled(paths: Mapping[int, Path], seconds_max: float) -> dict[int, bytes]:
-    """The content of each file that is there, and grows no more, in time."""
+def _can_answer(process: int) -> bool:
+    """False while it is stopped, and once it has ended."""
+    stat = _read(Path(f"/proc/{process}/stat"))
+    _, _, fields = stat.rpartition(b") ")
+    return fields[:1] not in {b"", b"T", b"t", b"Z", b"X"}
+
+
+def _settled(
+    paths: Mapping[int, Path],
+    seconds_max: float,
+    may_come: Callable[[int], bool] = lambda _: True,
+) -> dict[int, bytes]:
+    """The content of each file that is there, and grows no more, in time; not longer than some
+    that is missing `may_come`."""
     deadline = time.monotonic() + seconds_max
     partial: dict[int, bytes] = {}
     found: dict[int, bytes] = {}
@@ -149,6 +162,8 @@ def _settled(paths: Mapping[int, Path], seconds_max: float) -> dict[int, bytes]:
             if content and content == partial.get(rank):
                 found[rank] = content
             partial[rank] = content
+        if not any(may_come(rank) for rank in paths.keys() - found.keys()):
+            break
     return found
 
 
