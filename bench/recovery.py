@@ -85,13 +85,15 @@ def job_of(directory: Path) -> dict[str, Any]:
 def two_pods(directory: Path) -> Iterator[tuple[Pod, ...]]:
     """Our supervisors, one rank each."""
     gang = gang_of(directory, job_of(directory), 1, function=f"{recovery_rank.__name__}:run")
-    with suppress(AssertionError), pods(*gang):  # they do not end by themselves
+    with pods(*gang):
         for pod in gang:
             pod.intend(*gang)
-        yield gang
-        for pod in gang:
-            os.killpg(pod.process.pid, signal.SIGKILL)
-            pod.process.wait()
+        try:
+            yield gang
+        finally:
+            for pod in gang:  # they do not end by themselves
+                _kill(pod.processes())
+                pod.process.wait()
 
 
 @contextmanager
@@ -130,7 +132,11 @@ def _end(agent: subprocess.Popen[bytes]) -> None:
     workers = _children(agent.pid)
     agent.kill()
     agent.wait(WAIT_SECONDS_MAX)
-    for process in [*workers, *session_processes(agent.pid)]:
+    _kill([*workers, *session_processes(agent.pid)])
+
+
+def _kill(processes: list[int]) -> None:
+    for process in processes:
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from bench.checkpoint import Silence
 from lmtraining_api import JobFile, State
 from lmtraining_trainer.files import write_json
+from lmtraining_trainer.phase import Phase
 from lmtraining_trainer.rank import run_rank
 from lmtraining_trainer.rank_link import RankLink, RankPlace
 from lmtraining_trainer.supervisor.fork_server import LIBRARIES
@@ -45,6 +46,9 @@ class Marking:
                 self._leave("stepped", time=time.time(), load_seconds=self.load_seconds)
             if self.steps == STEPS_BETWEEN_STRIKES:
                 self._leave("trained")
+
+    def enter(self, phase: Phase) -> None:
+        self.link.enter(phase)
 
     def stop_requested(self) -> bool:
         return self.link.stop_requested()
