@@ -32,6 +32,7 @@ from lmtraining_trainer.checkpoint import (
     Writer,
     choose,
     layout,
+    published_whole,
     restore_state,
     tidy,
     write_checkpoint,
@@ -164,7 +165,7 @@ def beside_the_training(training: Training, arguments: argparse.Namespace) -> No
     training.step()
     rows = []
     for share in arguments.shares:
-        training.saver.writer = Writer(training.run, keep=KEEP, share=share)
+        training.saver.writer = Writer(published_whole(training.run, KEEP), share=share)
         alone: list[float] = []
         beside: list[float] = []
         pauses: list[float] = []
@@ -214,7 +215,7 @@ def beside_the_disk(training: Training, arguments: argparse.Namespace, directory
 
 def _restore(training: Training) -> None:
     contents: Contents = {}
-    chosen = choose(training.run, IDENTITY, nothing, contents)
+    chosen = choose(training.run, IDENTITY, nothing, contents, of_parts=list)
     if chosen is None:
         raise SystemExit("no checkpoint was found intact")
     restore_state(

@@ -324,6 +324,15 @@ PAIRS = (
         sentence="workers.replicas 2 needs storage that all pods can write: set "
         "checkpoint.storage.claim.accessMode to ReadWriteMany, or workers.replicas to 1",
     ),
+    # parallelism over checkpoint
+    Pair(
+        accept=changed(store("s3://bucket/team"), parallelism={"layout": "ddp"}),
+        refuse=changed(store("s3://bucket/team"), parallelism={"layout": "fsdp"}),
+        at="spec.parallelism.layout",
+        sentence="parallelism.layout fsdp needs a volume that all ranks write their part of a "
+        "checkpoint to: use checkpoint.storage.claim or existingClaim instead of uri, or set "
+        "parallelism.layout to ddp",
+    ),
     # recovery
     Pair(
         accept=minimal(recovery={"backoffSeconds": 60}),
@@ -348,6 +357,11 @@ CHANGES = (
         allow={"training": {"seed": 1}},
         refuse={"training": {"optimizer": {"learningRate": 0.01}}},
         at="spec.training",
+    ),
+    Change(
+        allow={"parallelism": {"layout": "ddp"}},
+        refuse={"parallelism": {"layout": "fsdp"}},
+        at="spec.parallelism",
     ),
     Change(
         allow={"precision": {"compute": "auto"}},
@@ -399,6 +413,7 @@ OUT_OF_BOUNDS: tuple[tuple[Document, str], ...] = (
     (minimal(data={"train": []}), "spec.data.train"),
     (minimal(data={"tokenizer": {"vocabSize": 257}}), "spec.data.tokenizer.vocabSize"),
     (config(architecture="gpt3"), "spec.model.config.architecture"),
+    (minimal(parallelism={"layout": "zero3"}), "spec.parallelism.layout"),
     (source(textField=""), "spec.data.train[0].textField"),
     (workers(replicas=0), "spec.workers.replicas"),
     (workers(accelerator={}), "spec.workers.accelerator.count"),

@@ -25,6 +25,7 @@ from lmtraining_api.training import (
     Model,
     ModelConfig,
     Optimizer,
+    Parallelism,
     Precision,
     Robustness,
     Schedule,
@@ -58,6 +59,7 @@ __all__ = [
     "ModelConfig",
     "ObjectMeta",
     "Optimizer",
+    "Parallelism",
     "Precision",
     "Recovery",
     "Resources",
@@ -93,6 +95,8 @@ class TrainingSpec(SpecModel):
     """What it reads."""
     training: Training
     """How it is trained."""
+    parallelism: Parallelism = Parallelism()
+    """How the ranks share the model."""
     precision: Precision = Precision()
     """Number formats."""
     stability: Stability = Stability()
@@ -144,6 +148,14 @@ class TrainingSpec(SpecModel):
                 or s.checkpoint.storage.claim.access_mode in (None, "ReadWriteMany")
             ),
             at="checkpoint.storage.claim.accessMode",
+        ),
+        Rule(
+            cel="self.parallelism.layout == 'ddp' || !has(self.checkpoint.storage.uri)",
+            message="parallelism.layout {parallelism.layout} needs a volume that all ranks write "
+            "their part of a checkpoint to: use checkpoint.storage.claim or existingClaim instead "
+            "of uri, or set parallelism.layout to ddp",
+            check=lambda s: s.parallelism.layout == "ddp" or s.checkpoint.storage.uri is None,
+            at="parallelism.layout",
         ),
     )
 
@@ -204,6 +216,7 @@ class LMTrainingJobSpec(TrainingSpec):
             "model",
             "data",
             "training",
+            "parallelism",
             "precision",
             "stability",
             "workers",

@@ -277,6 +277,15 @@ class Training(SpecModel):
     """Seed of the weights, the dropout and the data order."""
 
 
+class Parallelism(SpecModel):
+    """How the ranks share the model."""
+
+    layout: Literal["ddp", "fsdp"] = "ddp"
+    """ddp: every rank holds the whole model. fsdp: each rank holds its part of the weights, the
+    gradients and the optimizer's state, and writes that part of a checkpoint; for what does not fit
+    on one device. A run may go on with the other one. With one rank there is no difference."""
+
+
 class Precision(SpecModel):
     """Number formats."""
 

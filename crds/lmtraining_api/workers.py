@@ -269,8 +269,9 @@ class Checkpoint(SpecModel):
     keep_every_steps: int | None = Field(default=None, ge=1, le=STEPS_MAX)
     """At every multiple of so many steps a checkpoint is made and kept for ever. Left out: none."""
     writer_share: float | None = Field(default=None, gt=0, le=1.0)
-    """Share of one core that rank 0 may spend on writing a checkpoint while the training goes on.
-    Left out: 0.1 on CPUs, which the training needs itself, and 1 beside an accelerator."""
+    """Share of one core that rank 0, or with layout fsdp each rank, may spend on writing a
+    checkpoint while the training goes on. Left out: 0.1 on CPUs, which the training needs itself,
+    and 1 beside an accelerator."""
 
     rules: ClassVar = (
         Rule(

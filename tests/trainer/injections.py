@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from lmtraining_trainer.data.batches import Batch, MicroBatch
 from lmtraining_trainer.step import Measured
@@ -57,20 +58,25 @@ def damaged(
     first = parameters[0]
     match injection.what:
         case "inf-gradient":
-            first.grad[0] = math.inf
+            _here(first.grad)[0] = math.inf
         case "gradient-bit":
-            first.grad.view(torch.int32)[0, 0] ^= 1 << 30
+            _here(first.grad).view(torch.int32)[0, 0] ^= 1 << 30
         case "bit-flip":
-            first.detach().view(torch.int32)[0, 0] ^= 1 << 20
+            _here(first.detach()).view(torch.int32)[0, 0] ^= 1 << 20
         case "nan-weight":
-            first.detach()[0, 0] = math.nan
+            _here(first.detach())[0, 0] = math.nan
         case "nan-moment" if optimizer is not None:
-            optimizer.state[first]["exp_avg"][0, 0] = math.nan
+            _here(optimizer.state[first]["exp_avg"])[0, 0] = math.nan
         case "huge-moment" if optimizer is not None:
             for parameter in parameters:
                 optimizer.state[parameter]["exp_avg"].mul_(injection.factor)
     loss, norm = measured.loss * of_loss, measured.gradient_norm * of_norm
     return replace(measured, loss=loss, gradient_norm=norm)
+
+
+def _here(tensor: torch.Tensor) -> torch.Tensor:
+    """What this rank has of it."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _factors(injection: Injection) -> tuple[float, float, float]:

@@ -60,7 +60,8 @@ class Faults:
     late: bool = False
     """No fault: every rank reads its verdicts late, as on a GPU."""
     world: Mapping[int, Callable[[], object]] = field(default_factory=dict)
-    """What befalls the world when rank 0 reports that step; for a rank in this process."""
+    """What befalls the world when a rank reports that step: in its process, of which a test sees
+    nothing where it is not this one."""
     stop_when: Callable[[Mapping[str, Any]], bool] | None = None
     """The rank is asked to stop once its report is so."""
     saves_beside: bool = False
@@ -280,6 +281,7 @@ def _rank_process(
     job: JobFile, place: RankPlace, faults: Faults, pipe: Connection, credentials: Path
 ) -> None:
     pipe.send(_outcome_of(job, place, LocalLink(rank=place.rank, faults=faults), credentials))
+    os._exit(0)  # as in earnest: a thread that still waits for a lost rank keeps no process
 
 
 def _outcome_of(job: JobFile, place: RankPlace, link: LocalLink, credentials: Path) -> Outcome:
@@ -320,7 +322,7 @@ def _outcome_of(job: JobFile, place: RankPlace, link: LocalLink, credentials: Pa
 
 
 def _patient_poll(saver: Saver, trained: TrainState) -> None:
-    saver.settle()
+    saver.settle_all()
     _poll(saver, trained)
     saver.settle()
 

@@ -102,6 +102,8 @@ def test_p7_another_world_size_goes_on_and_says_so(tmp_path: Path) -> None:
         "path": "step-00000006",
         "world_size_then": 1,
         "world_size": 2,
+        "layout_then": "ddp",
+        "layout": "ddp",
         "generators": "derived",
     }
 

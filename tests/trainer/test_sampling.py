@@ -11,7 +11,7 @@ from lmtraining_api import TrainingSpec
 from lmtraining_trainer import loop
 from lmtraining_trainer.model import build_model
 from lmtraining_trainer.optimizer import build_optimizer
-from lmtraining_trainer.sampling import adam_figures, watched
+from lmtraining_trainer.sampling import adam_figures, adam_sums, watched
 from tests.trainer.rank_support import (
     assert_equal_tensors,
     exported,
@@ -77,7 +77,7 @@ def test_the_update_is_the_one_that_was_made(tmp_path: Path) -> None:
         for old, new in zip(before, after, strict=True)
     )
     count = sum(parameter.numel() for parameter in after)
-    update_rms, weight_rms, swallowed = adam_figures(optimizer)
+    update_rms, weight_rms, swallowed = adam_figures([adam_sums(optimizer)])
     assert update_rms == pytest.approx(math.sqrt(squares / count), rel=1e-2)
     assert weight_rms == pytest.approx(
         math.sqrt(sum(float(p.detach().square().sum()) for p in after) / count), rel=1e-5

@@ -166,11 +166,11 @@ class TestAWordThatOnlyANewerHalfKnows:
 class TestASpecInAJobFile:
     def test_with_an_unknown_field_is_refused_by_name(self) -> None:
         """A hyper-parameter that the trainer does not know must not be ignored in silence."""
-        spec = MINIMAL["spec"] | {"parallelism": {"tensor": 2}}
+        spec = MINIMAL["spec"] | {"distillation": {"teacher": "large"}}
         with pytest.raises(ValidationError) as refused:
             JobFile.model_validate(JOB_FILE | {"spec": spec})
         (sentence,) = explain_validation_error(refused.value)
-        assert sentence.startswith("spec.parallelism is not a field of spec: ")
+        assert sentence.startswith("spec.distillation is not a field of spec: ")
 
     def test_is_the_training_part_of_the_job(self) -> None:
         job = LMTrainingJob.from_document(MINIMAL)

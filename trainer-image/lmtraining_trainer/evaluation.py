@@ -2,11 +2,12 @@
 
 Promise: the validation loss of two steps, or of two runs on the same data, differ by the model
 alone.
-Trap avoided: validation on one rank while the others wait in a collective.
+Trap avoided: validation on one rank while the others wait in a collective; with shards each forward
+pass is one, so all ranks make as many.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from lmtraining_trainer.data import PreparedData
 from lmtraining_trainer.data.batches import MicroBatch, windows
 from lmtraining_trainer.gang import Gang
 from lmtraining_trainer.loss import ModelLoss
+from lmtraining_trainer.sharding import is_sharded
 
 Noise = Callable[[ModelLoss, MicroBatch, NDArray[np.int64]], AbstractContextManager[MicroBatch]]
 """A context that disturbs a batch, or the model, for one forward pass; the sequences of the batch
@@ -65,18 +67,28 @@ def validate(
 ) -> float | None:
     """Mean loss over the plan's sequences, nats per token, or None where it is not finite.
 
-    `model` is not wrapped; dropout is off meanwhile and no generator is used.
+    `model` is not wrapped, but may be sharded; dropout is off meanwhile and no generator is used.
     """
-    own = plan.starts[gang.rank :: gang.world_size]
     total = 0.0
     model.train(False)
     with torch.no_grad():
-        for first in range(0, len(own), micro_batch_sequences):
-            part = own[first : first + micro_batch_sequences]
-            batch = windows(plan.data.validation, part, plan.length, device)
-            with noise(model, batch, part) as batch, autocast():
+        for part in _parts(plan, gang, micro_batch_sequences, together=is_sharded(model)):
+            read = part if len(part) else plan.starts[:1]
+            batch = windows(plan.data.validation, read, plan.length, device)
+            with noise(model, batch, read) as batch, autocast():
                 total += float(model(batch.inputs, batch.targets)) * len(part)
             alive()
     model.train()
     loss = gang.sum([total])[0] / len(plan.starts)
     return loss if math.isfinite(loss) else None
+
+
+def _parts(
+    plan: ValidationPlan, gang: Gang, sequences: int, *, together: bool
+) -> Iterator[NDArray[np.int64]]:
+    """What this rank reads, so many sequences at a time. Where the ranks go through the model
+    `together`, one that has nothing left goes on with empty parts for as long as another has."""
+    own = plan.starts[gang.rank :: gang.world_size]
+    longest = -(-len(plan.starts) // gang.world_size) if together else len(own)
+    for first in range(0, longest, sequences):
+        yield own[first : first + sequences]

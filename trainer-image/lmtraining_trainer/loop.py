@@ -63,7 +63,7 @@ def train(trainer: Trainer) -> None:
     # A stop right after the last step left its validation to this attempt.
     if state.counters.validation_step != state.counters.step:
         _validate(trainer)
-    trainer.saver.settle()
+    trainer.saver.settle_all()
     if trainer.spec.training.evaluation.robustness is not None:
         _test_robustness(trainer, draws=trainer.spec.training.evaluation.robustness.seeds)
 

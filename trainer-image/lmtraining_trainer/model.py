@@ -7,6 +7,8 @@ is read. (The model classes are imported here and not looked up by name, so that
 them and a restart need not.)
 """
 
+from typing import Any
+
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
@@ -31,6 +33,12 @@ def build_model(spec: TrainingSpec) -> PreTrainedModel:
     )
     model.train()
     return model
+
+
+def blocks(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """Its transformer blocks, first to last."""
+    body: Any = model.base_model
+    return list(body.h if model.config.model_type == "gpt2" else body.layers)
 
 
 def parameter_count(model: torch.nn.Module) -> int:

@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import PreTrainedModel
+
 from lmtraining_api import FailureClass, JobFile, names
 from lmtraining_trainer.accounts import Accounts
 from lmtraining_trainer.device import device_of, is_out_of_memory
@@ -19,10 +22,11 @@ from lmtraining_trainer.export import write_export
 from lmtraining_trainer.gang import Gang
 from lmtraining_trainer.heartbeat import while_alive
 from lmtraining_trainer.loop import train
-from lmtraining_trainer.model import parameter_count
+from lmtraining_trainer.model import build_model, parameter_count
 from lmtraining_trainer.rank_link import RankLink, RankPlace
 from lmtraining_trainer.run import Mirror, Run, claim_run
 from lmtraining_trainer.run.remote import advice_for
+from lmtraining_trainer.sharding import whole
 from lmtraining_trainer.startup import build_trainer, prepare_data
 from lmtraining_trainer.trainer import Trainer
 from lmtraining_trainer.voice import Voice
@@ -85,16 +89,36 @@ def _claim(
 def _finish(trainer: Trainer) -> None:
     """Export the model and mark the run finished. Raises TrainerError(STORAGE)."""
     trainer.voice.say("Exporting")
-    report = trainer.gang.lead_does("export", lambda: _export(trainer))
+    model = _whole_model(trainer)
+    report = trainer.gang.lead_does("export", lambda: _export(trainer, model))
     trainer.voice.say("Finished", **report)
 
 
-def _export(trainer: Trainer) -> dict[str, Any]:
+def _whole_model(trainer: Trainer) -> PreTrainedModel:
+    """The trained model; of shards a whole one is put together on the lead, on the CPU, weight by
+    weight. The other ranks keep their parts."""
+    model, alive = trainer.state.model, trainer.voice.alive
+    if not trainer.state.is_sharded:
+        return model
+    copy = build_model(trainer.spec) if trainer.gang.is_lead else None
+    weights = {} if copy is None else dict(copy.named_parameters())
+    with trainer.gang.peer_errors(), torch.no_grad():
+        for name, parameter in model.named_parameters():
+            tensor = whole(parameter)
+            if copy is not None:
+                weights[name].copy_(tensor)
+            alive()
+    return copy or model
+
+
+def _export(trainer: Trainer, model: PreTrainedModel) -> dict[str, Any]:
     run, counters, data = trainer.run, trainer.state.counters, trainer.plan.data
     if run is None:
         return {}
     try:
-        path = while_alive("export", lambda: _write_export(trainer, run), trainer.voice.alive)
+        path = while_alive(
+            "export", lambda: _write_export(trainer, run, model), trainer.voice.alive
+        )
         report = {
             "step": counters.step,
             "total_steps": trainer.spec.training.budget.steps,
@@ -126,10 +150,10 @@ def _export(trainer: Trainer) -> dict[str, Any]:
     return report
 
 
-def _write_export(trainer: Trainer, run: Run) -> Path:
+def _write_export(trainer: Trainer, run: Run, model: PreTrainedModel) -> Path:
     return write_export(
         run,
-        trainer.state.model,
+        model,
         tokenizer_json=trainer.plan.data.tokenizer_json,
         sequence_length=trainer.spec.data.sequence_length,
     )

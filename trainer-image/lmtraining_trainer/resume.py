@@ -1,19 +1,33 @@
 """Going on where an earlier attempt stopped: a checkpoint and the journal, and nothing else.
 
-Promise: all ranks load the one checkpoint that the lead chose, or none; the report says which, how
+Promise: all ranks load the one checkpoint that the lead chose, and that is intact for each of them
+where each reads a part, or none; the report says which, how
 long it took, and how many steps are done again. A rewind is this too: once it is in the journal,
 what is newer than its target is passed over.
 Trap avoided: ranks that look for the newest checkpoint each for themselves may find different ones.
 """
 
+import json
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lmtraining_api import CheckpointReport
-from lmtraining_trainer.checkpoint import Chosen, Contents, choose, layout, restore_state, tidy
+from lmtraining_trainer.checkpoint import (
+    Chosen,
+    Contents,
+    accept,
+    choose,
+    layout,
+    needed_parts,
+    part_fault,
+    reject,
+    restore_state,
+    tidy,
+)
 from lmtraining_trainer.guard import Remedies
 from lmtraining_trainer.run import Run
 from lmtraining_trainer.run.directory import storage_errors
@@ -46,11 +60,11 @@ def resume(state: TrainState, saver: Saver, seed: int) -> Resumed:
     started = time.perf_counter()
     voice.say("Loading")
     contents: Contents = {}
+    chosen = _chosen(state, saver, contents)
     found = gang.lead_does(
-        "choose a checkpoint", lambda: _found(run, saver, contents) if run else {}
+        "go on from a checkpoint", lambda: _found(run, saver, state, chosen) if run else {}
     )
-    if found["chosen"] is not None:
-        chosen = Chosen(**found["chosen"])
+    if chosen is not None:
         with storage_errors(Path(chosen.directory)):
             restore_state(
                 state,
@@ -76,29 +90,68 @@ def resume(state: TrainState, saver: Saver, seed: int) -> Resumed:
     return Resumed(step=state.counters.step, highest_step=found["highest_step"], remedies=remedies)
 
 
-def _found(run: Run, saver: Saver, contents: Contents) -> dict[str, Any]:
-    """On the lead: the checkpoint, and what the journal and the progress mark know."""
+def _chosen(state: TrainState, saver: Saver, contents: Contents) -> Chosen | None:
+    """The newest checkpoint that is intact for every rank, its bytes in `contents` where this rank
+    has verified it; None where there is none. Raises TrainerError."""
+    gang, voice, run = saver.gang, saver.voice, saver.run
+    of_parts = partial(
+        needed_parts, rank=gang.rank, world_size=gang.world_size, is_sharded=state.is_sharded
+    )
+
+    def choose_on_lead() -> dict[str, Any] | None:
+        if run is None:
+            return None
+        with storage_errors(run.directory):
+            found = choose(run, saver.identity, voice.alive, contents, of_parts=of_parts)
+        return None if found is None else found.json()
+
+    while (found := gang.lead_does("choose a checkpoint", choose_on_lead)) is not None:
+        chosen = Chosen(**found)
+        if chosen.layout == layout.WHOLE:
+            return chosen
+        why = ""
+        if not gang.is_lead:
+            with storage_errors(Path(chosen.directory)):
+                why = part_fault(chosen, voice.alive, contents, of_parts=of_parts)
+        said = map(json.loads, gang.gather(json.dumps(why).encode()))
+        faults = [each for each in said if each]
+        if not faults:
+            return chosen
+        gang.lead_does("pass over a checkpoint", partial(_pass_over, run, chosen, faults[0]))
+    return None
+
+
+def _pass_over(run: Run | None, chosen: Chosen, why: str) -> None:
+    """On the lead."""
+    if run is not None:
+        with storage_errors(run.directory):
+            reject(run, Path(chosen.directory), why)
+
+
+def _found(run: Run, saver: Saver, state: TrainState, chosen: Chosen | None) -> dict[str, Any]:
+    """On the lead, which goes on from `chosen`: what the journal and the progress mark know."""
     with storage_errors(run.directory):
-        chosen = choose(run, saver.identity, saver.voice.alive, contents)
         if chosen is not None:
-            _journal_loaded(run, chosen, saver.gang.world_size)
+            accept(run, chosen)
+            _journal_loaded(run, chosen, saver.gang.world_size, state)
         tidy(run, saver.keep)
     intact = filter(layout.is_marked_intact, layout.newest_first(run.checkpoints))
     return {
-        "chosen": None if chosen is None else chosen.json(),
         "highest_step": max(run.mark.highest, *(entry.step for entry in run.journal.entries)),
         "unproven": [layout.step_of(path) for path in intact if not layout.is_marked_healthy(path)],
         "remedies": Remedies.of_journal(run.journal.entries).json(),
     }
 
 
-def _journal_loaded(run: Run, chosen: Chosen, world_size: int) -> None:
+def _journal_loaded(run: Run, chosen: Chosen, world_size: int, state: TrainState) -> None:
     run.journal.append(
         "Loaded",
         chosen.step,
         path=Path(chosen.directory).name,
         world_size_then=chosen.world_size,
         world_size=world_size,
+        layout_then=chosen.layout,
+        layout=layout.SHARDED if state.is_sharded else layout.WHOLE,
         generators="restored" if chosen.world_size == world_size else "derived",
     )
 

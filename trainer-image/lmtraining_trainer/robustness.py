@@ -23,6 +23,7 @@ from lmtraining_api import RobustnessReport
 from lmtraining_trainer.data.batches import MicroBatch
 from lmtraining_trainer.evaluation import Noise
 from lmtraining_trainer.loss import ModelLoss
+from lmtraining_trainer.sharding import whole
 
 #: Shares of the input tokens that are replaced.
 TOKEN_LEVELS = (0.01, 0.05, 0.10)
@@ -94,7 +95,7 @@ def embedding_noise(
     """e + level * RMS(E) * g: e is the embedding of an input token, E the embedding matrix, and
     each component of g is standard normal."""
     embeddings = model.model.get_input_embeddings()
-    weight = embeddings.weight.detach()  # type: ignore[operator]
+    weight = whole(embeddings.weight.detach())  # type: ignore[operator]
     shape = (batch.inputs.shape[1], weight.shape[1])
     noise = np.stack(
         [_generator(draw, int(start)).standard_normal(shape, dtype=np.float32) for start in starts]

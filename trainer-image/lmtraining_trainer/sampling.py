@@ -9,7 +9,7 @@ each step. The norms of queries and keys bound the logits, whatever rotates them
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,12 +17,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import get_total_norm
 from transformers import PreTrainedModel
 
 from lmtraining_trainer import rng
 from lmtraining_trainer.data.batches import Batch
 from lmtraining_trainer.guard import Sample
+from lmtraining_trainer.model import blocks
+from lmtraining_trainer.sharding import is_sharded, local, total_norm
 from lmtraining_trainer.step import Verdict
 from lmtraining_trainer.trainer import Trainer
 
@@ -37,6 +38,7 @@ class Probe:
     """What one rank's probe gave."""
 
     sequences: int
+    """Whose mean gradient has this norm."""
     gradient_norm: float
     logit_bound: float
     activation_max: float
@@ -68,24 +70,39 @@ def probe(trainer: Trainer, batch: Batch) -> Probe:
     before = rng.drawn_from()
     with watched(model) as extremes, trainer.autocast():
         loss = trainer.with_loss(whole.inputs[:sequences], whole.targets[:sequences])
-    gradients = torch.autograd.grad(loss, parameters)
+    gradients = _gradients(loss, parameters)
     rng.draw_again_from(before)
     config = model.config
     return Probe(
-        sequences=sequences,
-        gradient_norm=float(get_total_norm(gradients)),
+        sequences=sequences * (trainer.gang.world_size if trainer.state.is_sharded else 1),
+        gradient_norm=float(total_norm(gradients)),
         logit_bound=extremes.logit_bound(config.hidden_size // config.num_attention_heads),
         activation_max=extremes.activation_max(),
     )
 
 
+def _gradients(loss: torch.Tensor, parameters: list[nn.Parameter]) -> Sequence[torch.Tensor | None]:
+    """The gradients of `loss`, beside those of the step; of sharded parameters their mean over the
+    ranks, which is all that the hooks leave of them."""
+    if not is_sharded(parameters[0]):
+        return torch.autograd.grad(loss, parameters)
+    of_the_step = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradients = [parameter.grad for parameter in parameters]
+    for parameter, gradient in zip(parameters, of_the_step, strict=True):
+        parameter.grad = gradient
+    return gradients
+
+
 def sample(trainer: Trainer, probed: Probe, verdict: Verdict, rate: float) -> Sample:
     """The figures of the step that was just taken, agreed between the ranks."""
     own = [probed.gradient_norm**2, probed.logit_bound, probed.activation_max]
-    moments = adam_figures(trainer.state.optimizer)
+    moments = adam_sums(trainer.state.optimizer)
     ranks = [json.loads(each) for each in trainer.gang.gather(json.dumps([own, moments]).encode())]
     squares, logits, activations = zip(*(figures for figures, _ in ranks), strict=True)
-    update_rms, weight_rms, swallowed = ranks[0][1]
+    update_rms, weight_rms, swallowed = adam_figures([sums for _, sums in ranks])
     return Sample(
         learning_rate=rate,
         update_rms=update_rms,
@@ -100,28 +117,35 @@ def sample(trainer: Trainer, probed: Probe, verdict: Verdict, rate: float) -> Sa
     )
 
 
-def adam_figures(optimizer: torch.optim.Optimizer) -> list[float]:
+def adam_figures(ranks: Sequence[Sequence[float]]) -> tuple[float, float, float]:
     """Root mean square of Adam's newest update before the rate and decay, and of the weights; share
-    of the second moments whose root is below epsilon."""
+    of the second moments whose root is below epsilon. From what `adam_sums` gave on each rank."""
+    updates, weights, swallowed, count = (sum(each) for each in zip(*ranks, strict=True))
+    return math.sqrt(updates / count), math.sqrt(weights / count), swallowed / count
+
+
+def adam_sums(optimizer: torch.optim.Optimizer) -> list[float]:
+    """Sums of squares of update and weights, and the number of moments below epsilon and of all, in
+    what this rank holds."""
     totals: list[torch.Tensor] = []
     count = 0
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            totals.append(_of_parameter(parameter, optimizer.state[parameter], group))
-            count += parameter.numel()
-    updates, weights, swallowed = torch.stack(totals).sum(dim=0).tolist()
-    return [math.sqrt(updates / count), math.sqrt(weights / count), swallowed / count]
+            state = {key: local(value) for key, value in optimizer.state[parameter].items()}
+            weights = local(parameter.detach())
+            totals.append(_of_weights(weights, state, group))
+            count += weights.numel()
+    return [*torch.stack(totals).sum(dim=0).tolist(), count]
 
 
-def _of_parameter(
-    parameter: torch.Tensor, state: dict[str, torch.Tensor], group: dict[str, Any]
+def _of_weights(
+    weights: torch.Tensor, state: dict[str, torch.Tensor], group: dict[str, Any]
 ) -> torch.Tensor:
     """Sums of squares of update and weights, and the number of moments below epsilon."""
     beta1, beta2 = group["betas"]
     root = (state["exp_avg_sq"] / (1.0 - beta2 ** state["step"])).sqrt_()
     swallowed = (root < group["eps"]).sum()
     update = state["exp_avg"] / (1.0 - beta1 ** state["step"]) / root.add_(group["eps"])
-    weights = parameter.detach()
     return torch.stack([update.square().sum(), weights.square().sum(), swallowed]).double()
 
 
@@ -131,7 +155,7 @@ def watched(model: PreTrainedModel) -> Iterator[Extremes]:
     found = Extremes()
     heads = model.config.num_attention_heads
     handles = []
-    for block in _blocks(model):
+    for block in blocks(model):
         handles.append(block.register_forward_hook(partial(_see_block, found)))
         for layer, see in _projections(block):
             handles.append(layer.register_forward_hook(partial(see, found, heads)))
@@ -140,11 +164,6 @@ def watched(model: PreTrainedModel) -> Iterator[Extremes]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _blocks(model: PreTrainedModel) -> list[nn.Module]:
-    body: Any = model.base_model
-    return list(body.h if model.config.model_type == "gpt2" else body.layers)
 
 
 def _projections(block: Any) -> list[tuple[nn.Module, Any]]:

@@ -1,16 +1,18 @@
 """Saving, as the loop sees it.
 
-Promise: the training pays for a copy of its state, and no more: the lead's writer does the rest
-beside it, and is waited for only where the run cannot go on without (at the very first step and the
-last, before a stop and before a rewind). Storage that is slow, full, gone or hangs costs
-checkpoints, not the training: the report says which and why, and the next save tries again. Only a
-stop needs its checkpoint, and fails without.
+Promise: the training pays for a copy of its state, and no more: the lead's writer, or that of each
+rank where each holds a part of the state, does the rest beside it, and is waited for only where the
+run cannot go on without (at the very first step and the last, before a stop and before a rewind).
+Storage that is slow, full, gone or hangs costs checkpoints, not the training: the report says which
+and why, and the next save tries again. Only a stop needs its checkpoint, and fails without.
 Trap avoided: the ranks that do not write wait for the one that does on the store, alive, instead of
 in a collective that a slow disk would break; and all they must agree on is the step and its due
-date, never what the writer is doing.
+date, never what the writer is doing. Where each has a writer, they agree besides that all are free:
+a save that one rank begins and another leaves out would never end.
 """
 
 import errno
+import json
 import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -23,6 +25,7 @@ from lmtraining_trainer.checkpoint import Save, Snapshot, Staging, Writer, layou
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.files import json_bytes, nothing
 from lmtraining_trainer.gang import Gang
+from lmtraining_trainer.heartbeat import HEARTBEAT_SECONDS
 from lmtraining_trainer.run import Mirror, Run
 from lmtraining_trainer.run.remote import advice_for
 from lmtraining_trainer.state import TrainState
@@ -38,22 +41,24 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 @dataclass
 class Saver:
-    """Saves the state of all ranks; the lead writes."""
+    """Saves the state of all ranks; the lead writes, or each its part."""
 
     gang: Gang
     voice: Voice
     run: Run | None
     """The run directory, on the lead."""
     writer: Writer | None
-    """On the lead."""
+    """On the lead, and on every rank where the state is sharded."""
     identity: dict[str, Any]
     """Model, tokenizer and world size, for the manifest."""
     keep: Checkpoint
     """Which checkpoints stay."""
+    each_writes: bool = False
+    """Whether every rank writes its part, or the lead all."""
     mirror: Mirror | None = None
     """Where the run lives, if not on a volume; on every rank."""
     saved_step: int | None = None
-    """The step of the newest checkpoint, on the lead."""
+    """The step of the newest checkpoint, where there is a writer."""
     unproven: set[int] = field(default_factory=set)
     """Steps of the checkpoints that are intact and not yet healthy, on the lead."""
     staging: Staging = field(default_factory=Staging)
@@ -68,14 +73,19 @@ class Saver:
         """Begin to save after a finished step, and train on; left out where the writer is still at
         the one before and does not soon come to its end. Raises TrainerError("Fenced")."""
         self.voice.say("Checkpointing")
+        if self.each_writes and self.writer is not None:
+            self._save_part(self.writer, trained)
+            self.voice.say("Training")
+            return
         generators = self.gang.gather(rng.capture())
         if self.writer is not None:
             self._give_time(self.writer)
             self._take_up(self.writer)
             if self.writer.save is None:
-                self._begin(self.writer, trained, generators, beside=True)
+                self._begin(self.writer, trained, dict(enumerate(generators)), beside=True)
             else:
-                self._leave_out(trained.counters.step, self.writer.save)
+                save = self.writer.save
+                self._leave_out(trained.counters.step, save.step, save.seconds)
         self.voice.say("Training")
 
     def save_now(self, why: State, trained: TrainState) -> None:
@@ -85,11 +95,14 @@ class Saver:
         """
         step = trained.counters.step
         self.voice.say(why)
-        generators = self.gang.gather(rng.capture())
         patience = HANGING_SECONDS if why == "Stopping" else math.inf
-        error = self.gang.lead_does(
-            f"save step {step}", lambda: self._save_now(trained, generators, patience)
-        )
+        if self.each_writes and self.writer is not None:
+            error = self._save_part_now(self.writer, trained, patience)
+        else:
+            generators = self.gang.gather(rng.capture())
+            error = self.gang.lead_does(
+                f"save step {step}", lambda: self._save_now(trained, generators, patience)
+            )
         if error and why == "Stopping":
             raise TrainerError(
                 FailureClass.STORAGE, "CheckpointFailed", f"stopped, but {error}", step=step
@@ -116,13 +129,34 @@ class Saver:
         return self.writer is None or self.writer.save is None
 
     def settle(self, silence_seconds: float = math.inf) -> str:
-        """On the lead: wait until the writer has nothing left to do. What was wrong with the save
-        that it was at, or is since it hangs for so long, as a sentence; else empty."""
+        """Where there is a writer: wait until it has nothing left to do. What was wrong with the
+        save that it was at, or is since it hangs for so long, as a sentence; else empty."""
         if self.writer is None:
             return ""
         if self.writer.await_all(self.voice.alive, silence_seconds=silence_seconds):
             return self._take_up(self.writer)
         return self._hanging(self.writer.save)
+
+    def settle_all(self, silence_seconds: float = math.inf) -> str:
+        """The same where each rank has a writer, on all of them at once. They look at each other
+        again and again, so that one that dies meanwhile is noticed."""
+        if not self.each_writes or self.writer is None:
+            return self.settle(silence_seconds)
+        error = ""
+        while True:
+            self.writer.give_time(HEARTBEAT_SECONDS)
+            error = self._take_up(self.writer) or error
+            save = self.writer.save
+            said = [None if save is None else save.silent_seconds, error]
+            ranks = [json.loads(each) for each in self.gang.gather(json.dumps(said).encode())]
+            silent_seconds = max((one for one, _ in ranks if one is not None), default=None)
+            if silent_seconds is None:
+                self.settle()  # what is left are marks
+                return str(ranks[0][1])
+            if silent_seconds > silence_seconds:
+                return self._hanging(save)
+            if silent_seconds < HANGING_SECONDS:
+                self.voice.alive()
 
     def mark_healthy(self, steps: set[int]) -> None:
         """Say of these checkpoints that training goes on well from them; on the lead, at once."""
@@ -147,13 +181,50 @@ class Saver:
             self._given_time = writer.save.step
             writer.give_time(GIVEN_SECONDS)
 
+    def _save_part(self, writer: Writer, trained: TrainState) -> None:
+        """On every rank: begin where all are free, or leave it out."""
+        self._give_time(writer)
+        self._take_up(writer)
+        busy, _ = self._agreed(writer)
+        if busy is None:
+            self._begin(writer, trained, self._own_generators(), beside=True)
+        else:
+            self._leave_out(trained.counters.step, *busy)
+
+    def _save_part_now(self, writer: Writer, trained: TrainState, patience: float) -> str:
+        """On every rank: what went wrong as a sentence, empty when nothing did."""
+        error, step = self.settle_all(patience), trained.counters.step
+        busy, saved_step = self._agreed(writer)
+        if busy is None and saved_step != step:
+            self._begin(writer, trained, self._own_generators(), beside=False)
+            error = self.settle_all(patience)
+            busy, saved_step = self._agreed(writer)
+        if saved_step != step:
+            return error or self._hanging(writer.save)
+        if step == 0:
+            self.mark_healthy({0})
+        return ""
+
+    def _agreed(self, writer: Writer) -> tuple[tuple[int, float] | None, int | None]:
+        """The save that the writer of some rank is still at, its step and how long it has taken;
+        and the step of the newest checkpoint, as the lead knows it."""
+        save = writer.save
+        busy = None if save is None else (save.step, save.seconds)
+        said = self.gang.gather(json.dumps([busy, self.saved_step]).encode())
+        ranks = [json.loads(each) for each in said]
+        at = next((tuple(save) for save, _ in ranks if save is not None), None)
+        return at, ranks[0][1]
+
+    def _own_generators(self) -> dict[int, bytes]:
+        return {self.gang.rank: rng.capture()}
+
     def _save_now(self, trained: TrainState, generators: list[bytes], patience: float) -> str:
         """On the lead: what went wrong as a sentence, empty when nothing did."""
         if self.writer is None:
             return ""
         error, step = self.settle(patience), trained.counters.step
         if self.writer.save is None and self.saved_step != step:
-            self._begin(self.writer, trained, generators, beside=False)
+            self._begin(self.writer, trained, dict(enumerate(generators)), beside=False)
             error = self.settle(patience)
         if self.saved_step != step:
             return error
@@ -162,15 +233,18 @@ class Saver:
         return ""
 
     def _begin(
-        self, writer: Writer, trained: TrainState, generators: list[bytes], *, beside: bool
+        self, writer: Writer, trained: TrainState, generators: dict[int, bytes], *, beside: bool
     ) -> None:
-        """Hand the state to the writer: a copy, where the training goes on `beside`."""
-        documents = {layout.rng_name(rank): state for rank, state in enumerate(generators)}
-        documents[layout.COUNTERS] = json_bytes(trained.counters.json())
-        live = {
-            layout.MODEL: trained.model_tensors(),
-            layout.OPTIMIZER: trained.optimizer_tensors(),
-        }
+        """Hand the state to the writer, with the generators of some ranks: a copy, where the
+        training goes on `beside`."""
+        documents = {layout.rng_name(rank): state for rank, state in generators.items()}
+        if self.gang.is_lead:
+            documents[layout.COUNTERS] = json_bytes(trained.counters.json())
+        model, optimizer = layout.MODEL, layout.OPTIMIZER
+        cuts = dict(zip((model, optimizer), trained.cuts(), strict=True))
+        if self.each_writes:
+            model, optimizer = (layout.part_name(f, self.gang.rank) for f in (model, optimizer))
+        live = {model: trained.model_tensors(), optimizer: trained.optimizer_tensors()}
         writer.begin(
             Snapshot(
                 step=trained.counters.step,
@@ -178,6 +252,7 @@ class Saver:
                 await_copied=self.staging.await_copied if beside else nothing,
                 documents=documents,
                 identity=self.identity | {"validation_loss": trained.counters.validated_loss},
+                cuts=cuts if self.each_writes else None,
             )
         )
 
@@ -218,16 +293,18 @@ class Saver:
             return sentence
         self.saved_step = save.step
         self.unproven.add(save.step)
-        self.voice.add(checkpoint=written.report)
+        if written.report is not None:
+            self.voice.add(checkpoint=written.report)
         if save.step > self._left_out_step:
             self._tell(_tidy_sentence(written.tidy_error))
         return ""
 
-    def _leave_out(self, step: int, save: Save) -> None:
+    def _leave_out(self, step: int, before: int, seconds: float) -> None:
+        """As that of step `before` has been written for so long."""
         self._left_out_step = step
         self._tell(
-            f"the checkpoint of step {step} was left out, as that of step {save.step} has been "
-            f"written for {save.seconds:.0f} s: raise checkpoint.everySteps or "
+            f"the checkpoint of step {step} was left out, as that of step {before} has been "
+            f"written for {seconds:.0f} s: raise checkpoint.everySteps or "
             "checkpoint.writerShare, or use faster storage in checkpoint.storage"
         )
 

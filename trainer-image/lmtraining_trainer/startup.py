@@ -17,7 +17,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lmtraining_api import FailureClass, JobFile, TrainingSpec
 from lmtraining_trainer import precision, rng
-from lmtraining_trainer.checkpoint import Writer
+from lmtraining_trainer.checkpoint import (
+    Publish,
+    Writer,
+    part_published,
+    published_whole,
+    published_with_parts,
+)
 from lmtraining_trainer.checkpoint.pace import CPU_SHARE
 from lmtraining_trainer.data import PreparedData, open_prepared, prepare
 from lmtraining_trainer.data.batches import BatchPlan
@@ -34,8 +40,9 @@ from lmtraining_trainer.precision import Format, Resolved
 from lmtraining_trainer.precision import measure as _measured
 from lmtraining_trainer.resume import resume
 from lmtraining_trainer.run import Mirror, Run
-from lmtraining_trainer.run.directory import has_begun, storage_errors
+from lmtraining_trainer.run.directory import CHECKPOINTS, has_begun, storage_errors
 from lmtraining_trainer.saving import Saver
+from lmtraining_trainer.sharding import shard
 from lmtraining_trainer.state import TrainState
 from lmtraining_trainer.step import reads_late
 from lmtraining_trainer.trainer import Trainer
@@ -138,10 +145,10 @@ def build_trainer(
     with_loss = ModelLoss(model)
     with voice.accounts.during("compile"):
         resolved = _resolve_precision(spec, with_loss, plan, run=run, gang=gang, voice=voice)
-        wrapped = _wrapped(with_loss, gang, device)
+        wrapped = _wrapped(with_loss, spec, gang, device)
         _throw_away_pass(wrapped, plan, resolved, device)
     state = TrainState(model=model, optimizer=build_optimizer(model, spec.training.optimizer))
-    saver = _saver(spec, data, run=run, gang=gang, voice=voice, mirror=mirror, device=device)
+    saver = _saver(job, data, state, run=run, gang=gang, voice=voice, mirror=mirror, device=device)
     resumed = resume(state, saver, spec.training.seed)
     _refuse_smaller_budget(job, resumed.step)
     trainer = Trainer(
@@ -183,8 +190,9 @@ def _refuse_smaller_budget(job: JobFile, done: int) -> None:
 
 
 def _saver(
-    spec: TrainingSpec,
+    job: JobFile,
     data: PreparedData,
+    state: TrainState,
     *,
     run: Run | None,
     gang: Gang,
@@ -192,17 +200,29 @@ def _saver(
     mirror: Mirror | None,
     device: torch.device,
 ) -> Saver:
-    keep = spec.checkpoint
+    keep = job.spec.checkpoint
     share = keep.writer_share or (CPU_SHARE if device.type == "cpu" else 1.0)
+    publish = _publish(job, state, run=run, gang=gang)
     return Saver(
         gang=gang,
         voice=voice,
         run=run,
-        writer=Writer(run, keep=keep, share=share) if run else None,
-        identity=identity_of(spec, data, gang.world_size),
+        writer=Writer(publish, share=share) if publish else None,
+        identity=identity_of(job.spec, data, gang.world_size),
         keep=keep,
+        each_writes=state.is_sharded,
         mirror=mirror,
     )
+
+
+def _publish(job: JobFile, state: TrainState, *, run: Run | None, gang: Gang) -> Publish | None:
+    """What this rank does for a checkpoint, or None where it is the lead's alone."""
+    keep = job.spec.checkpoint
+    if not state.is_sharded:
+        return published_whole(run, keep) if run else None
+    if run is not None:
+        return published_with_parts(run, keep, gang.line())
+    return part_published(Path(job.run_directory) / CHECKPOINTS, gang.line())
 
 
 def identity_of(spec: TrainingSpec, data: PreparedData, world_size: int) -> dict[str, Any]:
@@ -255,10 +275,12 @@ def _journal_precision(run: Run | None, resolved: Resolved) -> None:
         )
 
 
-def _wrapped(model: nn.Module, gang: Gang, device: torch.device) -> nn.Module:
+def _wrapped(model: ModelLoss, spec: TrainingSpec, gang: Gang, device: torch.device) -> nn.Module:
     if gang.world_size == 1:
         return model
     with gang.peer_errors():
+        if spec.parallelism.layout == "fsdp":
+            return shard(model, device)
         return DistributedDataParallel(
             model,
             device_ids=[device.index] if device.type == "cuda" else None,

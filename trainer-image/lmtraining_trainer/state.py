@@ -6,6 +6,7 @@ Trap avoided: state that lives in a loader, a scheduler or a callback is state t
 forgets.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lmtraining_trainer.guard import Window
+from lmtraining_trainer.sharding import as_part, cut_of, is_sharded, local, own_part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,35 +110,57 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     counters: Counters = Counters()
 
-    def model_tensors(self) -> dict[str, torch.Tensor]:
-        """The weights by name, tied ones once; the tensors themselves, not copies."""
-        return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+    @property
+    def is_sharded(self) -> bool:
+        """Whether this rank holds only its part of the weights and moments."""
+        return any(is_sharded(parameter) for parameter in self.model.parameters())
 
-    def optimizer_tensors(self) -> dict[str, torch.Tensor]:
-        """The optimizer's tensors by '<parameter>/<name>'; empty before the first step."""
+    def model_tensors(self) -> dict[str, torch.Tensor]:
+        """What this rank holds of the weights, by name, tied ones once; the tensors themselves, not
+        copies."""
         return {
-            f"{name}/{key}": value
-            for name, parameter in self.model.named_parameters()
-            for key, value in self.optimizer.state.get(parameter, {}).items()
+            name: local(parameter.detach()) for name, parameter in self.model.named_parameters()
         }
 
+    def optimizer_tensors(self) -> dict[str, torch.Tensor]:
+        """What this rank holds of the optimizer's tensors by '<parameter>/<name>'; empty before the
+        first step."""
+        return {name: local(value) for name, value in self._optimizer_state()}
+
+    def cuts(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """How those tensors are cut, of the model and the optimizer; those that are whole left
+        out."""
+        model = ((name, cut_of(parameter)) for name, parameter in self.model.named_parameters())
+        optimizer = ((name, cut_of(value)) for name, value in self._optimizer_state())
+        return (
+            {name: cut for name, cut in model if cut is not None},
+            {name: cut for name, cut in optimizer if cut is not None},
+        )
+
     def load_tensors(
-        self, model: dict[str, torch.Tensor], optimizer: dict[str, torch.Tensor]
+        self, model: Mapping[str, torch.Tensor], optimizer: Mapping[str, torch.Tensor]
     ) -> None:
-        """Take over what the two methods above gave, and forget what was there before. Raises
+        """Take over what the first two methods above gave, and forget what was there before. Raises
         KeyError where a weight is missing."""
         self.optimizer.state.clear()
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
-                parameter.copy_(model[name])
-        state: dict[str, dict[str, torch.Tensor]] = {}
-        for path, value in optimizer.items():
+                local(parameter).copy_(model[name])
+        parameters = dict(self.model.named_parameters())
+        for path in optimizer:
             name, _, key = path.rpartition("/")
-            state.setdefault(name, {})[key] = value
+            if name in parameters:
+                # AdamW's step counter stays where the fused kernel keeps it: beside the weight.
+                value = as_part(parameters[name], optimizer[path])
+                self.optimizer.state[parameters[name]][key] = value
+
+    def own_part(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """What this rank holds of a whole tensor that has this name in one of the two methods
+        above."""
+        parameter = dict(self.model.named_parameters()).get(name.partition("/")[0])
+        return tensor if parameter is None else own_part(parameter, tensor)
+
+    def _optimizer_state(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, parameter in self.model.named_parameters():
-            if name in state:
-                self.optimizer.state[parameter] = {
-                    # AdamW's step counter stays where the fused kernel keeps it: beside the weight.
-                    key: value.to(parameter.device)
-                    for key, value in state[name].items()
-                }
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                yield f"{name}/{key}", value

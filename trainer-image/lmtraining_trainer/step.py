@@ -18,10 +18,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.utils import clip_grads_with_norm_
 
 from lmtraining_trainer.data.batches import Batch
 from lmtraining_trainer.gang import Gang
+from lmtraining_trainer.sharding import is_sharded, total_norm, without_sync
 
 
 class Moment:
@@ -125,13 +127,14 @@ def forward_backward(
         with nullcontext() if is_last else _without_sync(model):
             with autocast():
                 loss = model(micro_batch.inputs, micro_batch.targets)
-            joined = Moment(device) if is_last else began
+            if is_last and not is_sharded(model):  # ranks that gather weights wait from the start
+                joined = Moment(device)
             (loss / len(batch)).backward()
         losses.append(loss.detach())
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     return Measured(
         loss=torch.stack(losses).mean(),
-        gradient_norm=get_total_norm(gradients),
+        gradient_norm=total_norm(gradients),
         own_seconds=partial(joined.seconds_since, began),
     )
 
@@ -176,6 +179,8 @@ def update(
 
 
 def _without_sync(model: Any) -> AbstractContextManager[None]:
+    if isinstance(model, FSDPModule):
+        return without_sync(model)
     no_sync = getattr(model, "no_sync", None)  # only DistributedDataParallel has it
     return nullcontext() if no_sync is None else no_sync()
 

@@ -52,7 +52,7 @@ class Trainer:
     device: torch.device
     precision: Format
     wrapped: nn.Module
-    """Model and loss as they are trained: wrapped where there are several ranks."""
+    """Model and loss as they are trained: wrapped, or sharded, where there are several ranks."""
     with_loss: ModelLoss
     """Model and loss themselves."""
     state: TrainState

@@ -1,19 +1,45 @@
 """Checkpoints: written whole, verified, loaded only when intact, kept as promised."""
 
-from lmtraining_trainer.checkpoint.load import Chosen, Contents, choose, restore_state
+from lmtraining_trainer.checkpoint.load import (
+    Chosen,
+    Contents,
+    accept,
+    choose,
+    needed_parts,
+    part_fault,
+    reject,
+    restore_state,
+)
 from lmtraining_trainer.checkpoint.retention import tidy
 from lmtraining_trainer.checkpoint.staging import Staging
+from lmtraining_trainer.checkpoint.together import Line
 from lmtraining_trainer.checkpoint.write import Snapshot, write_checkpoint
-from lmtraining_trainer.checkpoint.writer import Save, Writer
+from lmtraining_trainer.checkpoint.writer import (
+    Publish,
+    Save,
+    Writer,
+    part_published,
+    published_whole,
+    published_with_parts,
+)
 
 __all__ = [
     "Chosen",
     "Contents",
+    "Line",
+    "Publish",
     "Save",
     "Snapshot",
     "Staging",
     "Writer",
+    "accept",
     "choose",
+    "needed_parts",
+    "part_fault",
+    "part_published",
+    "published_whole",
+    "published_with_parts",
+    "reject",
     "restore_state",
     "tidy",
     "write_checkpoint",

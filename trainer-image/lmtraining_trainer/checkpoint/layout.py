@@ -13,8 +13,10 @@ from typing import Any
 from lmtraining_trainer.files import read_json, sha256_of, write_json
 from lmtraining_trainer.run import mirror
 
-SCHEMA_VERSION = 1
-"""Of the manifest, and of what lies beside it."""
+SCHEMA_VERSION = 2
+"""Of the manifest, and of what lies beside it: the newest that is read."""
+WHOLE_SCHEMA_VERSION = 1
+"""Of a checkpoint whose files are whole, which an older trainer reads too."""
 MANIFEST = mirror.MANIFEST
 INTACT = mirror.INTACT
 HEALTHY = mirror.HEALTHY
@@ -22,6 +24,9 @@ MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 COUNTERS = "counters.json"
 REJECTED_PREFIX = mirror.REJECTED_PREFIX
+
+WHOLE, SHARDED = "ddp", "fsdp"
+"""What a manifest says of its files: each is whole, or the part of one rank."""
 
 _NAME = re.compile(r"step-(\d{8,})")
 
@@ -41,6 +46,17 @@ def directory_name(step: int) -> str:
 def rng_name(rank: int) -> str:
     """The random generators of one rank."""
     return f"rng-{rank:05d}.json"
+
+
+def part_name(file: str, rank: int) -> str:
+    """What one rank holds of MODEL or OPTIMIZER."""
+    stem, _, suffix = file.partition(".")
+    return f"{stem}-{rank:05d}.{suffix}"
+
+
+def layout_in(manifest: dict[str, Any]) -> str:
+    """WHOLE or SHARDED."""
+    return str(manifest.get("layout", WHOLE))
 
 
 def step_of(directory: Path) -> int | None:

@@ -8,6 +8,9 @@ every rank waits for the slowest; and a rest that cannot be ended early outlasts
 
 import threading
 import time
+from collections.abc import Callable
+
+from lmtraining_trainer.files import nothing
 
 CPU_SHARE = 0.1
 """Of one core, where the training needs the cores itself."""
@@ -21,6 +24,8 @@ class Pace:
         self._hurried = threading.Event()
         self._turned_at = time.monotonic()
         self._worked = 0.0
+        self.on_turn: Callable[[], None] = nothing
+        """Called at each turn, by the writer; other ranks are told that it lives."""
         self.turns = 0
         """Grows for as long as there is an end in sight."""
 
@@ -33,6 +38,7 @@ class Pace:
             self._hurried.wait(due)
         self._turned_at, self._worked = time.monotonic(), worked
         self.turns += 1
+        self.on_turn()
 
     def beat(self) -> None:
         """A sign of life without a rest, from a thread that works for the writer."""

@@ -1,4 +1,5 @@
-"""The writer: a thread of the lead that publishes one snapshot at a time beside the training.
+"""The writer: a thread that publishes one snapshot at a time beside the training; of the lead, or
+of each rank where each writes its part.
 
 Promise: whoever trains never waits for storage; what the writer found is asked for (`ended`), never
 thrown into the training's thread. One job is done after the other, in the order given.
@@ -11,13 +12,20 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lmtraining_api import CheckpointReport
 from lmtraining_api.job import Checkpoint
 from lmtraining_trainer.checkpoint.pace import Pace
 from lmtraining_trainer.checkpoint.retention import tidy
-from lmtraining_trainer.checkpoint.write import Snapshot, write_checkpoint
+from lmtraining_trainer.checkpoint.together import Line, Talk
+from lmtraining_trainer.checkpoint.write import (
+    OtherRanks,
+    Snapshot,
+    write_checkpoint,
+    write_part,
+)
 from lmtraining_trainer.heartbeat import HEARTBEAT_SECONDS
 from lmtraining_trainer.run import Run
 
@@ -26,9 +34,14 @@ from lmtraining_trainer.run import Run
 class Written:
     """A checkpoint that is intact."""
 
-    report: CheckpointReport
-    tidy_error: OSError | None
+    report: CheckpointReport | None
+    """None where another rank has published it."""
+    tidy_error: OSError | None = None
     """Why older ones could not be deleted."""
+
+
+Publish = Callable[[Snapshot, Pace], Written]
+"""What a writer does with a snapshot. Raises OSError, TrainerError("Fenced")."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +67,8 @@ class Save:
 class Writer:
     """One thread, one run. Used from the training's thread."""
 
-    def __init__(self, run: Run, *, keep: Checkpoint, share: float) -> None:
-        self._run = run
-        self._keep = keep
+    def __init__(self, publish: Publish, *, share: float) -> None:
+        self._publish = publish
         self._share = share
         self._pool = ThreadPoolExecutor(1, "checkpoint-writer")
         self._marks: deque[Future[dict[str, Any]]] = deque()
@@ -66,7 +78,7 @@ class Writer:
     def begin(self, snapshot: Snapshot) -> None:
         """Publish `snapshot`, which nobody changes meanwhile. Only after `ended` or at first."""
         pace = Pace(self._share)
-        written = self._pool.submit(self._publish, snapshot, pace)
+        written = self._pool.submit(self._written, snapshot, pace)
         self.save = Save(step=snapshot.step, pace=pace, written=written)
 
     def mark(self, work: Callable[[], dict[str, Any]]) -> None:
@@ -108,12 +120,52 @@ class Writer:
             pending = wait(pending, HEARTBEAT_SECONDS).not_done
         return True
 
-    def _publish(self, snapshot: Snapshot, pace: Pace) -> Written:
+    def _written(self, snapshot: Snapshot, pace: Pace) -> Written:
         pace.turn()
         snapshot.await_copied()
-        report = write_checkpoint(self._run, snapshot, pace)
-        try:
-            tidy(self._run, self._keep)
-        except OSError as error:  # it is intact all the same
-            return Written(report=report, tidy_error=error)
-        return Written(report=report, tidy_error=None)
+        return self._publish(snapshot, pace)
+
+
+def published_whole(run: Run, keep: Checkpoint) -> Publish:
+    """On the lead, which writes all there is."""
+
+    def publish(snapshot: Snapshot, pace: Pace) -> Written:
+        return _tidied(run, keep, write_checkpoint(run, snapshot, pace))
+
+    return publish
+
+
+def published_with_parts(run: Run, keep: Checkpoint, line: Line) -> Publish:
+    """On the lead, where each rank writes its part."""
+    newest: list[Talk] = []
+
+    def publish(snapshot: Snapshot, pace: Pace) -> Written:
+        talk = line.talk(snapshot.step, pace)
+        with talk.telling_failure():
+            while newest:
+                newest.pop().forget()
+            newest.append(talk)
+            report = write_checkpoint(run, snapshot, pace, OtherRanks(talk=talk))
+        return _tidied(run, keep, report)
+
+    return publish
+
+
+def part_published(checkpoints: Path, line: Line) -> Publish:
+    """On another rank: its part."""
+
+    def publish(snapshot: Snapshot, pace: Pace) -> Written:
+        talk = line.talk(snapshot.step, pace)
+        with talk.telling_failure():
+            write_part(checkpoints, snapshot, pace, talk)
+        return Written(report=None)
+
+    return publish
+
+
+def _tidied(run: Run, keep: Checkpoint, report: CheckpointReport) -> Written:
+    try:
+        tidy(run, keep)
+    except OSError as error:  # it is intact all the same
+        return Written(report=report, tidy_error=error)
+    return Written(report=report)

@@ -211,7 +211,7 @@ def storage_errors(directory: Path) -> Iterator[None]:
 
 def spec_sha256(spec: TrainingSpec) -> str:
     """A name for what is trained and how; where it runs and is kept does not count."""
-    content = spec.model_dump(mode="json", exclude={"workers", "checkpoint"})
+    content = spec.model_dump(mode="json", exclude={"workers", "checkpoint", "parallelism"})
     return sha256_of(json_bytes(content))
 
 
