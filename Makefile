@@ -17,18 +17,21 @@ cluster-down: $(READY) ## Stop it and leave nothing behind but caches
 
 ##@ Test it
 test: $(READY) ## All tests (warm: at most 25 minutes)
+	@$(PYTHON) -m devcluster build >/dev/null
 	@$(PYTHON) -m pytest tests/unit tests/api tests/trainer tests/e2e
 
 test-unit: $(READY) ## Pure logic, seconds
 	@$(PYTHON) -m pytest -q tests/unit
 
 test-api: $(READY) ## Against a real API server
+	@$(PYTHON) -m devcluster build >/dev/null
 	@$(PYTHON) -m pytest -q tests/api
 
 test-trainer: $(READY) ## Real torch on the CPU, several processes
 	@$(PYTHON) -m pytest -q tests/trainer
 
 test-e2e: $(READY) ## On the real cluster, with pods
+	@$(PYTHON) -m devcluster build >/dev/null
 	@$(PYTHON) -m pytest -q tests/e2e
 
 soak: $(READY) ## A real training under 200 kills at random instants (KILLS=n, LMTRAINING_STORM_SEED=n)
