@@ -293,6 +293,7 @@ def _outcome_of(job: JobFile, place: RankPlace, link: LocalLink, credentials: Pa
         lmtraining_trainer.startup.reads_late = lambda *_: True
     _inject((*poison, *faults.inject.get(place.rank, ())))
     if not faults.saves_beside:
+        Saver.save = _patient_save  # type: ignore[method-assign]
         Saver.poll = _patient_poll  # type: ignore[method-assign]
     try:
         # One thread: models this small gain nothing from a second, and on a busy machine the
@@ -317,12 +318,18 @@ def _outcome_of(job: JobFile, place: RankPlace, link: LocalLink, credentials: Pa
         lmtraining_trainer.startup.reads_late = _reads_late
         BatchPlan.batch = _batch  # type: ignore[method-assign]
         ModelLoss.forward = _forward  # type: ignore[method-assign]
+        Saver.save = _save  # type: ignore[method-assign]
         Saver.poll = _poll  # type: ignore[method-assign]
     return Outcome(rank=place.rank, end="finished", link=link)
 
 
-def _patient_poll(saver: Saver, trained: TrainState) -> None:
+def _patient_save(saver: Saver, trained: TrainState) -> None:
+    _save(saver, trained)
     saver.settle_all()
+
+
+def _patient_poll(saver: Saver, trained: TrainState) -> None:
+    saver.settle()
     _poll(saver, trained)
     saver.settle()
 
@@ -333,6 +340,7 @@ def _slow_forward(model: ModelLoss, seconds: float, *tensors: torch.Tensor) -> t
 
 
 _forward = ModelLoss.forward
+_save = Saver.save
 _poll = Saver.poll
 _forward_backward = lmtraining_trainer.loop.forward_backward
 _update = lmtraining_trainer.loop.update

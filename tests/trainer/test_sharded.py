@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
+import lmtraining_trainer.loop
 from lmtraining_api import JobFile
 from lmtraining_api.job import Parallelism
 from lmtraining_trainer.checkpoint import (
@@ -48,6 +49,8 @@ pytestmark = pytest.mark.trainer
 
 SAME_LOSS = 1e-5
 """Relative: ddp and fsdp add the ranks' gradients in another order, in fp32."""
+SAME_SAMPLE = 1e-3
+"""Relative."""
 SAME_WEIGHTS = 1e-4
 """Absolute, after some steps of 3e-3 each."""
 HOLD_SECONDS_MAX = 60.0
@@ -61,8 +64,19 @@ def job_in(directory: Path, *, layout: str = "fsdp", ranks: int = 2, **blocks: A
 
 
 def without_dropout(directory: Path, **how: Any) -> JobFile:
-    """A job that is the same training for every number of ranks."""
-    return job_in(directory, model={"config": LLAMA}, **how)
+    """A job that is the same training for every number of ranks; validation leaves the last rank
+    with fewer passes than the first."""
+    training = {
+        "gradientAccumulation": 2,
+        "evaluation": {"everySteps": 6, "sequences": 5, "robustness": {"seeds": 1}},
+    }
+    return job_in(directory, model={"config": LLAMA}, training=training, **how)
+
+
+def look_closely() -> None:
+    """In a rank: sample and compare oftener than in earnest."""
+    lmtraining_trainer.loop.SAMPLE_STEPS = 6
+    lmtraining_trainer.loop.REPLICA_CHECK_STEPS = 5
 
 
 def going_on(
@@ -97,10 +111,9 @@ def largest_difference(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tens
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[JobFile, list[Outcome]]]:
     """Twelve steps of two ranks, in either layout."""
     directory = tmp_path_factory.mktemp("trained")
-    jobs = {
-        layout: without_dropout(directory / layout, layout=layout) for layout in ("ddp", "fsdp")
-    }
-    return {layout: (job, run_gang(job, 2)) for layout, job in jobs.items()}
+    looks = Faults(world={1: look_closely})
+    jobs = [(one, without_dropout(directory / one, layout=one)) for one in ("ddp", "fsdp")]
+    return {one: (job, run_gang(job, 2, faults=looks)) for one, job in jobs}
 
 
 def test_fsdp_learns_as_ddp_does(trained: Any) -> None:
@@ -108,9 +121,22 @@ def test_fsdp_learns_as_ddp_does(trained: Any) -> None:
     assert_finished([*ddp, *fsdp])
     assert len(losses(fsdp[0])) > 12
     assert losses(fsdp[0]) == pytest.approx(losses(ddp[0]), rel=SAME_LOSS)
+    ours, theirs = fsdp[0].link.report, ddp[0].link.report
     for field in ("gradient_norm", "validation_loss", "parameters"):
-        assert fsdp[0].link.report[field] == pytest.approx(ddp[0].link.report[field], rel=SAME_LOSS)
+        assert ours[field] == pytest.approx(theirs[field], rel=SAME_LOSS)
     assert largest_difference(exported(job), exported(ddp_job)) < SAME_WEIGHTS
+
+
+def test_what_is_looked_at_beside_the_training_is_the_same_in_fsdp(trained: Any) -> None:
+    """The sampled figures and the loss under noise; and that a look leaves no trace is seen where
+    other runs end with the same bits without."""
+    (_, ddp), (_, fsdp) = trained["ddp"], trained["fsdp"]
+    ours, theirs = fsdp[0].link.report, ddp[0].link.report
+    for field in ("update_rms", "update_ratio", "activation_max", "attention_logit_bound"):
+        assert ours[field] == pytest.approx(theirs[field], rel=SAME_SAMPLE)
+    assert [noisy["loss"] for noisy in ours["robustness"]] == pytest.approx(
+        [noisy["loss"] for noisy in theirs["robustness"]], rel=SAME_LOSS
+    )
 
 
 def test_each_rank_writes_its_part_and_the_manifest_says_how_they_fit(trained: Any) -> None:

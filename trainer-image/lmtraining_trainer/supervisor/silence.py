@@ -23,8 +23,8 @@ FIRST_TIME_SECONDS_MIN = 60.0
 WAITING_PATIENCE_SECONDS = 30.0
 """Ranks that wait for ranks of other pods leave it to those pods for so long."""
 EVERY_STEP = frozenset({Phase.DATA, Phase.FORWARD, Phase.COLLECTIVE, Phase.OPTIMIZER})
-#: In a stack, a sign that the rank waits for others: while they connect, in the backward pass, which
-#: a rank never leaves before all have come to the same gradients, and for the parts of weights.
+#: In a stack, a sign that the rank waits for others: while they connect, in the backward pass,
+#: which a rank never leaves before all have come to the same gradients, and for parts of weights.
 WAITS_FOR_OTHERS = (
     "torch/autograd/graph.py",
     "distributed.py",
