@@ -282,8 +282,10 @@ class Parallelism(SpecModel):
 
     layout: Literal["ddp", "fsdp"] = "ddp"
     """ddp: every rank holds the whole model. fsdp: each rank holds its part of the weights, the
-    gradients and the optimizer's state, and writes that part of a checkpoint; for what does not fit
-    on one device. A run may go on with the other one. With one rank there is no difference."""
+    gradients and the optimizer's state, and writes that part of a checkpoint; for models whose
+    training does not fit on one device (16 bytes per parameter), though the weights alone do (4
+    bytes), as at the start each rank has them whole. A run may go on with the other layout. With
+    one rank there is no difference."""
 
 
 class Precision(SpecModel):
