@@ -1,9 +1,9 @@
 """Going on where an earlier attempt stopped: a checkpoint and the journal, and nothing else.
 
 Promise: all ranks load the one checkpoint that the lead chose, and that is intact for each of them
-where each reads a part, or none; the report says which, how
-long it took, and how many steps are done again. A rewind is this too: once it is in the journal,
-what is newer than its target is passed over.
+where each reads a part, or none; the report says which, how long it took, and how many steps are
+done again. A rewind is this too: once it is in the journal, what is newer than its target is passed
+over.
 Trap avoided: ranks that look for the newest checkpoint each for themselves may find different ones.
 """
 
@@ -117,6 +117,7 @@ def _chosen(state: TrainState, saver: Saver, contents: Contents) -> Chosen | Non
         faults = [each for each in said if each]
         if not faults:
             return chosen
+        contents.clear()  # the next one may be whole, and this rank has verified nothing of it
         gang.lead_does("pass over a checkpoint", partial(_pass_over, run, chosen, faults[0]))
     return None
 
