@@ -280,11 +280,11 @@ def main() -> None:
         ("sequences", 2),
         ("threads", os.cpu_count() or 1),
         ("steps", 4),
-        ("saves", 3),
+        ("saves", 2),
         ("rounds", 5),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--shares", type=float, nargs="*", default=[1.0, 0.5, 0.25, 0.1, 0.05])
+    parser.add_argument("--shares", type=float, nargs="*", default=[1.0, 0.5, 0.25, 0.1])
     parser.add_argument("--directory", type=Path, help="where to write; else the one for /tmp")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -295,7 +295,7 @@ class Recovery(SpecModel):
     backoff_seconds_max: int = Field(default=60, ge=0, le=86400)
     """Longest wait before a new attempt or pod."""
     grace_seconds: int = Field(default=60, ge=1, le=86400)
-    """Time that a pod told to stop has to save a checkpoint."""
+    """Time that a pod told to stop has to save a checkpoint; a change is for pods made after it."""
 
     rules: ClassVar = (
         Rule(

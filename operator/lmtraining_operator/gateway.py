@@ -62,9 +62,9 @@ class Gateway(Protocol):
         """Make it; ApiError 409 when the name is taken."""
 
     async def delete(
-        self, kind: str, namespace: str, name: str, *, uid: str, grace_seconds: int
+        self, kind: str, namespace: str, name: str, *, uid: str, grace_seconds: int | None
     ) -> None:
-        """Delete exactly that one; harmless when it is gone."""
+        """Delete exactly that one; harmless when it is gone. `grace_seconds` None: its own."""
 
     async def annotate(
         self, kind: str, namespace: str, name: str, *, uid: str, annotations: dict[str, str]
@@ -133,9 +133,11 @@ class KubernetesGateway:
         )
 
     async def delete(
-        self, kind: str, namespace: str, name: str, *, uid: str, grace_seconds: int
+        self, kind: str, namespace: str, name: str, *, uid: str, grace_seconds: int | None
     ) -> None:
-        options = {"gracePeriodSeconds": grace_seconds, "preconditions": {"uid": uid}}
+        options: Object = {"preconditions": {"uid": uid}}
+        if grace_seconds is not None:
+            options["gracePeriodSeconds"] = grace_seconds
         await self._unless_gone("DELETE", kind, namespace, name, body=options)
 
     async def annotate(

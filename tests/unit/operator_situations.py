@@ -157,7 +157,7 @@ def made(plan: Plan) -> list[str]:
     return [action.key for action in plan.actions if isinstance(action, Create)]
 
 
-def deleted(plan: Plan) -> list[tuple[str, int]]:
+def deleted(plan: Plan) -> list[tuple[str, int | None]]:
     return [(a.name, a.grace_seconds) for a in plan.actions if isinstance(a, DeletePod)]
 
 

@@ -160,7 +160,7 @@ class World:
         return made
 
     async def delete(
-        self, kind: str, namespace: str, name: str, *, uid: str, grace_seconds: int
+        self, kind: str, namespace: str, name: str, *, uid: str, grace_seconds: int | None
     ) -> None:
         crash = self._write()
         found = self.objects.get((kind, name))
@@ -169,7 +169,9 @@ class World:
                 del self.objects[kind, name]
             elif "deletionTimestamp" not in found["metadata"]:
                 found["metadata"]["deletionTimestamp"] = self.now.isoformat()
-                found["metadata"]["deletionGracePeriodSeconds"] = grace_seconds
+                own = found["spec"]["terminationGracePeriodSeconds"]
+                seconds = own if grace_seconds is None else grace_seconds
+                found["metadata"]["deletionGracePeriodSeconds"] = seconds
         if crash:
             raise CrashError
 

@@ -128,9 +128,9 @@ def test_peers_of_a_drained_pod_may_save() -> None:
     lead, peer = running_gang(2)
     pods = (lead, replace(peer, is_deleting=True))
     plan = decide(status_of(), pods=pods)
-    assert deleted(plan) == [("tiny-1-0-0", 20)], "recovery.graceSeconds"
+    assert deleted(plan) == [("tiny-1-0-0", None)], "the grace it was made with"
     plan = decide(plan.status, pods=pods)
-    assert deleted(plan) == [("tiny-1-0-0", 20)], "also when the pass before broke off"
+    assert deleted(plan) == [("tiny-1-0-0", None)], "also when the pass before broke off"
 
 
 def test_next_attempt_waits_for_pods_then_for_the_backoff() -> None:

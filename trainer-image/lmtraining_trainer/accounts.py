@@ -124,7 +124,6 @@ class Accounts:
 
     def close(self) -> None:
         """The ranks end as they were told to; what follows is no recovery."""
-        self._aside.finish(CLOSE_SECONDS_MAX)
         self._mark(ended_as_told=True)
         self._aside.finish(CLOSE_SECONDS_MAX)
         self._run = None

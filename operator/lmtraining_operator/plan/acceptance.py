@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from lmtraining_api.explain import explain_validation_error
 from lmtraining_api.fields import quantity_value
-from lmtraining_api.job import LMTrainingJob, Recovery
+from lmtraining_api.job import LMTrainingJob
 from lmtraining_api.status import Accepted, LMTrainingJobStatus
 from lmtraining_operator.plan import figures, names
 from lmtraining_operator.plan.model import Object, ObservedClaim
@@ -94,14 +94,6 @@ def _claim_is_small(situation: Situation, claim: ObservedClaim) -> NotAccepted |
         f"{claim.size}, but checkpoint.storage.claim.size is {wanted.size}: expand the claim, "
         "delete it if nobody needs its checkpoints, or make the job with that size",
     )
-
-
-def grace_seconds(job: Object) -> int:
-    """recovery.graceSeconds of a job whose spec as a whole cannot be read."""
-    try:
-        return Recovery.model_validate(job["spec"].get("recovery") or {}).grace_seconds
-    except ValidationError:
-        return Recovery().grace_seconds
 
 
 def may_have_rivals(job: Object, status: LMTrainingJobStatus) -> bool:

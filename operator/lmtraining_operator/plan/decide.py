@@ -155,7 +155,7 @@ def _unreadable(
     if job["spec"].get("suspend") is True:
         pods = attempts.in_the_way(observed.pods, status)
         verdicts = _suspended(pods)
-        actions = gang.release(pods, acceptance.grace_seconds(job))
+        actions = gang.release(pods, None)
         said = without_speed(said)
     said = with_conditions(said, verdicts, generation=generation, now=now)
     return replace(decided, status=said, actions=tuple(actions))

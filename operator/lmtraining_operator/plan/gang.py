@@ -139,8 +139,8 @@ def _intent(situation: Situation, pods: tuple[ObservedPod, ...]) -> str:
     return intent.model_dump_json(by_alias=True)
 
 
-def grace_seconds(situation: Situation) -> int:
-    """Time to stop for the pods of an attempt that is over: the whole grace where they may save, so
+def grace_seconds(situation: Situation) -> int | None:
+    """Time to stop for the pods of an attempt that is over: their own grace where they may save, so
     when they were told to suspend, or while the pod that was taken away is still stopping."""
     failure = situation.status.last_failure
     is_stopping = failure is not None and any(
@@ -148,7 +148,7 @@ def grace_seconds(situation: Situation) -> int:
         for pod in situation.gang
     )
     if situation.attempt_was_suspended or is_stopping:
-        return situation.spec.recovery.grace_seconds
+        return None
     return BROKEN_GANG_GRACE_SECONDS
 
 
@@ -157,7 +157,9 @@ def make_way(situation: Situation) -> list[Action]:
     return _release(situation, situation.in_the_way, grace_seconds(situation))
 
 
-def _release(situation: Situation, pods: tuple[ObservedPod, ...], seconds: int) -> list[Action]:
+def _release(
+    situation: Situation, pods: tuple[ObservedPod, ...], seconds: int | None
+) -> list[Action]:
     return release(tuple(pod for pod in pods if not _is_ending(situation, pod)), seconds)
 
 
@@ -169,7 +171,7 @@ def _is_ending(situation: Situation, pod: ObservedPod) -> bool:
     return situation.now - failure.time < timedelta(seconds=ENDING_SECONDS_MAX)
 
 
-def release(pods: tuple[ObservedPod, ...], grace_seconds: int) -> list[Action]:
+def release(pods: tuple[ObservedPod, ...], grace_seconds: int | None) -> list[Action]:
     """Delete every pod that nobody has told to go yet."""
     return [
         DeletePod(name=pod.name, uid=pod.uid, grace_seconds=grace_seconds)

@@ -213,7 +213,8 @@ class DeletePod:
 
     name: str
     uid: str
-    grace_seconds: int
+    grace_seconds: int | None
+    """None: the time that the pod was made with, and so has been told of."""
 
 
 @dataclass(frozen=True, kw_only=True)

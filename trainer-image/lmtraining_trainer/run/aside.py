@@ -1,7 +1,7 @@
 """Small files that are a service, written beside the training.
 
-Promise: whoever offers one never waits for storage. One is written at a time; what is offered
-meanwhile is dropped, since a newer one follows.
+Promise: whoever offers one never waits for storage. One is written at a time, and of those that
+are offered meanwhile the newest.
 Trap avoided: storage that hangs would hang the step that only wanted to leave a note.
 """
 
@@ -14,21 +14,32 @@ class Aside:
     """One kind of note."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._newest: Callable[[], object] | None = None
+        """What waits to be written."""
         self._thread: threading.Thread | None = None
 
     def offer(self, write: Callable[[], object]) -> None:
-        """Begin `write`, unless another is under way; its OSError is nobody's concern."""
-        if self._thread is not None and self._thread.is_alive():
-            return
-
-        def run() -> None:
-            with suppress(OSError):
-                write()
-
-        self._thread = threading.Thread(target=run, name="aside", daemon=True)
-        self._thread.start()
+        """Begin `write`, or let it wait for the one that is under way, in the place of any that
+        waits already. Its OSError is nobody's concern."""
+        with self._lock:
+            self._newest = write
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="aside", daemon=True)
+                self._thread.start()
 
     def finish(self, seconds: float) -> None:
-        """Wait for what is under way, at most for so long."""
-        if self._thread is not None:
-            self._thread.join(seconds)
+        """Wait for what was offered, at most for so long."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(seconds)
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                write, self._newest = self._newest, None
+                if write is None:
+                    self._thread = None
+                    return
+            with suppress(OSError):
+                write()

@@ -214,7 +214,7 @@ def out_of_grace(end: RankEnd, *, grace_seconds: int, step: int | None) -> RankE
         reason="GraceTooShort",
         message=f"told to stop, and the save did not end within recovery.graceSeconds "
         f"{grace_seconds}: {newest} stands, and the run goes on from it; raise "
-        "recovery.graceSeconds",
+        "recovery.graceSeconds, for the pods to come",
     )
 
 

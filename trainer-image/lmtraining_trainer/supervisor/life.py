@@ -343,7 +343,8 @@ class Supervisor:
         self._ranks.stop()
         grace = self._assignment.identity.grace_seconds
         patience = STOP_SECONDS_MAX if grace is None else SAVING_SHARE_OF_GRACE * grace
-        self._hurry(0.0 if impatient else patience)
+        gone_by = time.monotonic() - wake.stopped_at  # the stacks of a hang may have come first
+        self._hurry(0.0 if impatient else patience - gone_by)
 
     def _end_a_broken_gang(self) -> None:
         """The others cannot go on without the rank that failed; their words may name the cause."""

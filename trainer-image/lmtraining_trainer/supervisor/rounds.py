@@ -57,7 +57,10 @@ def may_start_again(faults: Sequence[Fault], *, rounds_max: int) -> bool:
     """Whether another round can help, after these faults of this attempt, oldest first."""
     end = faults[-1].end
     is_mendable = end.outcome == "Preempted" or end.failure_class in MENDABLE
-    if not is_mendable or end.reason == FENCED or len(faults) > rounds_max:
+    of_peers = sum(fault.is_of_peers for fault in faults)
+    # Each for itself: if a pod was replaced, those of peers will turn out to be nobody's fault.
+    is_spent = max(of_peers, len(faults) - of_peers) > rounds_max
+    if not is_mendable or end.reason == FENCED or is_spent:
         return False
     kinds = [fault.kind for fault in faults[-SAME_FAULT_MAX:]]
     return len(kinds) < SAME_FAULT_MAX or len(set(kinds)) > 1 or None in kinds

@@ -8,6 +8,7 @@ seen only when the wait ends by itself.
 
 import signal
 import socket
+import time
 from contextlib import ExitStack, suppress
 from types import FrameType, TracebackType
 from typing import Self
@@ -25,6 +26,8 @@ class Wake:
         """Requests to stop so far, by any signal."""
         self.interrupts = 0
         """Those by SIGINT."""
+        self.stopped_at = 0.0
+        """When the first one came, in monotonic seconds."""
         self._reader, self._writer = socket.socketpair()
         self._undo = ExitStack()
 
@@ -65,5 +68,6 @@ class Wake:
             self._reader.recv(DRAIN_BYTES_MAX)
 
     def _count(self, number: int, _frame: FrameType | None) -> None:
+        self.stopped_at = self.stopped_at or time.monotonic()
         self.stops += 1
         self.interrupts += number == signal.SIGINT
