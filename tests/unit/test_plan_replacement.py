@@ -157,6 +157,7 @@ def test_new_gang_is_told_its_peers_once_all_run() -> None:
         ((LEAD,), {"report": ObservedReport()}, {}),
         ((LEAD,), {}, {"stability__roundsMax": 0}),
         ((LEAD, CRASHED), {}, {"recovery__backoffSeconds": int(WAIT_SECONDS_MAX) + 1}),
+        ((ended(PEER, 0),), {}, {}),  # who is left has finished
     ],
 )
 def test_new_attempt_where_the_others_cannot_wait(
@@ -303,3 +304,50 @@ def test_first_failure_is_not_the_pod_that_was_told_to_stop_by_its_peers() -> No
     assert answer(told_, PEER).status.last_failure is None, "the cause may still show"
     alone = answer(told_, PEER, now=NOW + timedelta(seconds=5)).status.last_failure
     assert alone is not None
+
+
+THREE = job_object(workers__replicas=3, training__batchTokens=1920)
+
+
+def with_a_finished_pod() -> tuple[ObservedPod, ...]:
+    """A gang of three whose lead is lost: one has finished, one still runs."""
+    _, peer, third = armed(*running_gang(3))
+    return ended(peer, 0), third
+
+
+def test_lost_pod_is_not_replaced_alone_once_another_has_finished() -> None:
+    """It can never join again: the others would wait for it until the attempt is given up."""
+    finished, third = with_a_finished_pod()
+    plan = decide(training(), job=THREE, pods=(finished, third), report=REPORT)
+    assert plan.status.last_failure is not None
+    assert (plan.status.last_failure.pod, plan.status.last_failure.replaced_by) == (
+        "tiny-1-0-0",
+        "",
+    )
+    assert [name for name, _ in deleted(plan)] == [third.name], "the finished one stays for its log"
+    plan = decide(plan.status, job=THREE, pods=(finished,))
+    assert plan.status.attempt == 2
+    assert made(plan)[-3:] == ["Pod/tiny-2-0-0", "Pod/tiny-2-1-0", "Pod/tiny-2-2-0"]
+    assert deleted(plan) == []
+    assert plan.status.restarts.total == 1
+
+
+def test_pod_that_finishes_while_another_is_replaced_ends_the_attempt_uncharged() -> None:
+    finished, third = with_a_finished_pod()
+    running = armed(*running_gang(3))[1]
+    status = decide(training(), job=THREE, pods=(running, third), report=REPORT).status
+    assert status.replaced_pods == {"0": 1}
+    plan = decide(status, job=THREE, pods=(finished, third), report=REPORT)
+    assert plan.status.last_failure is not None
+    assert (plan.status.last_failure.pod, plan.status.last_failure.replaced_by) == (
+        "tiny-1-0-0",
+        "",
+    )
+    assert plan.status.restarts == status.restarts
+    plan = decide(plan.status, job=THREE, pods=(finished,))
+    assert plan.status.attempt == 2
+
+
+def test_finished_lead_is_the_end_of_the_job_whoever_is_lost() -> None:
+    plan = answer(ended(LEAD, 0))
+    assert reason(plan) == "Completed"

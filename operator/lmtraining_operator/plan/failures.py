@@ -104,7 +104,7 @@ def first_failure(situation: Situation) -> Failure | None:
     if causes:
         return min(causes, key=lambda failure: (failure.time, failure.replica))
     if not failures:
-        return _incomplete_gang(situation)
+        return _left_by_a_finished_pod(situation) or _incomplete_gang(situation)
     earliest = min(failures, key=lambda failure: (failure.time, failure.replica))
     if situation.is_replacing:
         return earliest  # of the pod that is being replaced
@@ -123,6 +123,19 @@ def _silent_peer(situation: Situation, time: datetime) -> Failure | None:
         if not (pod.is_terminal or pod.exit or is_heard):
             what = "its peers have lost it, and it has not ended: check its node and the network"
             return _failure(pod, FailureClass.POD_LOST, "PodSilent", what, time=time)
+    return None
+
+
+def _left_by_a_finished_pod(situation: Situation) -> Failure | None:
+    """While a pod is being replaced: one that has finished meanwhile, which the new pod would wait
+    for in vain."""
+    for pod in situation.gang if situation.is_replacing else ():
+        if has_finished(pod, situation.job.metadata.uid):
+            what = "it has finished, and cannot meet the pod in the place of the lost one"
+            time = situation.now
+            return _failure(
+                pod, FailureClass.POD_LOST, "PeerFinished", what, time=time, follows=True
+            )
     return None
 
 
@@ -173,7 +186,7 @@ def all_failures(situation: Situation) -> list[Failure]:
 
 def failure_of(pod: ObservedPod, *, job_uid: str, now: datetime) -> Failure | None:
     """Why this pod is no longer useful, or None while it is (or has finished)."""
-    if _has_finished(pod, job_uid):
+    if has_finished(pod, job_uid):
         return None
     if pod.disruption is not None and (pod.is_deleting or pod.is_terminal):
         return _failure(
@@ -190,7 +203,8 @@ def failure_of(pod: ObservedPod, *, job_uid: str, now: datetime) -> Failure | No
     return _lost(pod, now) if pod.is_deleting or pod.phase == "Failed" else None
 
 
-def _has_finished(pod: ObservedPod, job_uid: str) -> bool:
+def has_finished(pod: ObservedPod, job_uid: str) -> bool:
+    """Whether it has ended well, as its record says; it never comes back to train."""
     if pod.exit is None or pod.exit.code != ExitCode.FINISHED:
         return False
     return exit_record_of(pod, pod.exit, job_uid) is not None

@@ -11,7 +11,12 @@ from datetime import timedelta
 
 from lmtraining_api.status import LastFailure, Scheduled
 from lmtraining_operator.plan import gang
-from lmtraining_operator.plan.failures import GANG_INCOMPLETE, Failure, all_failures
+from lmtraining_operator.plan.failures import (
+    GANG_INCOMPLETE,
+    Failure,
+    all_failures,
+    has_finished,
+)
 from lmtraining_operator.plan.model import ObservedPod
 from lmtraining_operator.plan.situation import Situation
 from lmtraining_operator.plan.verdicts import Verdict
@@ -30,6 +35,8 @@ def may_replace(situation: Situation, failure: Failure) -> bool:
     report = situation.observed.report.report
     if report is None or not report.gang:  # an older trainer image does not wait for another pod
         return False
+    if any(has_finished(pod, situation.job.metadata.uid) for pod in situation.gang):
+        return False  # it cannot meet another pod; the ranks of a new attempt find all steps done
     return bool(_survivors(situation, failure))
 
 
