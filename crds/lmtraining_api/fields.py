@@ -91,6 +91,18 @@ def ascii_end(length_max: int) -> Callable[[object], object]:
     )
 
 
+def ascii_start(length_max: int) -> Callable[[object], object]:
+    """The first characters of a word, what is not printable ASCII replaced."""
+    return lambda value: (
+        _NOT_ASCII.sub("?", value)[:length_max] if isinstance(value, str) else value
+    )
+
+
+def first(length_max: int) -> Callable[[object], object]:
+    """Keeps the first `length_max` entries of a list."""
+    return lambda value: value[:length_max] if isinstance(value, list) else value
+
+
 def newest(length_max: int) -> Callable[[object], object]:
     """Keeps the last `length_max` entries of a list."""
     return lambda value: value[-length_max:] if isinstance(value, list) else value

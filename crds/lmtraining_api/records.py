@@ -3,7 +3,8 @@
 Promise: intent goes down, reports come up, nothing else crosses. Each record carries the identity
 (job UID, attempt, round) that lets its reader refuse one from another life.
 Trap avoided: JSON has no NaN, so a value that is not finite is absent and a flag says so; and no
-record has room for training text or raw output (P11).
+record has room for training text or raw output (P11). What a report has more of than its reader
+knows room for is cut: one that is refused says nothing at all.
 """
 
 from collections.abc import Iterable
@@ -21,6 +22,8 @@ from lmtraining_api.fields import (
     Frames,
     Message,
     ShortFrame,
+    ascii_start,
+    first,
 )
 from lmtraining_api.job import TrainingSpec
 
@@ -60,8 +63,10 @@ Directory = Annotated[str, Field(max_length=1024)]
 PlaceUri = Annotated[str, Field(max_length=2048)]
 PathInRun = Annotated[str, Field(max_length=512)]
 #: Of ours, and so printable ASCII.
-Word = Annotated[str, Field(max_length=32, pattern=r"^[ -~]*$")]
-PhaseName = Annotated[str, Field(max_length=16, pattern=r"^[ -~]*$")]
+Word = Annotated[str, BeforeValidator(ascii_start(32)), Field(max_length=32, pattern=r"^[ -~]*$")]
+PhaseName = Annotated[
+    str, BeforeValidator(ascii_start(16)), Field(max_length=16, pattern=r"^[ -~]*$")
+]
 
 
 class JobFile(Record):
@@ -240,7 +245,11 @@ class RobustnessReport(StatusModel):
     """Share of the draws whose loss is not finite or above the unigram loss."""
 
 
-RobustnessReports = Annotated[list[RobustnessReport], Field(max_length=ROBUSTNESS_MAX)]
+RobustnessReports = Annotated[
+    list[RobustnessReport],
+    BeforeValidator(first(ROBUSTNESS_MAX)),
+    Field(max_length=ROBUSTNESS_MAX),
+]
 
 
 class ExitRecord(Record):
@@ -298,7 +307,9 @@ class FaultReport(StatusModel):
     """Steps done then."""
     has_stepped: bool = False
     """Whether the attempt had made a step by then."""
-    ranks: list[RankStack] = Field(default=[], max_length=HUNG_RANKS_MAX)
+    ranks: Annotated[list[RankStack], BeforeValidator(first(HUNG_RANKS_MAX))] = Field(
+        default=[], max_length=HUNG_RANKS_MAX
+    )
     """Of a hang: where the ranks of the pod that found it were, the longest silent first; the rest
     is in the run directory."""
     time: AwareDatetime
@@ -418,8 +429,12 @@ class TrainerReport(Record):
     """Directory of the exported model, relative to the run directory."""
     last_fault: FaultReport | None = None
     """Why the ranks were started again in this attempt."""
-    ranks: list[RankHealth] = Field(default=[], max_length=RANKS_REPORTED_MAX)
-    slowest_ranks: list[RankScore] = Field(default=[], max_length=SLOWEST_RANKS_MAX)
+    ranks: Annotated[list[RankHealth], BeforeValidator(first(RANKS_REPORTED_MAX))] = Field(
+        default=[], max_length=RANKS_REPORTED_MAX
+    )
+    slowest_ranks: Annotated[list[RankScore], BeforeValidator(first(SLOWEST_RANKS_MAX))] = Field(
+        default=[], max_length=SLOWEST_RANKS_MAX
+    )
     """Of all pods, the slowest first, as of the newest comparison of this round; empty for a rank
     alone."""
     last_exit: ExitRecord | None = None

@@ -153,7 +153,8 @@ def report_json(report: TrainerReport) -> bytes:
     """The report as strict JSON of at most `REPORT_BYTES_MAX` bytes."""
     body = report.model_dump_json(by_alias=True).encode()
     if len(body) > REPORT_BYTES_MAX:
-        # Only the list of ranks can be long; which of them is silent can be seen on their own pods.
+        # All else at its bounds just fits. The ranks are the one long list that nobody decides by:
+        # which of them is silent can be seen on their own pods.
         body = report.model_copy(update={"ranks": []}).model_dump_json(by_alias=True).encode()
     return body
 
