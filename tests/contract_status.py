@@ -37,6 +37,7 @@ FULL_STATUS: dict[str, Any] = {
     "trainerImage": "registry.example/trainer:1",
     "nextAttemptTime": LATER,
     "replacedPods": {"1": 1},
+    "waitsInPlace": True,
     "restarts": {"total": 3, "counted": 2, "byReason": {FailureClass.CRASH: 2, "Disruption": 1}},
     "progress": {
         "step": 42,

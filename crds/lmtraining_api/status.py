@@ -407,6 +407,9 @@ class LMTrainingJobStatus(StatusModel):
     replaced_pods: dict[Short, Count] = Field(default={}, max_length=512)
     """How often the pod of a replica was replaced alone in this attempt, by replica; it is the last
     part of that pod's name, and written here before the pod exists."""
+    waits_in_place: bool = False
+    """Whether pods of the trainer image wait in place while one of them is replaced, as the first
+    report says; an older image does not."""
     restarts: Restarts = Restarts()
     """New attempts and replaced pods so far."""
     progress: Progress = Progress()

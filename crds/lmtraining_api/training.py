@@ -318,7 +318,8 @@ class Stability(SpecModel):
     rounds_max: int = Field(default=10, ge=0, le=1000)
     """How often, in one attempt, the ranks are started again inside their pods when one of them
     died or hangs. After that, or when the same fault comes at the same step three times, the pod
-    fails and a new attempt begins."""
+    fails: it is replaced alone where that can help, else a new attempt begins. At 0 a new attempt
+    always begins."""
     silence_seconds: int = Field(default=120, ge=1, le=86400)
     """A rank hangs when it has given no sign of life for so long, and for ten times its longest
     silence so far in the same phase of a step; before its first step, for ten minutes."""

@@ -12,6 +12,7 @@ from lmtraining_api.records import (
     IntervalReport,
     RankScore,
     RemedyReport,
+    TrainerReport,
 )
 from lmtraining_api.status import (
     Checkpointed,
@@ -35,10 +36,14 @@ from lmtraining_operator.plan.conditions import (
     stalled_seconds,
     succeeded,
 )
+from lmtraining_operator.plan.model import Object
 from lmtraining_operator.plan.verdicts import FIRST_VISIT, Verdict, with_conditions
 from tests.unit.operator_situations import (
     NOW,
+    decide,
     failure_status,
+    job_object,
+    message,
     report_of,
     running_gang,
     situation,
@@ -266,6 +271,55 @@ def test_a_straggler_is_named_with_its_pod_and_what_to_do(
     assert (verdict.status, verdict.reason) == ("False", Healthy.STRAGGLER)
     assert words in verdict.message
     assert "CPU throttling" in verdict.message
+
+
+SLOW = Verdict("False", Healthy.STRAGGLER, "rank 1 in pod tiny-1-1-0 takes 2.0 times as long")
+SLOWEST = [score_of(1, 0.5)]
+
+
+def said_slow(**changes: Any) -> LMTrainingJobStatus:
+    status = status_of(**{"state": Succeeded.TRAINING} | changes)
+    return with_conditions(status, [SLOW], generation=1, now=NOW)
+
+
+REPLACED = {"last_failure": failure_status(replaced_by="tiny-1-1-1")}
+
+
+@pytest.mark.parametrize(
+    ("status", "report"),
+    [
+        (said_slow(**REPLACED, complete=False), None),  # the pod is being replaced
+        (said_slow(**REPLACED), report_of(slowest_ranks=SLOWEST, gang="of-others")),
+        (said_slow(state=Succeeded.STARTING), None),  # a new attempt
+        (said_slow(), report_of(**NO_STEP)),  # a new round
+    ],
+)
+def test_a_straggler_is_forgotten_until_the_ranks_step_again(
+    status: LMTrainingJobStatus, report: TrainerReport | None
+) -> None:
+    """P4: the pod that was named may be gone, and its successor was never measured."""
+    verdict = healthy(situation(pods=GANG, status=status, report=report))
+    assert verdict is not None
+    assert (verdict.status, verdict.reason) == ("Unknown", Healthy.UNKNOWN)
+    assert "measured again" in verdict.message
+
+
+def test_a_straggler_is_remembered_by_a_new_operator() -> None:
+    assert healthy(situation(pods=GANG, status=said_slow())) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "job"),
+    [
+        (said_slow(last_failure=failure_status()), job_object()),  # between attempts
+        (said_slow(), job_object(suspend=True)),
+    ],
+)
+def test_a_straggler_is_forgotten_where_nothing_trains(
+    status: LMTrainingJobStatus, job: Object
+) -> None:
+    plan = decide(status, job=job, pods=GANG)
+    assert "measured again" in message(plan, ConditionType.HEALTHY)
 
 
 def test_what_the_guard_found_comes_before_a_straggler() -> None:

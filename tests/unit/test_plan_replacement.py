@@ -172,6 +172,16 @@ def test_new_attempt_where_the_others_cannot_wait(
     assert "AttemptFailed" in events(plan)
 
 
+@pytest.mark.parametrize("survivor", [LEAD, PEER])
+def test_new_operator_that_has_had_no_report_replaces_too(survivor: ObservedPod) -> None:
+    """P10: the lead may be the pod that was lost while it was down."""
+    status = answer(LEAD, PEER).status
+    assert status.waits_in_place
+    plan = decide(status, pods=(survivor,))
+    assert plan.status.last_failure is not None
+    assert plan.status.last_failure.replaced_by == f"tiny-1-{1 - survivor.replica}-1"
+
+
 @pytest.mark.parametrize(
     ("failure_class", "code", "expected"),
     [(FailureClass.DIVERGED, 83, "Diverged"), (FailureClass.CONFIGURATION, 81, "Failed")],

@@ -207,8 +207,11 @@ def stalled_seconds(situation: Situation, report: TrainerReport) -> float:
 
 
 def healthy(situation: Situation) -> Verdict | None:
+    """Is there no open stability incident? None leaves what was said."""
     report = situation.report
-    if report is None or report.first_step_time is None:
+    if not has_stepped(situation):
+        return straggler_forgotten(situation)
+    if report is None:
         return None
     if report.is_stable and report.loss_is_finite:
         return _straggling(situation, report) or Verdict("True", Healthy.STABLE)
@@ -248,6 +251,19 @@ def _straggling(situation: Situation, report: TrainerReport) -> Verdict | None:
         f"rank {slowest.rank} in pod {pod}{others} takes {factor:.1f} times as long as the fastest "
         "for its own part of a step, and all wait for it: look at that pod's node for CPU "
         "throttling, other load or heat",
+    )
+
+
+def straggler_forgotten(situation: Situation) -> Verdict | None:
+    """While no rank steps: what was said of a slow one is of a round, and maybe a pod, that is
+    gone."""
+    if not situation.reason_is(ConditionType.HEALTHY, Healthy.STRAGGLER):
+        return None
+    return Verdict(
+        "Unknown",
+        Healthy.UNKNOWN,
+        "a rank was far slower than the others before the ranks stopped: it is measured again once "
+        "they step",
     )
 
 

@@ -168,6 +168,8 @@ def _accepted(situation: Situation) -> Situation:
     situation = situation.having(with_last_checkpoint(situation))
     if situation.attempt_is_over or situation.awaits_gang or situation.spec.suspend:
         situation = situation.having(without_speed(situation.status))
+        forgotten = conditions.straggler_forgotten(situation)
+        situation = situation.saying(forgotten) if forgotten else situation
     artifacts = Artifacts(
         claim=names.claim_name(job),
         uri=names.store_uri(job),

@@ -41,7 +41,10 @@ def with_report(situation: Situation) -> LMTrainingJobStatus:
     status, report = situation.status, situation.report
     if report is None:
         return status
-    changes: dict[str, object] = {"round": max(figures.count(report.round), status.round)}
+    changes: dict[str, object] = {
+        "round": max(figures.count(report.round), status.round),
+        "waits_in_place": status.waits_in_place or bool(report.gang),
+    }
     if report.last_fault is not None and report.first_step_time is None:
         status = without_speed(status)  # the ranks are being started again
     known = status.checkpoint

@@ -32,8 +32,7 @@ def may_replace(situation: Situation, failure: Failure) -> bool:
     when = situation.status.next_attempt_time or situation.now
     if when - situation.now > timedelta(seconds=WAIT_SECONDS_MAX):
         return False
-    report = situation.observed.report.report
-    if report is None or not report.gang:  # an older trainer image does not wait for another pod
+    if not situation.status.waits_in_place:
         return False
     if any(has_finished(pod, situation.job.metadata.uid) for pod in situation.gang):
         return False  # it cannot meet another pod; the ranks of a new attempt find all steps done
