@@ -7,14 +7,15 @@ import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from lmtraining_api import FailureClass
+from lmtraining_trainer.checkpoint import faults as faults_module
 from lmtraining_trainer.checkpoint import layout, tensors
-from lmtraining_trainer.checkpoint import load as load_module
 from lmtraining_trainer.checkpoint import write as write_module
 from lmtraining_trainer.checkpoint import writer as writer_module
 from lmtraining_trainer.checkpoint.pace import Pace
@@ -180,7 +181,7 @@ def test_p8_storage_that_does_not_answer_costs_no_checkpoint(
         if unreadable == "mark":
             patch.setattr(layout, "sha256_of", stale)
         else:
-            patch.setattr(load_module, unreadable, stale)
+            patch.setattr(faults_module, unreadable, stale)
         outcome = go_on(tmp_path)
     assert outcome.failure_class is FailureClass.STORAGE
     assert "Stale file handle" in outcome.message
@@ -321,8 +322,8 @@ def test_a_disk_that_lies_is_found_out(tmp_path: Path, monkeypatch: pytest.Monke
     """What is read back differs from what was written: not marked, not reported, not loaded."""
     real = write_module.publish_directory
 
-    def lying(temporary: Path, final: Path, check: Callable[[], None]) -> None:
-        real(temporary, final, check)
+    def lying(temporary: Path, final: Path, check: Callable[[], None], **how: Any) -> None:
+        real(temporary, final, check, **how)
         if final.name == "step-00000008":
             flip_a_bit(final)
 

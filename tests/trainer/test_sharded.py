@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -244,9 +244,18 @@ def test_a_rank_that_sees_other_storage_breaks_nothing(tmp_path: Path, trained: 
     )
     of_parts = partial(needed_parts, rank=1, world_size=2, is_sharded=True)
     assert part_fault(chosen, nothing, {}, of_parts=of_parts) == ""
-    elsewhere = replace(chosen, directory=str(tmp_path))
-    with pytest.raises(TrainerError, match="check that all pods see the same storage"):
-        part_fault(elsewhere, nothing, {}, of_parts=of_parts)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    own = elsewhere / "model-00001.safetensors"
+    changes: list[Callable[[], object]] = [
+        nothing,
+        lambda: shutil.copytree(there, elsewhere, dirs_exist_ok=True) and os.truncate(own, 1000),
+        own.unlink,
+    ]
+    for change in changes:  # another manifest, a part that is cut short, one that is missing
+        change()
+        with pytest.raises(TrainerError, match="check that all pods see the same storage"):
+            part_fault(replace(chosen, directory=str(elsewhere)), nothing, {}, of_parts=of_parts)
 
 
 @pytest.mark.parametrize(("ranks", "victim"), [(2, 0), (4, 3)])

@@ -62,14 +62,22 @@ def temporary_beside(final: Path) -> Path:
     return final.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{final.name}")
 
 
-def publish_directory(temporary: Path, final: Path, check: Callable[[], None] = nothing) -> None:
+def publish_directory(
+    temporary: Path,
+    final: Path,
+    check: Callable[[], None] = nothing,
+    *,
+    alive: Callable[[], None] = nothing,
+) -> None:
     """Give a finished directory its final name. Raises OSError where that name is taken.
 
-    `check` is called at the last moment, when all is synced, and may raise to prevent it.
+    `check` is called at the last moment, when all is synced, and may raise to prevent it; `alive`
+    after each file.
     """
     for file in sorted(temporary.rglob("*")):
         if file.is_file():
             _sync_path(file)
+            alive()
     sync_directory(temporary)
     check()
     temporary.rename(final)

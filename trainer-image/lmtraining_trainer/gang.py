@@ -22,7 +22,6 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
 from lmtraining_api import FailureClass
-from lmtraining_trainer.checkpoint.together import Line
 from lmtraining_trainer.errors import Preempted, TrainerError
 from lmtraining_trainer.phase import Phase
 from lmtraining_trainer.rank_link import RankPlace
@@ -116,12 +115,11 @@ class Gang:
             raise error
         return outcome["value"]
 
-    def line(self) -> Line:
-        """A connection to the rendezvous store beside the one of the training's thread, for the
-        writers of checkpoints."""
+    def another_store(self, purpose: str) -> Store:
+        """The rendezvous store by a connection of its own, for another thread than the training's;
+        the keys of each purpose are apart."""
         with self.peer_errors():
-            store = PrefixStore("saves", self._store.clone())
-        return Line(store, rank=self.rank, world_size=self.world_size)
+            return PrefixStore(purpose, self._store.clone())
 
     def sum(self, values: list[float]) -> list[float]:
         """The sums over all ranks, the same bits on each."""

@@ -8,8 +8,7 @@ pass, which costs a second gathering of the embeddings. A tied weight belongs to
 both its users find it whole.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -107,13 +106,3 @@ def total_norm(gradients: Sequence[torch.Tensor | None]) -> torch.Tensor:
     squares = own.double().square()  # a float's square may be more than a float holds
     dist.all_reduce(squares)
     return squares.sqrt().to(own.dtype)
-
-
-@contextmanager
-def without_sync(model: FSDPModule) -> Iterator[None]:
-    """A context in which gradients are added up on each rank, whole, and not exchanged."""
-    model.set_requires_gradient_sync(False)
-    try:
-        yield
-    finally:
-        model.set_requires_gradient_sync(True)

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lmtraining_api import FailureClass, JobFile, TrainingSpec
 from lmtraining_trainer import precision, rng
 from lmtraining_trainer.checkpoint import (
+    Line,
     Publish,
     Writer,
     part_published,
@@ -220,9 +221,10 @@ def _publish(job: JobFile, state: TrainState, *, run: Run | None, gang: Gang) ->
     keep = job.spec.checkpoint
     if not state.is_sharded:
         return published_whole(run, keep) if run else None
+    line = Line(gang.another_store("saves"), rank=gang.rank, world_size=gang.world_size)
     if run is not None:
-        return published_with_parts(run, keep, gang.line())
-    return part_published(Path(job.run_directory) / CHECKPOINTS, gang.line())
+        return published_with_parts(run, keep, line)
+    return part_published(Path(job.run_directory) / CHECKPOINTS, line)
 
 
 def identity_of(spec: TrainingSpec, data: PreparedData, world_size: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Trap avoided: state that lives in a loader, a scheduler or a callback is state t
 forgets.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -154,11 +154,16 @@ class TrainState:
                 value = as_part(parameters[name], optimizer[path])
                 self.optimizer.state[parameters[name]][key] = value
 
-    def own_part(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """What this rank holds of a whole tensor that has this name in one of the two methods
-        above."""
-        parameter = dict(self.model.named_parameters()).get(name.partition("/")[0])
-        return tensor if parameter is None else own_part(parameter, tensor)
+    def cutter(self) -> Callable[[str, torch.Tensor], torch.Tensor]:
+        """What gives this rank's part of a whole tensor that has that name in one of the first two
+        methods above."""
+        parameters = dict(self.model.named_parameters())
+
+        def cut(name: str, tensor: torch.Tensor) -> torch.Tensor:
+            parameter = parameters.get(name.partition("/")[0])
+            return tensor if parameter is None else own_part(parameter, tensor)
+
+        return cut
 
     def _optimizer_state(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, parameter in self.model.named_parameters():

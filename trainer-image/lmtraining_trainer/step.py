@@ -18,12 +18,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils import clip_grads_with_norm_
 
 from lmtraining_trainer.data.batches import Batch
 from lmtraining_trainer.gang import Gang
-from lmtraining_trainer.sharding import is_sharded, total_norm, without_sync
+from lmtraining_trainer.sharding import is_sharded, total_norm
 
 
 class Moment:
@@ -118,7 +117,8 @@ class Asked:
 def forward_backward(
     model: nn.Module, batch: Batch, autocast: Callable[[], AbstractContextManager[None]]
 ) -> Measured:
-    """Gradients of the mean loss over `batch`, averaged over the ranks by the last micro-batch."""
+    """Gradients of the mean loss over `batch`, averaged over the ranks by the last micro-batch; by
+    each where they are sharded, since what is not exchanged would be held whole."""
     losses = []
     device = batch[0].inputs.device
     began = joined = Moment(device)
@@ -179,8 +179,6 @@ def update(
 
 
 def _without_sync(model: Any) -> AbstractContextManager[None]:
-    if isinstance(model, FSDPModule):
-        return without_sync(model)
     no_sync = getattr(model, "no_sync", None)  # only DistributedDataParallel has it
     return nullcontext() if no_sync is None else no_sync()
 

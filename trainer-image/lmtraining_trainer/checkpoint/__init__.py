@@ -1,15 +1,8 @@
 """Checkpoints: written whole, verified, loaded only when intact, kept as promised."""
 
-from lmtraining_trainer.checkpoint.load import (
-    Chosen,
-    Contents,
-    accept,
-    choose,
-    needed_parts,
-    part_fault,
-    reject,
-    restore_state,
-)
+from lmtraining_trainer.checkpoint.choosing import Chosen, accept, choose, reject
+from lmtraining_trainer.checkpoint.faults import Contents
+from lmtraining_trainer.checkpoint.load import needed_parts, part_fault, restore_state
 from lmtraining_trainer.checkpoint.retention import tidy
 from lmtraining_trainer.checkpoint.staging import Staging
 from lmtraining_trainer.checkpoint.together import Line

@@ -120,7 +120,7 @@ def write_checkpoint(
         entries = own | others.written()
         manifest = _manifest(run, snapshot, entries)
         write_bytes(temporary / layout.MANIFEST, manifest)
-        publish_directory(temporary, final, lambda: _make_way(run, final))
+        publish_directory(temporary, final, lambda: _make_way(run, final), alive=pace.turn)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     others.published()
