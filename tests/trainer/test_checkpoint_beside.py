@@ -117,6 +117,19 @@ def test_p7_steps_go_on_while_a_slow_disk_writes_and_change_nothing_of_what_is_w
     assert outcome.link.report["checkpoint"].step == 12
 
 
+def test_a_checkpoint_that_stays_for_ever_waits_for_the_one_before(
+    tmp_path: Path, disk: Disk
+) -> None:
+    """Whoever waits lets the disk go on: nobody else does here."""
+    spec = tiny_spec(write_text(tmp_path / "text.jsonl"), checkpoint={"keepEverySteps": 8})
+    outcome = run_alone(
+        job_of(spec, tmp_path), faults=Faults(saves_beside=True, world={3: disk.hold})
+    )
+    assert outcome.end == "finished"
+    assert saved_steps(tmp_path) == [0, 4, 8, 12]
+    assert not any(said(outcome, "checkpoint_error"))
+
+
 def test_p8_only_an_intact_checkpoint_becomes_healthy(tmp_path: Path, disk: Disk) -> None:
     spec = tiny_spec(write_text(tmp_path / "text.jsonl"), stability={"healthySteps": 2})
     faults = Faults(saves_beside=True, world={3: disk.hold, 9: disk.go_on}, stop_at={0: 9})

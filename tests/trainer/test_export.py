@@ -14,7 +14,7 @@ from lmtraining_trainer import export as export_module
 from lmtraining_trainer import rank as rank_module
 from lmtraining_trainer.checkpoint import layout
 from lmtraining_trainer.generate import sample
-from lmtraining_trainer.model import build_model
+from lmtraining_trainer.model import build_model, empty_model
 from lmtraining_trainer.state import TrainState
 from lmtraining_trainer.voice import Voice
 from tests.trainer.rank_support import job_of, run_alone, tiny_spec, write_text
@@ -46,6 +46,26 @@ def test_the_export_gives_the_logits_of_the_last_checkpoint(
     with torch.no_grad():
         ours, theirs = trained.eval()(tokens).logits, loaded.eval()(tokens).logits
     assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_an_empty_model_that_is_filled_is_exported_as_the_one_it_is_filled_from(
+    tmp_path: Path, architecture: str
+) -> None:
+    config = {"architecture": architecture, "layers": 2, "hiddenSize": 32, "heads": 2}
+    spec = tiny_spec("file:///nowhere", model={"config": config})
+    trained, copy = build_model(spec), empty_model(spec)
+    weights, source = dict(copy.named_parameters()), dict(trained.named_parameters())
+    assert weights.keys() == source.keys()
+    with torch.no_grad():
+        for name, parameter in source.items():
+            weights[name].copy_(parameter)
+    for name, model in (("trained", trained), ("copy", copy)):
+        model.save_pretrained(tmp_path / name)
+    names = sorted(path.name for path in (tmp_path / "trained").iterdir())
+    assert sorted(path.name for path in (tmp_path / "copy").iterdir()) == names
+    for name in names:
+        assert (tmp_path / "copy" / name).read_bytes() == (tmp_path / "trained" / name).read_bytes()
 
 
 def test_the_tokenizer_is_exported_with_its_special_token(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 import lmtraining_trainer.loop
-from lmtraining_api import JobFile
+from lmtraining_api import FailureClass, JobFile
 from lmtraining_api.job import Parallelism
+from lmtraining_trainer import saving
 from lmtraining_trainer.checkpoint import (
     Chosen,
     inventory,
@@ -360,6 +361,59 @@ def test_the_training_goes_on_while_a_rank_still_writes(tmp_path: Path, trained:
         )
         assert ours.read_bytes() == theirs.read_bytes()
     assert_equal_tensors(exported(straight), exported(job))
+
+
+def hold_until_it_is_awaited() -> None:
+    """The disk of rank 1, by which nobody but a save that waits gets anywhere."""
+    settle_all = saving.Saver.settle_all
+
+    def letting_go(saver: saving.Saver, *arguments: float) -> str:
+        _answers.set()
+        return settle_all(saver, *arguments)
+
+    saving.Saver.settle_all = letting_go  # type: ignore[method-assign]
+    hold_the_disk_of_rank_1()
+
+
+def test_a_checkpoint_that_stays_for_ever_waits_for_every_ranks_writer(tmp_path: Path) -> None:
+    job = job_in(tmp_path / "kept", checkpoint={"everySteps": 4, "keepEverySteps": 8})
+    faults = Faults(saves_beside=True, world={3: hold_until_it_is_awaited})
+    assert_finished(run_gang(job, 2, faults=faults))
+    saved = [entry["step"] for entry in journal(tmp_path / "kept") if entry["kind"] == "Saved"]
+    assert saved == [0, 4, 8, 12]
+
+
+def hang_and_soon_give_up() -> None:
+    saving.GIVE_UP_SECONDS = 1.0
+    hold_the_disk_of_rank_1()
+
+
+def test_a_disk_that_hangs_at_the_last_step_costs_the_save_and_not_the_model(
+    tmp_path: Path, trained: Any
+) -> None:
+    """The ranks' talk about it is no sign that it will ever end."""
+    straight, _ = trained["fsdp"]
+    job = without_dropout(tmp_path / "hangs")
+    lead, other = run_gang(
+        job, 2, faults=Faults(saves_beside=True, world={11: hang_and_soon_give_up})
+    )
+    assert_finished([lead, other])
+    assert "step-00000012" not in checkpoint_names(job)
+    assert "in the midst of the checkpoint of step 12" in lead.link.report["checkpoint_error"]
+    assert_equal_tensors(exported(straight), exported(job))
+
+
+def test_no_rank_rewinds_while_one_hangs_in_a_save(tmp_path: Path) -> None:
+    """What that one would publish later is what the rewind abandons."""
+    job = job_in(tmp_path / "hangs", training={"budget": {"steps": 16}})
+    bad = {1: (Injection(position=at(6), what="nan-weight", times=1),)}
+    faults = Faults(saves_beside=True, inject=bad, world={3: hang_and_soon_give_up})
+    outcomes = run_gang(job, 2, faults=faults)
+    assert {(each.end, each.failure_class) for each in outcomes} == {
+        ("error", FailureClass.STORAGE)
+    }
+    assert all(each.message.startswith("cannot rewind: ") for each in outcomes), outcomes
+    assert not [e for e in journal(tmp_path / "hangs") if e["kind"] == "Rewound"]
 
 
 def test_p6_a_nan_in_one_part_is_skipped_and_rewound_by_all(tmp_path: Path) -> None:

@@ -70,7 +70,22 @@ def stack(*places: str) -> str:
 
 IN_BACKWARD = stack("torch/autograd/graph.py", "torch/_tensor.py", "trainer/step.py")
 IN_CONNECT = stack("torch/distributed/distributed_c10d.py", "trainer/gang.py", "trainer/rank.py")
+IN_GATHER = stack(
+    "torch/_ops.py", "torch/_library/autograd.py", "torch/_library/autograd.py", "torch/_ops.py",
+    "torch/distributed/_functional_collectives.py", "torch/distributed/_functional_collectives.py",
+    "torch/distributed/tensor/_redistribute.py", "torch/distributed/tensor/_api.py",
+)  # fmt: skip
+"""As DTensor.full_tensor waits."""
+IN_SHARDS = stack(
+    "torch/distributed/distributed_c10d.py", "torch/distributed/c10d_logger.py",
+    "torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py",
+)  # fmt: skip
 AT_WORK = stack("trainer/data/batches.py", "trainer/loop.py")
+IN_A_LAYER = stack(
+    "torch/nn/functional.py", "torch/nn/modules/linear.py", "torch/nn/modules/module.py",
+    "torch/distributed/fsdp/_fully_shard/_fsdp_state.py",
+)  # fmt: skip
+"""Called by a wrapper that could wait, but does not."""
 
 CULPRITS = [
     ("the deaf one", {0: (Phase.FORWARD, AT_WORK), 1: (Phase.COLLECTIVE, "")}, (1, False)),
@@ -80,8 +95,12 @@ CULPRITS = [
      (1, False)),
     ("the one that saves", {0: (Phase.FORWARD, IN_BACKWARD), 1: (Phase.SAVE, AT_WORK)},
      (1, False)),
-    ("a library's name says nothing elsewhere",
-     {0: (Phase.COLLECTIVE, AT_WORK), 1: (Phase.OPTIMIZER, IN_BACKWARD)}, (1, False)),
+    ("the one in a layer, not those that wait for its part of the weights",
+     {0: (Phase.EVAL, IN_SHARDS), 1: (Phase.EVAL, IN_A_LAYER)}, (1, False)),
+    ("the one that exports, not the one that gathers",
+     {0: (Phase.SAVE, IN_GATHER), 1: (Phase.SAVE, AT_WORK)}, (1, False)),
+    ("the one that looks beside, not the one that waits there",
+     {0: (Phase.OTHER, IN_SHARDS), 1: (Phase.OTHER, AT_WORK)}, (1, False)),
     ("the one that does not connect", {0: (Phase.STARTUP, IN_CONNECT), 1: (Phase.STARTUP, AT_WORK)},
      (1, False)),
     ("none: all wait", {0: (Phase.COLLECTIVE, AT_WORK), 1: (Phase.FORWARD, IN_BACKWARD)},

@@ -35,6 +35,16 @@ def build_model(spec: TrainingSpec) -> PreTrainedModel:
     return model
 
 
+def empty_model(spec: TrainingSpec) -> PreTrainedModel:
+    """The same on the CPU without a value in it, at once: every parameter is to be written before
+    it is exported. It cannot compute: its buffers, which no export holds, have no values either."""
+    with torch.device("meta"):
+        model = build_model(spec)
+    model.to_empty(device="cpu")
+    model.tie_weights()  # each user of a tied weight was given memory of its own
+    return model
+
+
 def blocks(model: PreTrainedModel) -> list[torch.nn.Module]:
     """Its transformer blocks, first to last."""
     body: Any = model.base_model

@@ -22,7 +22,8 @@ from lmtraining_trainer.export import write_export
 from lmtraining_trainer.gang import Gang
 from lmtraining_trainer.heartbeat import while_alive
 from lmtraining_trainer.loop import train
-from lmtraining_trainer.model import build_model, parameter_count
+from lmtraining_trainer.model import empty_model, parameter_count
+from lmtraining_trainer.phase import Phase
 from lmtraining_trainer.rank_link import RankLink, RankPlace
 from lmtraining_trainer.run import Mirror, Run, claim_run
 from lmtraining_trainer.run.remote import advice_for
@@ -97,17 +98,18 @@ def _finish(trainer: Trainer) -> None:
 def _whole_model(trainer: Trainer) -> PreTrainedModel:
     """The trained model; of shards a whole one is put together on the lead, on the CPU, weight by
     weight. The other ranks keep their parts."""
-    model, alive = trainer.state.model, trainer.voice.alive
+    model, voice = trainer.state.model, trainer.voice
     if not trainer.state.is_sharded:
         return model
-    copy = build_model(trainer.spec) if trainer.gang.is_lead else None
+    copy = empty_model(trainer.spec) if trainer.gang.is_lead else None
     weights = {} if copy is None else dict(copy.named_parameters())
     with trainer.gang.peer_errors(), torch.no_grad():
         for name, parameter in model.named_parameters():
-            tensor = whole(parameter)
+            with voice.during(Phase.COLLECTIVE):
+                tensor = whole(parameter)
             if copy is not None:
                 weights[name].copy_(tensor)
-            alive()
+            voice.alive()
     return copy or model
 
 

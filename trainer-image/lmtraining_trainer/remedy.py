@@ -124,7 +124,7 @@ def rewind_or_stop(trainer: Trainer, judgement: Judgement) -> None:
     from_step = state.counters.step
     state.optimizer.zero_grad(set_to_none=True)
     trainer.voice.say("Loading")
-    saver.settle_all()
+    saver.settle_to_rewind(from_step)
     to_step = trainer.gang.lead_does(
         "journal a rewind", lambda: _journal_rewind(trainer, trainer.run, judgement)
     )

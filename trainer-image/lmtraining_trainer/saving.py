@@ -2,9 +2,12 @@
 
 Promise: the training pays for a copy of its state, and no more: the lead's writer, or that of each
 rank where each holds a part of the state, does the rest beside it, and is waited for only where the
-run cannot go on without (at the very first step and the last, before a stop and before a rewind).
-Storage that is slow, full, gone or hangs costs checkpoints, not the training: the report says which
-and why, and the next save tries again. Only a stop needs its checkpoint, and fails without.
+run cannot go on without (at the very first step and the last, before a stop and before a rewind)
+and before a checkpoint that is to stay for ever. Storage that is slow, full, gone or hangs costs
+checkpoints, not the training: the report says which and why, and the next save tries again. Only a
+stop needs its checkpoint, and fails without. Storage that hangs while the run cannot go on is a
+hang of the lead where it alone writes. Where each rank does, all give that save up: the run goes on
+without it at the first step and ends without it at the last, and a rewind fails.
 Trap avoided: the ranks that do not write wait for the one that does on the store, alive, instead of
 in a collective that a slow disk would break; and all they must agree on is the step and its due
 date, never what the writer is doing. Where each has a writer, they agree besides that all are free:
@@ -22,6 +25,7 @@ from lmtraining_api import FailureClass, State
 from lmtraining_api.job import Checkpoint
 from lmtraining_trainer import rng
 from lmtraining_trainer.checkpoint import Save, Snapshot, Staging, Writer, layout
+from lmtraining_trainer.checkpoint.together import SILENCE_SECONDS_MAX
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.files import json_bytes, nothing
 from lmtraining_trainer.gang import Gang
@@ -34,6 +38,11 @@ from lmtraining_trainer.voice import Voice
 HANGING_SECONDS = 30.0
 """Storage that takes longer for one small piece of work is said to hang, and is not waited for by a
 run that was told to stop: recovery.graceSeconds is 60 unless it is set."""
+GIVE_UP_SECONDS = SILENCE_SECONDS_MAX + 30.0
+"""Where each rank has a writer, one that takes longer is waited for by none of them, whatever they
+wait for: they show each other that they live, and so nobody else would find that they hang. The
+limits in their order: it hangs (HANGING_SECONDS), the writers of the other ranks end that save and
+say whose part is missing (SILENCE_SECONDS_MAX), all go on."""
 GIVEN_SECONDS = 2.0
 """So long the training waits, once, for a save that is still being written when the next is due."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -71,8 +80,11 @@ class Saver:
 
     def save(self, trained: TrainState) -> None:
         """Begin to save after a finished step, and train on; left out where the writer is still at
-        the one before and does not soon come to its end. Raises TrainerError("Fenced")."""
+        the one before and does not soon come to its end. Where it is to stay for ever, that end is
+        waited for as long as storage answers. Raises TrainerError("Fenced")."""
         self.voice.say("Checkpointing")
+        if self._stays_for_ever(trained.counters.step):
+            self._await_free()
         if self.each_writes and self.writer is not None:
             self._save_part(self.writer, trained)
             self.voice.say("Training")
@@ -117,9 +129,8 @@ class Saver:
             return
         self._take_up(self.writer)
         save = self.writer.save
-        if save and save.step != self._told_hanging and save.silent_seconds > HANGING_SECONDS:
-            self._told_hanging = save.step
-            self._tell(self._hanging(save))
+        if save and save.silent_seconds > HANGING_SECONDS:
+            self._tell_hanging(save)
         proven = trained.counters.proven_step
         self._begin_mark(self.writer, {step for step in self.unproven if step <= proven})
 
@@ -138,11 +149,12 @@ class Saver:
         return self._hanging(self.writer.save)
 
     def settle_all(self, silence_seconds: float = math.inf) -> str:
-        """The same where each rank has a writer, on all of them at once. They look at each other
-        again and again, so that one that dies meanwhile is noticed."""
+        """The same where each rank has a writer, on all of them at once, and for GIVE_UP_SECONDS at
+        most. They look at each other again and again, so that one that dies meanwhile is
+        noticed."""
         if not self.each_writes or self.writer is None:
             return self.settle(silence_seconds)
-        error = ""
+        error, silence_seconds_max = "", min(silence_seconds, GIVE_UP_SECONDS)
         while True:
             self.writer.give_time(HEARTBEAT_SECONDS)
             error = self._take_up(self.writer) or error
@@ -153,10 +165,23 @@ class Saver:
             if silent_seconds is None:
                 self.settle()  # what is left are marks
                 return str(ranks[0][1])
-            if silent_seconds > silence_seconds:
-                return self._hanging(save)
+            if silent_seconds > silence_seconds_max:
+                self._tell_hanging(save)
+                return str(ranks[0][1]) or self._hanging(save)
             if silent_seconds < HANGING_SECONDS:
                 self.voice.alive()
+
+    def settle_to_rewind(self, step: int) -> None:
+        """The same before a rewind, which abandons what was saved since: a writer that is still at
+        it could publish it afterwards. Raises TrainerError(STORAGE) on every rank."""
+        error = self.settle_all()
+        if self.each_writes and self.writer is not None:
+            busy, _ = self._agreed(self.writer)
+            if busy is not None:
+                error = error or self._hanging(self.writer.save)
+                raise TrainerError(
+                    FailureClass.STORAGE, "CheckpointFailed", f"cannot rewind: {error}", step=step
+                )
 
     def mark_healthy(self, steps: set[int]) -> None:
         """Say of these checkpoints that training goes on well from them; on the lead, at once."""
@@ -180,6 +205,17 @@ class Saver:
         if writer.save is not None and writer.save.step != self._given_time:
             self._given_time = writer.save.step
             writer.give_time(GIVEN_SECONDS)
+
+    def _stays_for_ever(self, step: int) -> bool:
+        every_steps = self.keep.keep_every_steps
+        return every_steps is not None and step % every_steps == 0
+
+    def _await_free(self) -> None:
+        """On every rank: until the save before has ended, or hangs."""
+        if self.each_writes:
+            self.settle_all(HANGING_SECONDS)
+        else:
+            self.gang.lead_does("the save before", lambda: self.settle(HANGING_SECONDS))
 
     def _save_part(self, writer: Writer, trained: TrainState) -> None:
         """On every rank: begin where all are free, or leave it out."""
@@ -307,6 +343,12 @@ class Saver:
             f"written for {seconds:.0f} s: raise checkpoint.everySteps or "
             "checkpoint.writerShare, or use faster storage in checkpoint.storage"
         )
+
+    def _tell_hanging(self, save: Save | None) -> None:
+        """Once of each save."""
+        if save is not None and save.step != self._told_hanging:
+            self._told_hanging = save.step
+            self._tell(self._hanging(save))
 
     def _hanging(self, save: Save | None) -> str:
         if save is None:

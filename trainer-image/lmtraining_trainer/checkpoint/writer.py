@@ -1,8 +1,9 @@
 """The writer: a thread that publishes one snapshot at a time beside the training; of the lead, or
 of each rank where each writes its part.
 
-Promise: whoever trains never waits for storage; what the writer found is asked for (`ended`), never
-thrown into the training's thread. One job is done after the other, in the order given.
+Promise: whoever trains waits for storage only where it asks to; what the writer found, also
+TrainerError("Fenced"), is raised where its result is taken up (`ended`, `marked`), and nowhere
+else. One job is done after the other, in the order given.
 Trap avoided: a writer that hangs is no hang of the rank, which trains on, and must not pass for
 work either: `silent_seconds` tells, and who awaits it lives only while the writer does.
 """

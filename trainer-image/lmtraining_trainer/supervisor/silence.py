@@ -24,13 +24,20 @@ WAITING_PATIENCE_SECONDS = 30.0
 """Ranks that wait for ranks of other pods leave it to those pods for so long."""
 EVERY_STEP = frozenset({Phase.DATA, Phase.FORWARD, Phase.COLLECTIVE, Phase.OPTIMIZER})
 #: In a stack, a sign that the rank waits for others: while they connect, in the backward pass,
-#: which a rank never leaves before all have come to the same gradients, and for parts of weights.
+#: which a rank never leaves before all have come to the same gradients, and for parts of weights,
+#: which may be in any phase.
 WAITS_FOR_OTHERS = (
     "torch/autograd/graph.py",
     "distributed.py",
     "distributed_c10d.py",
+    "_functional_collectives.py",
+    "tensor/_redistribute.py",
     "_fully_shard/",
 )
+#: How torch finds the function to call: frames that say nothing of what is done.
+DISPATCH = ("/torch/_ops.py", "_library/autograd.py")
+INNERMOST_FRAMES = 3
+"""So many say what a rank does; those further out are there whatever it does."""
 
 
 def limit_seconds(sign: Sign, *, limit_min_seconds: float) -> float:
@@ -71,9 +78,8 @@ def waits(sign: Sign, stack: str) -> bool:
     """Whether a rank that answers waits for others."""
     if sign.phase is Phase.COLLECTIVE:
         return True
-    if sign.phase not in (Phase.FORWARD, Phase.STARTUP):
-        return False
-    return any(mark in frame for frame in frames_of_stack(stack)[-3:] for mark in WAITS_FOR_OTHERS)
+    frames = [each for each in frames_of_stack(stack) if not any(name in each for name in DISPATCH)]
+    return any(mark in frame for frame in frames[-INNERMOST_FRAMES:] for mark in WAITS_FOR_OTHERS)
 
 
 def end_of_silence(
