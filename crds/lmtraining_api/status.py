@@ -7,138 +7,53 @@ Trap avoided: numbers for a human are short strings, since kubectl prints 14 dig
 lists and texts are bounded, since status lives in etcd.
 """
 
-from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AwareDatetime, BeforeValidator, Field
 
 from lmtraining_api.base import StatusModel
+from lmtraining_api.conditions import (
+    Accepted,
+    Checkpointed,
+    Condition,
+    ConditionType,
+    Count,
+    DataReady,
+    Healthy,
+    Progressing,
+    Scheduled,
+    Succeeded,
+)
 from lmtraining_api.exits import ReadFailureClass
 from lmtraining_api.fields import Frames, Message
+
+__all__ = [
+    "Accepted",
+    "Artifacts",
+    "CheckpointStatus",
+    "Checkpointed",
+    "Condition",
+    "ConditionType",
+    "DataReady",
+    "Goodput",
+    "Healthy",
+    "LMTrainingJobStatus",
+    "LastFailure",
+    "LastRecovery",
+    "LastRemedy",
+    "Metrics",
+    "Progress",
+    "Progressing",
+    "Restarts",
+    "RobustnessStatus",
+    "Scheduled",
+    "StabilityStatus",
+    "Succeeded",
+]
 
 Short = Annotated[str, Field(max_length=32)]
 Path = Annotated[str, Field(max_length=1024)]
 Reason = Annotated[str, Field(max_length=64)]
-Count = Annotated[int, Field(ge=0, le=9_007_199_254_740_991)]
-
-
-class ConditionType(StrEnum):
-    """The conditions, in the order in which a job meets them."""
-
-    SUCCEEDED = "Succeeded"
-    ACCEPTED = "Accepted"
-    DATA_READY = "DataReady"
-    SCHEDULED = "Scheduled"
-    PROGRESSING = "Progressing"
-    HEALTHY = "Healthy"
-    CHECKPOINTED = "Checkpointed"
-
-
-class Succeeded(StrEnum):
-    """Reasons of Succeeded: the state of the job. Unknown while active."""
-
-    PENDING = "Pending"
-    PREPARING = "Preparing"
-    STARTING = "Starting"
-    TRAINING = "Training"
-    STALLED = "Stalled"
-    UNREACHABLE = "Unreachable"
-    RECOVERING = "Recovering"
-    SUSPENDING = "Suspending"
-    SUSPENDED = "Suspended"
-    COMPLETED = "Completed"
-    FAILED = "Failed"
-    DIVERGED = "Diverged"
-
-    @property
-    def is_terminal(self) -> bool:
-        return self in (Succeeded.COMPLETED, Succeeded.FAILED, Succeeded.DIVERGED)
-
-
-class Accepted(StrEnum):
-    """Reasons of Accepted: can this version run this spec?"""
-
-    VALID = "Valid"
-    UNSUPPORTED = "Unsupported"
-    INVALID = "Invalid"
-
-
-class DataReady(StrEnum):
-    """Reasons of DataReady: is the data prepared and readable?"""
-
-    PENDING = "Pending"
-    PREPARING = "Preparing"
-    READY = "Ready"
-    FAILED = "Failed"
-
-
-class Scheduled(StrEnum):
-    """Reasons of Scheduled: are all pods of the attempt placed and started?"""
-
-    PENDING = "Pending"
-    UNSCHEDULABLE = "Unschedulable"
-    QUOTA_EXCEEDED = "QuotaExceeded"
-    IMAGE_PULL_FAILED = "ImagePullFailed"
-    VOLUME_NOT_READY = "VolumeNotReady"
-    CONTAINER_NOT_CREATED = "ContainerNotCreated"
-    CREATE_REFUSED = "CreateRefused"
-    NAME_TAKEN = "NameTaken"
-    STARTING = "Starting"
-    SCHEDULED = "Scheduled"
-    SUSPENDED = "Suspended"
-    FINISHED = "Finished"
-
-
-class Progressing(StrEnum):
-    """Reasons of Progressing: does the step advance?"""
-
-    NOT_STARTED = "NotStarted"
-    UNKNOWN = "Unknown"
-    STEPPING = "Stepping"
-    EVALUATING = "Evaluating"
-    CHECKPOINTING = "Checkpointing"
-    EXPORTING = "Exporting"
-    STALLED = "Stalled"
-    UNREACHABLE = "Unreachable"
-    FINISHED = "Finished"
-
-
-class Healthy(StrEnum):
-    """Reasons of Healthy: is there no open stability incident?"""
-
-    UNKNOWN = "Unknown"
-    STABLE = "Stable"
-    SKIPPING = "Skipping"
-    REWINDING = "Rewinding"
-    STRAGGLER = "Straggler"
-    REPLICA_DIVERGENCE = "ReplicaDivergence"
-
-
-class Checkpointed(StrEnum):
-    """Reasons of Checkpointed: is a checkpoint not older than promised intact?"""
-
-    NONE_YET = "NoneYet"
-    FRESH = "Fresh"
-    STALE = "Stale"
-    FAILING = "Failing"
-    STORAGE_FULL = "StorageFull"
-
-
-class Condition(StatusModel):
-    """One observation about the job, as in metav1.Condition."""
-
-    type: ConditionType
-    """What is observed."""
-    status: Literal["True", "False", "Unknown"]
-    """Whether it holds."""
-    reason: Annotated[str, Field(min_length=1, max_length=64)]
-    """One CamelCase word."""
-    message: Message = ""
-    """One sentence for a person: what, where, and what to do."""
-    last_transition_time: AwareDatetime
-    """When status last changed."""
-    observed_generation: Count
-    """metadata.generation that this was said about."""
 
 
 class Restarts(StatusModel):

@@ -157,7 +157,6 @@ def test_new_gang_is_told_its_peers_once_all_run() -> None:
         ((LEAD,), {"report": ObservedReport()}, {}),
         ((LEAD,), {}, {"stability__roundsMax": 0}),
         ((LEAD, CRASHED), {}, {"recovery__backoffSeconds": int(WAIT_SECONDS_MAX) + 1}),
-        ((ended(PEER, 0),), {}, {}),  # who is left has finished
     ],
 )
 def test_new_attempt_where_the_others_cannot_wait(
