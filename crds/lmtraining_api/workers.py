@@ -268,9 +268,9 @@ class Checkpoint(SpecModel):
     step was validated. Each that is not among the newest costs the disk of one more."""
     keep_every_steps: int | None = Field(default=None, ge=1, le=STEPS_MAX)
     """At every multiple of so many steps a checkpoint is made and kept for ever. Left out: none."""
-    writer_share: float | None = Field(default=None, ge=0.01, le=1.0)
+    writer_share: float | None = Field(default=None, gt=0, le=1.0)
     """Share of one core that rank 0, or with layout fsdp each rank, may spend on writing a
-    checkpoint while the training goes on. Left out: 0.1 on CPUs, which the training needs itself,
+    checkpoint while the training goes on. Left out: 0.08 on CPUs, which the training needs itself,
     and 1 beside an accelerator."""
 
     rules: ClassVar = (

@@ -12,8 +12,10 @@ from collections.abc import Callable
 
 from lmtraining_trainer.files import nothing
 
-CPU_SHARE = 0.1
+CPU_SHARE = 0.08
 """Of one core, where the training needs the cores itself."""
+REST_SECONDS_MAX = 5.0
+"""No rest is so long that it would pass for a writer that hangs."""
 
 
 class Pace:
@@ -35,7 +37,7 @@ class Pace:
         due = (worked - self._worked) / self._share - (now - self._turned_at)
         self._turned_at = now
         if self.turns and self.is_throttled and due > 0:
-            self._hurried.wait(due)
+            self._hurried.wait(min(due, REST_SECONDS_MAX))
         self._turned_at, self._worked = time.monotonic(), worked
         self.turns += 1
         self.on_turn()
