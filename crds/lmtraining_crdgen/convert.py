@@ -91,7 +91,9 @@ def _converted(
         raise UnsupportedSchemaError(f"{path}: a CRD has no {', '.join(unknown)}")
     result = {key: node[key] for key in _COPIED if key in node}
     result |= {key: value for key, value in node.items() if key.startswith("x-kubernetes-")}
-    result |= _described(node) | _constant(node) | _bounds(node) | _list_type(node) | _default(node)
+    result |= (
+        _described(node) | _constant(node) | _bounds(node) | _merge_type(node) | _default(node)
+    )
     for name, inner in node.get("properties", {}).items():
         properties = result.setdefault("properties", {})
         properties[name] = _converted(inner, definitions, decorate, path=f"{path}.{name}")
@@ -145,8 +147,11 @@ def _bounds(node: Schema) -> Schema:
     return bounds
 
 
-def _list_type(node: Schema) -> Schema:
-    """How server-side apply merges a list: as a whole, unless the field says otherwise."""
+def _merge_type(node: Schema) -> Schema:
+    """How server-side apply merges a list or a map: as a whole, unless the field says otherwise.
+    Of a map that is merged key by key, an API server makes null once all keys are taken out."""
+    if isinstance(node.get("additionalProperties"), dict):
+        return {"x-kubernetes-map-type": "atomic"}
     if node.get("type") != "array" or "x-kubernetes-list-type" in node:
         return {}
     return {"x-kubernetes-list-type": "set" if node.get("uniqueItems") else "atomic"}

@@ -82,7 +82,12 @@ def schema_of(annotation: Any, default: Any = ...) -> dict[str, Any]:
         ),
         (
             Annotated[dict[Literal["a"], int], Field(max_length=3)],
-            {"type": "object", "additionalProperties": {"type": "integer"}, "maxProperties": 3},
+            {
+                "type": "object",
+                "additionalProperties": {"type": "integer"},
+                "maxProperties": 3,
+                "x-kubernetes-map-type": "atomic",
+            },
         ),
         (AwareDatetime, {"type": "string", "format": "date-time", "maxLength": 64}),
     ],

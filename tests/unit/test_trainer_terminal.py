@@ -93,3 +93,15 @@ def test_before_the_first_step_there_are_no_steps_and_no_word_twice() -> None:
     assert line_of(STARTING).split() == ["Starting", "importing", "torch"]
     assert "0/" not in _shown(STARTING, 80)
     assert "None" not in _shown(STARTING, 80)
+
+
+def test_trouble_with_saving_is_told_once_and_so_is_its_end() -> None:
+    full = "checkpoint of step {} could not be written (No space left on device): free space"
+    errors = [full.format(125), full.format(150), ""]
+    screen = io.StringIO()
+    with ProgressView(Console(file=screen, width=200), bar=False) as view:
+        for error in errors:
+            report = TRAINING.model_copy(update={"checkpoint_error": error})
+            view.show(Snapshot(report=report, clock=StateClock(state="Training", since=0.0)))
+    lines = [line for line in screen.getvalue().splitlines() if "newest: none" in line]
+    assert [line.partition(";")[0] for line in lines] == [errors[0], "checkpoints are saved again"]

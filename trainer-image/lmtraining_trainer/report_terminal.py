@@ -2,7 +2,7 @@
 
 Promise: the same figures as in the report, and nothing that is not in it. A log file gets a line
 when the state changes and every `PLAIN_LINE_SECONDS`, not a bar. Each remedy gets a line of its own
-in both, and stays to be read.
+in both, and stays to be read; so does each kind of trouble with saving, and its end.
 Trap avoided: rich cuts each column a little where the terminal is too narrow, so that no figure can
 be read any more. What has no room is left out as a whole.
 """
@@ -43,6 +43,7 @@ class ProgressView:
         self._shown_at = float("-inf")
         self._shown = ""
         self._told: RemedyReport | None = None
+        self._told_trouble = ""
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -67,6 +68,7 @@ class ProgressView:
         if report.last_remedy is not None and report.last_remedy != self._told:
             self._told = report.last_remedy
             self._print(remedy_line(report.last_remedy))
+        self._tell_trouble(report)
         changed = report.state != self._shown
         if self._bar is not None:
             if changed or now - self._shown_at >= REFRESH_SECONDS:
@@ -76,6 +78,15 @@ class ProgressView:
             self._print(line_of(report))
             self._shown_at = now
         self._shown = report.state
+
+    def _tell_trouble(self, report: TrainerReport) -> None:
+        """With saving: a full disk is told once, not with the number of each step."""
+        trouble = without_numbers(report.checkpoint_error)
+        if trouble == self._told_trouble:
+            return
+        self._told_trouble = trouble
+        newest = "none" if report.checkpoint is None else f"that of step {report.checkpoint.step}"
+        self._print(f"{report.checkpoint_error or 'checkpoints are saved again'}; newest: {newest}")
 
     def _print(self, line: str) -> None:
         """A line; above the bar where there is one."""
@@ -92,6 +103,11 @@ class ProgressView:
             figures=fitting(report, max(1, self._console.width - BAR_COLUMNS)),
         )
         self._bar.refresh()
+
+
+def without_numbers(sentence: str) -> str:
+    """What two sentences have in common that differ in steps and times alone."""
+    return "".join(letter for letter in sentence if not letter.isdigit())
 
 
 def line_of(report: TrainerReport) -> str:

@@ -104,8 +104,11 @@ class Situation:
     def follows_failure(self) -> bool:
         """True when this attempt, or a pod of it, is the answer to a failure."""
         failure = self.status.last_failure
-        is_of_earlier = failure is not None and failure.attempt == self.attempt - 1
-        return is_of_earlier or self.replaced is not None
+        if failure is None:
+            return False
+        # One that was mended by another pod is not what ended its attempt.
+        ended_the_last = failure.attempt == self.attempt - 1 and not failure.replaced_by
+        return ended_the_last or self.replaced is not None
 
     @property
     def replaced(self) -> LastFailure | None:

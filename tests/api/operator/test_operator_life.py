@@ -248,6 +248,11 @@ def test_lost_pod_is_replaced_alone(
     assert "PodReplaced" in stage.events("tiny")
     assert "AttemptFailed" not in stage.events("tiny")
 
+    for pod in gang:
+        stage.vanish(pod)
+    stage.wait("another attempt", lambda: stage.status("tiny").attempt == 2 or None)
+    assert stage.status("tiny").replaced_pods == {}
+
 
 def test_spent_budget_ends_the_job(stage: Stage, operator: OperatorProcess) -> None:
     """Level 5: one reason, the evidence kept."""

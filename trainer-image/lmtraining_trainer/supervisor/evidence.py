@@ -96,7 +96,8 @@ def py_spy_dumps(
     """
     executable = shutil.which(PY_SPY)
     if executable is None:
-        return {}
+        missing = _no_py_spy("it is not installed")
+        return {f"rank-{rank}.py-spy.txt": missing for rank in deaf}
     deadline = time.monotonic() + PY_SPY_SECONDS_MAX
     running = []
     for rank, process in processes.items():

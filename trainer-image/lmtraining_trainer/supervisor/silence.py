@@ -97,8 +97,8 @@ def end_of_silence(
         failure_class=FailureClass.HANG,
         reason="Hung",
         message=f"rank {rank} said nothing for {_rounded(seconds)} s in {phase}; limit "
-        f"{_rounded(limit)} s; {where}; the stacks of all ranks are in the log and below hangs/ in "
-        "the run directory",
+        f"{_rounded(limit)} s; {where}; the stacks of the ranks that answered are in the log and "
+        "below hangs/ in the run directory",
         frames=frames,
         ranks=tuple(ranks),
     )
