@@ -43,6 +43,8 @@ from tests.trainer.rank_support import (
     tiny_spec,
     write_text,
 )
+from tests.trainer.supervisor_pods import until
+from tests.trainer.test_checkpoint_beside import saved_steps
 from tests.trainer.test_guard_injections import at, remedies
 from tests.trainer.test_resume import journal
 
@@ -388,15 +390,21 @@ def hang_and_soon_give_up() -> None:
     hold_the_disk_of_rank_1()
 
 
+def hang_once_step_8_is_saved(directory: Path) -> None:
+    until(lambda: 8 in saved_steps(directory), "step 8 is saved")
+    hang_and_soon_give_up()
+
+
 def test_a_disk_that_hangs_at_the_last_step_costs_the_save_and_not_the_model(
     tmp_path: Path, trained: Any
 ) -> None:
     """The ranks' talk about it is no sign that it will ever end."""
     straight, _ = trained["fsdp"]
     job = without_dropout(tmp_path / "hangs")
-    lead, other = run_gang(
-        job, 2, faults=Faults(saves_beside=True, world={11: hang_and_soon_give_up})
+    faults = Faults(
+        saves_beside=True, world={11: partial(hang_once_step_8_is_saved, tmp_path / "hangs")}
     )
+    lead, other = run_gang(job, 2, faults=faults)
     assert_finished([lead, other])
     assert "step-00000012" not in checkpoint_names(job)
     assert "in the midst of the checkpoint of step 12" in lead.link.report["checkpoint_error"]
