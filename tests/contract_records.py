@@ -126,6 +126,7 @@ def report_at_its_bounds() -> TrainerReport:
             },
             "replayedSteps": 10**8,
             "resumedFromStep": 10**8,
+            "passedOver": widest(NOTICE_LENGTH_MAX),
             "tokens": 10**17,
             "stepTime": TIME,
             "firstStepTime": TIME,

@@ -128,6 +128,7 @@ FULL_STATUS: dict[str, Any] = {
         "loadSeconds": "0.3",
         "fault": "Crash: rank 1 was killed by SIGKILL",
         "resumedFromStep": 25,
+        "passedOver": "checkpoints passed over: step 30 (manifest.json is missing)",
         "replayedSteps": 5,
     },
     "artifacts": {

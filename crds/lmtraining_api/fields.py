@@ -38,6 +38,7 @@ PATTERN_HINTS: Final = {
 }
 
 MESSAGE_LENGTH_MAX: Final = 1024
+NOTICE_LENGTH_MAX: Final = 512
 FRAME_LENGTH_MAX: Final = 256
 SHORT_FRAME_LENGTH_MAX: Final = 128
 FRAMES_MAX: Final = 20
@@ -129,6 +130,10 @@ RelativePath = Annotated[str, Field(pattern=PATH_PATTERN, max_length=200)]
 #: One sentence of ours for a person.
 Message = Annotated[
     str, BeforeValidator(one_line(MESSAGE_LENGTH_MAX)), Field(max_length=MESSAGE_LENGTH_MAX)
+]
+#: The same where the record has little room.
+Notice = Annotated[
+    str, BeforeValidator(one_line(NOTICE_LENGTH_MAX)), Field(max_length=NOTICE_LENGTH_MAX)
 ]
 #: One place in the code, where there are many of them in a record.
 ShortFrame = Annotated[

@@ -17,9 +17,11 @@ from lmtraining_api.exits import ReadExitCode, ReadFailureClass
 from lmtraining_api.fields import (
     FRAMES_MAX,
     MESSAGE_LENGTH_MAX,
+    NOTICE_LENGTH_MAX,
     REASON_PATTERN,
     Frames,
     Message,
+    Notice,
     first,
 )
 from lmtraining_api.job import TrainingSpec
@@ -44,6 +46,7 @@ __all__ = [
     "FRAMES_MAX",
     "HUNG_RANKS_MAX",
     "MESSAGE_LENGTH_MAX",
+    "NOTICE_LENGTH_MAX",
     "RANKS_REPORTED_MAX",
     "ROBUSTNESS_MAX",
     "CheckpointReport",
@@ -70,7 +73,6 @@ __all__ = [
 RANKS_REPORTED_MAX = 64
 SLOWEST_RANKS_MAX = 8
 REPLICAS_MAX = 512
-NOTICE_LENGTH_MAX = 512
 
 Uid = Annotated[str, Field(max_length=64)]
 PodName = Annotated[str, Field(max_length=253)]
@@ -251,7 +253,7 @@ class TrainerReport(Record):
     """Largest absolute value that a block gave to the next."""
     noise_scale_tokens: float | None = None
     """Gradient noise scale: larger batches bring little."""
-    notice: Annotated[str, Field(max_length=NOTICE_LENGTH_MAX)] = ""
+    notice: Notice = ""
     """What is odd and nothing is done about; empty when all is usual."""
     last_remedy: RemedyReport | None = None
     """The newest thing that was done about a bad step."""
@@ -262,6 +264,8 @@ class TrainerReport(Record):
     """Where the time of the run went, over all attempts and rounds, to the second."""
     resumed_from_step: int | None = None
     """The checkpoint this attempt loaded; absent when it began at step 0."""
+    passed_over: Notice = ""
+    """Newer checkpoints that were found broken then, and what is wrong with them."""
     load_seconds: float | None = None
     """Time to find, verify and load that checkpoint."""
     replayed_steps: int = 0

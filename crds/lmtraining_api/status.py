@@ -25,7 +25,7 @@ from lmtraining_api.conditions import (
     Succeeded,
 )
 from lmtraining_api.exits import ReadFailureClass
-from lmtraining_api.fields import Frames, Message
+from lmtraining_api.fields import Frames, Message, Notice
 
 __all__ = [
     "Accepted",
@@ -267,6 +267,8 @@ class LastRecovery(StatusModel):
     """What it was, where the ranks were started again inside their pods or a pod was replaced."""
     resumed_from_step: Count | None = None
     """The checkpoint it went on from; absent: from the start."""
+    passed_over: Notice = ""
+    """Newer checkpoints that were found broken, and what is wrong with them."""
     replayed_steps: Count = 0
     """Steps done again."""
 

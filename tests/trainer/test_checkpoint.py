@@ -134,6 +134,9 @@ def test_p8_a_broken_checkpoint_is_passed_over_and_the_journal_says_why(
     outcome = go_on(tmp_path)
     assert outcome.end == "finished", outcome
     assert outcome.link.report["resumed_from_step"] == 8
+    said = outcome.link.report["passed_over"]
+    assert said.startswith("checkpoints passed over: step 10 (")
+    assert why in said
     (rejected,) = [entry for entry in journal(tmp_path) if entry["kind"] == "Rejected"]
     assert rejected["step"] == 10
     assert why in rejected["detail"]["why"]
@@ -162,7 +165,10 @@ def test_p8_the_newest_broken_one_is_kept_as_evidence(tmp_path: Path) -> None:
     checkpoints = stopped(tmp_path)
     for step in (8, 10):
         flip_a_bit(checkpoints / layout.directory_name(step))
-    assert go_on(tmp_path).link.report["resumed_from_step"] == 4
+    report = go_on(tmp_path).link.report
+    assert report["resumed_from_step"] == 4
+    assert "step 10 (" in report["passed_over"]
+    assert ", step 8 (" in report["passed_over"]
     kept = [name for name in layout_names(tmp_path) if name.startswith("rejected-")]
     assert kept == ["rejected-step-00000010"]
 
@@ -361,12 +367,14 @@ def test_tensors_come_back_bit_for_bit(tmp_path: Path) -> None:
         "empty": torch.zeros(0, 3),
     }
     entry = write_tensors(tmp_path / "t.safetensors", tensors, Pace(1.0))
-    content, sha256 = read_hashed(tmp_path / "t.safetensors", nothing)
+    write_tensors(tmp_path / "none.safetensors", {}, Pace(1.0))
+    paths = [tmp_path / "t.safetensors", tmp_path / "none.safetensors"]
+    read = read_hashed(paths, nothing)
+    content, sha256 = read[paths[0]]
     assert entry.sha256 == sha256 == sha256_of_file(tmp_path / "t.safetensors")
     assert_equal_tensors(tensors_in(content), tensors)
     assert_equal_tensors(load_file(tmp_path / "t.safetensors"), tensors)
-    write_tensors(tmp_path / "none.safetensors", {}, Pace(1.0))
-    assert tensors_in(read_hashed(tmp_path / "none.safetensors", nothing)[0]) == {}
+    assert tensors_in(read[paths[1]][0]) == {}
 
 
 def layout_names(tmp_path: Path) -> list[str]:

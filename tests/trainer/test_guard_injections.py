@@ -188,6 +188,7 @@ def test_p3_checkpoints_behind_a_rewind_are_abandoned(tmp_path: Path) -> None:
     assert rewind["detail"]["to_step"] == 10
     abandoned = [e["step"] for e in journal(tmp_path) if e["kind"] == "Rejected"]
     assert abandoned == [30, 20]
+    assert not outcome.link.report["passed_over"], "they are not broken"
     assert outcome.end == "preempted"
     assert run_alone(job, attempt=2).end == "finished"
     assert [e["step"] for e in journal(tmp_path) if e["kind"] == "Rejected"] == [30, 20]

@@ -181,12 +181,19 @@ def test_step_does_not_go_back_while_an_attempt_starts() -> None:
     plan = decide(status, pods=gang, report=ObservedReport(report=loading))
     assert plan.status.progress.step == 130
     first = NOW + timedelta(seconds=9)
-    stepped = report_of(attempt=2, step=101, resumed_from_step=100, first_step_time=first)
+    broken = "checkpoints passed over: step 120 (model.safetensors is missing)"
+    stepped = report_of(
+        attempt=2, step=101, resumed_from_step=100, first_step_time=first, passed_over=broken
+    )
     plan = decide(status, pods=gang, report=ObservedReport(report=stepped))
     assert plan.status.progress.step == 101
+    assert "CheckpointPassedOver" in events(plan)
     assert plan.status.last_recovery is not None
     assert plan.status.last_recovery.resumed_from_step == 100
     assert plan.status.last_recovery.seconds == "9.0"
+    assert plan.status.last_recovery.passed_over == broken
+    again = decide(plan.status, pods=gang, report=ObservedReport(report=stepped))
+    assert not events(again), "told once"
 
 
 def test_step_that_goes_back_without_a_failure_is_explained() -> None:

@@ -105,3 +105,15 @@ def test_trouble_with_saving_is_told_once_and_so_is_its_end() -> None:
             view.show(Snapshot(report=report, clock=StateClock(state="Training", since=0.0)))
     lines = [line for line in screen.getvalue().splitlines() if "newest: none" in line]
     assert [line.partition(";")[0] for line in lines] == [errors[0], "checkpoints are saved again"]
+
+
+def test_a_broken_checkpoint_that_was_passed_over_is_told_once() -> None:
+    broken = "checkpoints passed over: step 10 (model.safetensors has 12 bytes, not 90)"
+    screen = io.StringIO()
+    with ProgressView(Console(file=screen, width=200), bar=False) as view:
+        for state in ("Loading", "Training"):
+            report = TRAINING.model_copy(
+                update={"state": state, "passed_over": broken, "resumed_from_step": 8}
+            )
+            view.show(Snapshot(report=report, clock=StateClock(state=state, since=0.0)))
+    assert screen.getvalue().count(f"{broken}; going on from step 8\n") == 1

@@ -44,6 +44,7 @@ class ProgressView:
         self._shown = ""
         self._told: RemedyReport | None = None
         self._told_trouble = ""
+        self._told_passed_over = ""
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -68,6 +69,9 @@ class ProgressView:
         if report.last_remedy is not None and report.last_remedy != self._told:
             self._told = report.last_remedy
             self._print(remedy_line(report.last_remedy))
+        if report.passed_over != self._told_passed_over:
+            self._told_passed_over = report.passed_over
+            self._print(f"{report.passed_over}; going on from step {report.resumed_from_step}")
         self._tell_trouble(report)
         changed = report.state != self._shown
         if self._bar is not None:

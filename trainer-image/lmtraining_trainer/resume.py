@@ -24,6 +24,7 @@ from lmtraining_trainer.checkpoint import (
     layout,
     needed_parts,
     part_fault,
+    passed_over,
     reject,
     restore_state,
     tidy,
@@ -83,7 +84,8 @@ def resume(state: TrainState, saver: Saver, seed: int) -> Resumed:
             saver.mark_healthy({0})
         saver.poll(state)  # a stop or a crash may have come right before
         saver.settle()
-        voice.say("Loading", **_report_fields(chosen, state, time.perf_counter() - started))
+        fields = _report_fields(chosen, state, time.perf_counter() - started)
+        voice.say("Loading", passed_over=found["passed_over"], **fields)
     remedies = Remedies.of_json(found["remedies"])
     for position in state.counters.skipped_positions:  # the journal may have been on a full disk
         remedies = remedies.with_skip(position, step=state.counters.step)
@@ -132,12 +134,14 @@ def _pass_over(run: Run | None, chosen: Chosen, why: str) -> None:
 def _found(run: Run, saver: Saver, state: TrainState, chosen: Chosen | None) -> dict[str, Any]:
     """On the lead, which goes on from `chosen`: what the journal and the progress mark know."""
     with storage_errors(run.directory):
+        broken = passed_over(run)
         if chosen is not None:
             accept(run, chosen)
             _journal_loaded(run, chosen, saver.gang.world_size, state)
         tidy(run, saver.keep)
     intact = filter(layout.is_marked_intact, layout.newest_first(run.checkpoints))
     return {
+        "passed_over": broken,
         "highest_step": max(run.mark.highest, *(entry.step for entry in run.journal.entries)),
         "unproven": [layout.step_of(path) for path in intact if not layout.is_marked_healthy(path)],
         "remedies": Remedies.of_journal(run.journal.entries).json(),

@@ -2,8 +2,8 @@
 
 Promise: only transitions make events, so their number is bounded by the number of attempts. The
 reasons, and nothing else: NotAccepted, AttemptStarted, TrainingStarted, AttemptFailed, PodReplaced,
-Suspended, Completed, Failed, Diverged, Stalled, Skip, Rewind, Rerun, RanksRestarted, and the
-reasons of Scheduled that a person must act on.
+Suspended, Completed, Failed, Diverged, Stalled, Skip, Rewind, Rerun, RanksRestarted,
+CheckpointPassedOver, and the reasons of Scheduled that a person must act on.
 """
 
 from lmtraining_api.names import POD_REPLACED
@@ -52,6 +52,7 @@ def transitions(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> list[Publ
         _stalled(old, new),
         _remedied(old, new),
         _ranks_restarted(old, new),
+        _checkpoint_passed_over(old, new),
         _summary(old, new),
     ]
     return [event for event in events if event is not None]
@@ -109,6 +110,15 @@ def _ranks_restarted(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> Publ
     if after is None or not after.fault or after == before or new.attempt != old.attempt:
         return None
     return _warning("RanksRestarted", f"round {new.round} of the ranks after {after.fault}", new)
+
+
+def _checkpoint_passed_over(
+    old: LMTrainingJobStatus, new: LMTrainingJobStatus
+) -> PublishEvent | None:
+    before, after = old.last_recovery, new.last_recovery
+    if after is None or not after.passed_over or after == before:
+        return None
+    return _warning("CheckpointPassedOver", after.passed_over, new)
 
 
 def _remedied(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> PublishEvent | None:

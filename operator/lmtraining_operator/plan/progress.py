@@ -239,6 +239,7 @@ def _recovery(situation: Situation, report: TrainerReport) -> LastRecovery | Non
         resumed_from_step=None
         if report.resumed_from_step is None
         else figures.count(report.resumed_from_step),
+        passed_over=report.passed_over,
         replayed_steps=figures.count(report.replayed_steps),
         fault=_fault(fault or situation.replaced),
     )

@@ -1,6 +1,6 @@
 """Checkpoints: written whole, verified, loaded only when intact, kept as promised."""
 
-from lmtraining_trainer.checkpoint.choosing import Chosen, accept, choose, reject
+from lmtraining_trainer.checkpoint.choosing import Chosen, accept, choose, passed_over, reject
 from lmtraining_trainer.checkpoint.faults import Contents
 from lmtraining_trainer.checkpoint.load import needed_parts, part_fault, restore_state
 from lmtraining_trainer.checkpoint.retention import tidy
@@ -30,6 +30,7 @@ __all__ = [
     "needed_parts",
     "part_fault",
     "part_published",
+    "passed_over",
     "published_whole",
     "published_with_parts",
     "reject",

@@ -9,12 +9,14 @@ way of the good one that will be written at the same step.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from lmtraining_api import FailureClass
 from lmtraining_trainer.checkpoint import layout
 from lmtraining_trainer.checkpoint.faults import (
+    ABANDONED,
     Contents,
     abandoned,
     fault_of_either,
@@ -27,6 +29,8 @@ from lmtraining_trainer.run import Run
 
 #: Broken checkpoints kept as evidence.
 REJECTED_KEPT = 1
+#: Broken checkpoints that are told apart in a sentence.
+TOLD_MAX = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +123,19 @@ def reject(run: Run, directory: Path, why: str) -> None:
     aside = run.checkpoints / f"{layout.REJECTED_PREFIX}{directory.name}"
     remove_directory(aside)
     directory.rename(aside)
+
+
+def passed_over(run: Run) -> str:
+    """Which checkpoints were found broken since one was loaded, and why; what a rewind has left
+    behind is not broken."""
+    since = takewhile(lambda entry: entry.kind != "Loaded", reversed(run.journal.entries))
+    broken = [
+        f"step {entry.step} ({entry.detail['why']})"
+        for entry in reversed(list(since))
+        if entry.kind == "Rejected" and not str(entry.detail["why"]).startswith(ABANDONED)
+    ]
+    more = f", and {len(broken) - TOLD_MAX} more" if len(broken) > TOLD_MAX else ""
+    return f"checkpoints passed over: {', '.join(broken[:TOLD_MAX])}{more}" if broken else ""
 
 
 def _forget_rejected(run: Run) -> None:

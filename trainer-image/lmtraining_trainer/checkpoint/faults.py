@@ -25,6 +25,7 @@ MANIFEST_FIELDS = frozenset(
     {"job_uid", "step", "world_size", "time", "shape", "fingerprint", "tokenizer_sha256", "files"}
 )
 INCOMPLETE = "its manifest is incomplete"
+ABANDONED = "abandoned by the rewind"
 
 
 def manifest_fault(directory: Path, manifest: dict[str, Any]) -> str | None:
@@ -45,7 +46,7 @@ def abandoned(run: Run, manifest: dict[str, Any]) -> str | None:
     for rewind in rewinds[int(manifest.get("lineage", 0)) :]:
         to_step = int(rewind.detail["to_step"] or 0)
         if manifest["step"] > to_step:
-            return f"abandoned by the rewind from step {rewind.step} to step {to_step}"
+            return f"{ABANDONED} from step {rewind.step} to step {to_step}"
     return None
 
 
@@ -98,11 +99,12 @@ def hash_fault(
     """Which file has other bytes than its manifest says, or None, and then they are in `contents`.
     Raises OSError, also where a file is not there."""
     try:
-        for name in names or manifest["files"]:
-            expected = manifest["files"][name]["sha256"]
-            contents[name], sha256 = read_hashed(directory / name, alive)
-            if sha256 != expected:
-                return f"{name} has another SHA-256 than its manifest says"
+        expected = {name: manifest["files"][name]["sha256"] for name in names or manifest["files"]}
+        read = read_hashed([directory / name for name in expected], alive)
+        for path, (content, sha256) in read.items():
+            if sha256 != expected[path.name]:
+                return f"{path.name} has another SHA-256 than its manifest says"
+            contents[path.name] = content
     except (KeyError, TypeError):
         return INCOMPLETE
     return None
