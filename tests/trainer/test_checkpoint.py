@@ -1,6 +1,8 @@
 """Checkpoints: whole or absent, verified before they are loaded, kept as promised (P8)."""
 
 import errno
+import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -19,7 +21,8 @@ from lmtraining_trainer.checkpoint import layout, tensors
 from lmtraining_trainer.checkpoint import write as write_module
 from lmtraining_trainer.checkpoint import writer as writer_module
 from lmtraining_trainer.checkpoint.pace import Pace
-from lmtraining_trainer.checkpoint.tensors import read_hashed, tensors_in, write_tensors
+from lmtraining_trainer.checkpoint.reading import PART_BYTES, read_hashed
+from lmtraining_trainer.checkpoint.tensors import tensors_in, write_tensors
 from lmtraining_trainer.files import nothing, sha256_of_file
 from lmtraining_trainer.run import Journal
 from tests.trainer.rank_support import (
@@ -375,6 +378,32 @@ def test_tensors_come_back_bit_for_bit(tmp_path: Path) -> None:
     assert_equal_tensors(tensors_in(content), tensors)
     assert_equal_tensors(load_file(tmp_path / "t.safetensors"), tensors)
     assert tensors_in(read[paths[1]][0]) == {}
+
+
+@pytest.mark.parametrize("refuses", [None, errno.EINVAL], ids=["past the cache", "through it"])
+def test_p8_what_is_hashed_is_what_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: int | None
+) -> None:
+    """Sizes at and beside the edges of sectors and parts; and a filesystem that refuses only once
+    it is read."""
+    sizes = (0, 1, 4095, 4096, 4097, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 3 * PART_BYTES + 5)
+    contents = {tmp_path / str(size): os.urandom(size) for size in sizes}
+    for path, content in contents.items():
+        path.write_bytes(content)
+    refused = []
+
+    def preadv(descriptor: int, rooms: list[memoryview], at: int) -> int:
+        if refuses and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
+            refused.append(at)
+            raise OSError(refuses, os.strerror(refuses))
+        return read(descriptor, rooms, at)
+
+    read = os.preadv
+    monkeypatch.setattr(os, "preadv", preadv)
+    for path, (content, sha256) in read_hashed(list(contents), nothing).items():
+        assert content.numpy().tobytes() == contents[path], path.name
+        assert sha256 == hashlib.sha256(contents[path]).hexdigest(), path.name
+    assert bool(refused) == bool(refuses)
 
 
 def layout_names(tmp_path: Path) -> list[str]:

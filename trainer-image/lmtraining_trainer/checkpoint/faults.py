@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from lmtraining_trainer.checkpoint import layout
-from lmtraining_trainer.checkpoint.tensors import read_hashed
+from lmtraining_trainer.checkpoint.reading import read_hashed
 from lmtraining_trainer.run import Mirror, Run
 
 Contents = dict[str, torch.Tensor]

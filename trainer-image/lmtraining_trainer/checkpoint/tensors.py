@@ -3,8 +3,7 @@
 Promise: the hash that goes into the manifest is that of the memory, taken while it is written, so
 that reading it back proves something; and writing needs no second copy of the tensors. While one
 part is hashed the one before it is written and synced, so a writer without a pause is as fast as
-the disk; and what is read is hashed in one pass, so that the very bytes are loaded that were
-verified. Files are read beside each other: one core hashes no faster than a good disk reads.
+the disk.
 Trap avoided: the library's writer returns neither hash nor sign of life, and its `save` builds the
 whole file in memory; what its reader gives is the file itself, mapped, and goes with it. One sync
 of a large file at its end can take minutes without a sign of life.
@@ -15,11 +14,9 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from threading import Event
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
@@ -27,7 +24,7 @@ import torch
 
 from lmtraining_trainer.checkpoint.layout import FileEntry
 from lmtraining_trainer.checkpoint.pace import Pace
-from lmtraining_trainer.files import HASH_CHUNK_BYTES, forget_copy, sync
+from lmtraining_trainer.files import HASH_CHUNK_BYTES, sync
 
 _DTYPES = {
     torch.float64: "F64",
@@ -45,10 +42,6 @@ _DTYPE_OF = {name: dtype for dtype, name in _DTYPES.items()}
 SYNC_BYTES = 64 * 1024 * 1024
 #: One copies to the kernel while the other waits for the disk.
 DISK_THREADS = 2
-#: Files that are read beside each other; each has a second thread that hashes.
-FILES_AT_ONCE = 2
-#: Between two looks at how far reading is.
-LOOK_SECONDS = 0.1
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], pace: Pace) -> FileEntry:
@@ -136,40 +129,6 @@ def _write(descriptor: int, chunk: memoryview, offset: int) -> None:
 def _sync(file: BinaryIO) -> None:
     file.flush()
     sync(file.fileno())
-
-
-def read_hashed(
-    paths: Sequence[Path], alive: Callable[[], None]
-) -> dict[Path, tuple[torch.Tensor, str]]:
-    """The bytes of each file as they are on disk, and their SHA-256, FILES_AT_ONCE at a time.
-
-    `alive` is called by the caller's own thread, as long as reading comes on. Raises OSError.
-    """
-    comes_on = Event()
-    with ThreadPoolExecutor(FILES_AT_ONCE, "checkpoint-read") as readers:
-        reading = {path: readers.submit(_read_hashed, path, comes_on.set) for path in paths}
-        pending = set(reading.values())
-        while pending:
-            _, pending = wait(pending, timeout=LOOK_SECONDS)
-            if comes_on.is_set():
-                comes_on.clear()
-                alive()
-        return {path: read.result() for path, read in reading.items()}
-
-
-def _read_hashed(path: Path, comes_on: Callable[[], object]) -> tuple[torch.Tensor, str]:
-    """One part is hashed while the next is read."""
-    digest = hashlib.sha256(usedforsecurity=False)
-    with path.open("rb", buffering=0) as file, ThreadPoolExecutor(1, "checkpoint-hash") as hasher:
-        content = torch.empty(os.fstat(file.fileno()).st_size, dtype=torch.uint8)
-        view = memoryview(content.numpy())  # type: ignore[arg-type]
-        forget_copy(file.fileno())
-        start = 0
-        while length := file.readinto(view[start : start + HASH_CHUNK_BYTES]):
-            hasher.submit(digest.update, view[start : start + length])
-            start += length
-            comes_on()
-    return content, digest.hexdigest()
 
 
 def tensors_in(content: torch.Tensor) -> dict[str, torch.Tensor]:
