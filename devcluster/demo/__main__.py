@@ -3,6 +3,7 @@
 Promise: ends with exit code 0 only if all of it happened. Long steps say what they do.
 """
 
+import argparse
 import shutil
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ READ_SECONDS_MAX = 180
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args()
     console = Console()
     try:
         _play(console)
