@@ -399,7 +399,11 @@ BATCH_ADVICE: tuple[tuple[Document, int], ...] = (
 SIZE_MISTAKES = ("2GB", "2GiB", "2gb", "2gib", "2Gb", "2g", "2gi")
 
 #: What may change in a job that exists: everything else is immutable.
-MUTABLE = {"recovery": {"restartsMax": 9}, "suspend": True}
+MUTABLE = {
+    "recovery": {"restartsMax": 9},
+    "suspend": True,
+    "deadlines": {"startSeconds": 60, "runSeconds": 3600},
+}
 
 #: A job that breaks the bounds of one field, and that field.
 OUT_OF_BOUNDS: tuple[tuple[Document, str], ...] = (

@@ -22,6 +22,7 @@ def condition(kind: str, status: str, reason: str, message: str = "A sentence.")
 FULL_STATUS: dict[str, Any] = {
     "observedGeneration": 1,
     "startTime": TIME,
+    "firstRunTime": TIME,
     "completionTime": LATER,
     "conditions": [
         condition(ConditionType.SUCCEEDED, "Unknown", "Training", "step 42 of 100"),

@@ -44,10 +44,21 @@ class Succeeded(StrEnum):
     COMPLETED = "Completed"
     FAILED = "Failed"
     DIVERGED = "Diverged"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
 
     @property
     def is_terminal(self) -> bool:
-        return self in (Succeeded.COMPLETED, Succeeded.FAILED, Succeeded.DIVERGED)
+        return self in _ENDS
+
+
+_ENDS = frozenset(
+    {
+        Succeeded.COMPLETED,
+        Succeeded.FAILED,
+        Succeeded.DIVERGED,
+        Succeeded.DEADLINE_EXCEEDED,
+    }
+)
 
 
 class Accepted(StrEnum):
@@ -81,6 +92,7 @@ class Scheduled(StrEnum):
     STARTING = "Starting"
     SCHEDULED = "Scheduled"
     SUSPENDED = "Suspended"
+    STOPPING = "Stopping"
     FINISHED = "Finished"
 
 

@@ -14,6 +14,7 @@ from pydantic import model_validator
 
 from lmtraining_api.base import Rule, SpecModel, Term, TransitionRule
 from lmtraining_api.fields import ObjectName
+from lmtraining_api.lifecycle import Deadlines
 from lmtraining_api.names import API_VERSION, JOB_NAME_LENGTH_MAX, KIND
 from lmtraining_api.training import (
     BATCH_TOKENS_MAX,
@@ -52,6 +53,7 @@ __all__ = [
     "Credentials",
     "Data",
     "DataSource",
+    "Deadlines",
     "Evaluation",
     "LMTrainingJob",
     "LMTrainingJobSpec",
@@ -203,10 +205,12 @@ def _immutable(block: str) -> TransitionRule:
 
 
 class LMTrainingJobSpec(TrainingSpec):
-    """What the job should be. Only suspend and recovery may be changed later."""
+    """What the job should be. Only suspend, deadlines and recovery may be changed later."""
 
     recovery: Recovery = Recovery()
     """How faults are answered."""
+    deadlines: Deadlines = Deadlines()
+    """By when the job must have come somewhere."""
     suspend: bool = False
     """true: save a checkpoint and free the devices; false again: go on from it."""
 

@@ -93,6 +93,13 @@ REASON_HELP: dict[ConditionType, dict[str, Help]] = {
             "More steps were not finite than `stability.skippedStepsMax` allows.",
             "Lower `optimizer.learningRate`, raise `schedule.warmupFraction` or look at the data.",
         ),
+        Succeeded.DEADLINE_EXCEEDED: Help(
+            "A time in `spec.deadlines` is over. While the status is Unknown the pods still save a "
+            "checkpoint and stop.",
+            f"{_LOOK}. While the pods stop, a longer deadline lets the job go on; afterwards make "
+            "a new job, which with `checkpoint.path` and `existingRun: Resume` goes on from the "
+            "newest checkpoint.",
+        ),
     },
     ConditionType.ACCEPTED: {
         Accepted.VALID: Help("This version runs this spec.", "Nothing."),
@@ -149,6 +156,10 @@ REASON_HELP: dict[ConditionType, dict[str, Help]] = {
         Scheduled.SCHEDULED: Help("All pods of the attempt run.", "Nothing."),
         Scheduled.SUSPENDED: Help(
             "No pods, as `spec.suspend` is true.", "Set `spec.suspend` to false to go on."
+        ),
+        Scheduled.STOPPING: Help(
+            "The pods save a checkpoint and stop, since `deadlines.runSeconds` is over.",
+            "Raise `deadlines.runSeconds` now to go on; otherwise nothing.",
         ),
         Scheduled.FINISHED: Help("No pods, as the job has ended.", "Nothing."),
     },

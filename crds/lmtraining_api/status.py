@@ -301,6 +301,8 @@ class LMTrainingJobStatus(StatusModel):
     """metadata.generation of the spec that this status is about."""
     start_time: AwareDatetime | None = None
     """When the job was first accepted."""
+    first_run_time: AwareDatetime | None = None
+    """When all of its pods first ran: from here deadlines.runSeconds counts."""
     completion_time: AwareDatetime | None = None
     """When it ended, well or not."""
     conditions: Annotated[list[Condition], BeforeValidator(_known_conditions)] = Field(

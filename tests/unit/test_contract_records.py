@@ -193,7 +193,7 @@ class TestASpecInAJobFile:
     def test_is_the_training_part_of_the_job(self) -> None:
         job = LMTrainingJob.from_document(MINIMAL)
         written = JobFile.model_validate(JOB_FILE).spec.model_dump()
-        assert written == job.spec.model_dump(exclude={"recovery", "suspend"})
+        assert written == job.spec.model_dump(exclude={"recovery", "deadlines", "suspend"})
 
 
 class TestExitCodes:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from lmtraining_api.status import ConditionType, LMTrainingJobStatus, Scheduled
 from lmtraining_operator.plan.model import Object, ObservedPod
 
+_TOLD_TO_STOP = frozenset({Scheduled.SUSPENDED, Scheduled.STOPPING})
+
 
 def has_failed(status: LMTrainingJobStatus) -> bool:
     failure = status.last_failure
@@ -18,8 +20,9 @@ def has_failed(status: LMTrainingJobStatus) -> bool:
 
 
 def was_suspended(status: LMTrainingJobStatus) -> bool:
+    """True when its pods were told to save and stop, by suspend or by a deadline."""
     scheduled = status.condition(ConditionType.SCHEDULED)
-    return scheduled is not None and scheduled.reason == Scheduled.SUSPENDED
+    return scheduled is not None and scheduled.reason in _TOLD_TO_STOP
 
 
 def is_over(status: LMTrainingJobStatus) -> bool:

@@ -25,6 +25,7 @@ from lmtraining_operator.plan import (
     acceptance,
     attempts,
     conditions,
+    deadlines,
     ending,
     events,
     gang,
@@ -114,11 +115,21 @@ def _decide(situation: Situation) -> Plan:
             if situation.status.is_terminal:
                 left = situation.observed.training_pods
                 return ending.ended(situation, gang.release(left, gang.grace_seconds(situation)))
+    return _going_on(situation)
+
+
+def _going_on(situation: Situation) -> Plan:
+    """What is wished of a job that has not come to its end."""
     if situation.spec.suspend:
         return _suspend(situation)
-    if situation.attempt_is_over:
-        return _between_attempts(situation)
-    return _run(situation)
+    late = deadlines.exceeded(situation)
+    if late is not None:
+        return deadlines.past(situation, late)
+    decided = _between_attempts(situation) if situation.attempt_is_over else _run(situation)
+    left = deadlines.seconds_left(situation)
+    if left is None or left > decided.look_again_seconds:
+        return decided
+    return replace(decided, look_again_seconds=max(left, LOOK_AGAIN_SECONDS_MIN))
 
 
 def _not_accepted(
@@ -176,8 +187,12 @@ def _accepted(situation: Situation) -> Situation:
         run_directory=names.run_directory_in_volume(job),
         export=situation.status.artifacts.export,
     )
-    start_time = situation.status.start_time or situation.now
-    situation = situation.with_status(start_time=start_time, artifacts=artifacts)
+    has_run = situation.gang_runs or situation.gang_was_complete
+    situation = situation.with_status(
+        start_time=situation.status.start_time or situation.now,
+        first_run_time=situation.status.first_run_time or (situation.now if has_run else None),
+        artifacts=artifacts,
+    )
     return situation.saying(Verdict("True", Accepted.VALID))
 
 

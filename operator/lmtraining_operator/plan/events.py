@@ -2,8 +2,8 @@
 
 Promise: only transitions make events, so their number is bounded by the number of attempts. The
 reasons, and nothing else: NotAccepted, AttemptStarted, TrainingStarted, AttemptFailed, PodReplaced,
-Suspended, Completed, Failed, Diverged, Stalled, Skip, Rewind, Rerun, RanksRestarted,
-CheckpointPassedOver, and the reasons of Scheduled that a person must act on.
+Suspended, Completed, Failed, Diverged, DeadlineExceeded, Stalled, Skip, Rewind, Rerun,
+RanksRestarted, CheckpointPassedOver, and the reasons of Scheduled that a person must act on.
 """
 
 from lmtraining_api.names import POD_REPLACED
@@ -37,9 +37,10 @@ _SUMMARIES = frozenset(
         Succeeded.COMPLETED,
         Succeeded.FAILED,
         Succeeded.DIVERGED,
+        Succeeded.DEADLINE_EXCEEDED,
     }
 )
-_WARNINGS = frozenset({Succeeded.FAILED, Succeeded.DIVERGED})
+_WARNINGS = frozenset({Succeeded.FAILED, Succeeded.DIVERGED, Succeeded.DEADLINE_EXCEEDED})
 
 
 def transitions(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> list[PublishEvent]:
