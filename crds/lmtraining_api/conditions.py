@@ -62,11 +62,12 @@ _ENDS = frozenset(
 
 
 class Accepted(StrEnum):
-    """Reasons of Accepted: can this version run this spec?"""
+    """Reasons of Accepted: does the operator run this spec?"""
 
     VALID = "Valid"
     UNSUPPORTED = "Unsupported"
     INVALID = "Invalid"
+    PAUSED = "Paused"
 
 
 class DataReady(StrEnum):

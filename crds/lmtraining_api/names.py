@@ -22,6 +22,8 @@ LABEL_REPLICA: Final = f"{GROUP}/replica"
 LABEL_COMPONENT: Final = f"{GROUP}/component"
 COMPONENT_OPERATOR: Final = "operator"
 ANNOTATION_INTENT: Final = f"{GROUP}/intent"
+#: On a job: "true" keeps the operator's hands off it.
+ANNOTATION_PAUSED: Final = f"{GROUP}/paused"
 
 #: A pod is named <job>-<attempt>-<replica>-<n>; this bound keeps that within a 63-character label.
 JOB_NAME_LENGTH_MAX: Final = 50

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from lmtraining_api.exits import FailureClass
+from lmtraining_api.names import ANNOTATION_PAUSED
 from lmtraining_api.status import (
     Accepted,
     Checkpointed,
@@ -41,7 +42,7 @@ REASONS_OF: dict[ConditionType, type[StrEnum]] = {
 QUESTION_OF: dict[ConditionType, str] = {
     ConditionType.SUCCEEDED: "Is the run finished and exported? Unknown while it is active; its "
     "reason is the STATE column.",
-    ConditionType.ACCEPTED: "Can this version run this spec?",
+    ConditionType.ACCEPTED: "Can this version run this spec, and may it?",
     ConditionType.DATA_READY: "Is the data prepared and readable?",
     ConditionType.SCHEDULED: "Are all pods of the attempt placed and started?",
     ConditionType.PROGRESSING: "Does the step advance?",
@@ -111,6 +112,11 @@ REASON_HELP: dict[ConditionType, dict[str, Help]] = {
             "The spec contradicts itself or the cluster.",
             f"{_LOOK} and change the field it names.",
         ),
+        Accepted.PAUSED: Help(
+            f"The annotation `{ANNOTATION_PAUSED}` keeps the operator's hands off the job: its "
+            "pods train on, nothing is mended, and status is as old as it says.",
+            f"`kubectl annotate lmtj NAME {ANNOTATION_PAUSED}-` lets the operator go on.",
+        ),
     },
     ConditionType.DATA_READY: {
         DataReady.PENDING: Help("Preparation has not begun: no pod runs yet."),
@@ -166,9 +172,9 @@ REASON_HELP: dict[ConditionType, dict[str, Help]] = {
     ConditionType.PROGRESSING: {
         Progressing.NOT_STARTED: Help("No step of this attempt is done yet."),
         Progressing.UNKNOWN: Help(
-            "This version of the operator cannot read the spec; the pods train on, and nobody "
-            "watches them.",
-            "Read `Accepted`: upgrade the operator, or change the field that it names.",
+            "This version of the operator cannot read the spec, or the job is paused; the pods "
+            "train on, and nobody watches them.",
+            "Read `Accepted`: it says what to do.",
         ),
         Progressing.STEPPING: Help("Steps are made.", "Nothing."),
         Progressing.EVALUATING: Help("The model is validated; steps go on after it."),

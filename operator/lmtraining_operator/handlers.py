@@ -81,5 +81,6 @@ def matters(body: Any, *, is_deleted: bool) -> object:
         metadata.get("uid"),
         metadata.get("generation"),
         metadata.get("deletionTimestamp"),
+        (metadata.get("annotations") or {}).get(names.ANNOTATION_PAUSED),
         is_deleted,
     )

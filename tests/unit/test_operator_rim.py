@@ -75,6 +75,8 @@ def test_status_of_a_job_event_does_not_matter() -> None:
     job["status"] = {"attempt": 2}
     assert handlers.matters(kopf.Body(job), is_deleted=False) == seen
     assert handlers.matters(kopf.Body(job), is_deleted=True) != seen
+    paused = job["metadata"] | {"annotations": {"lmtraining.dev/paused": "true"}}
+    assert handlers.matters(kopf.Body(job | {"metadata": paused}), is_deleted=False) != seen
     job["metadata"]["generation"] = 2
     assert handlers.matters(kopf.Body(job), is_deleted=False) != seen
 

@@ -2,17 +2,21 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
+from lmtraining_api.names import ANNOTATION_PAUSED
 from lmtraining_api.records import CheckpointReport
-from lmtraining_api.status import ConditionType, Succeeded
-from lmtraining_operator.plan import ObservedReport
+from lmtraining_api.status import ConditionType, LMTrainingJobStatus, Succeeded
+from lmtraining_operator.plan import ObservedReport, PublishEvent
+from lmtraining_operator.plan.model import Object
 from tests.unit.operator_situations import (
     NOW,
     decide,
     deleted,
     ended,
+    events,
     job_object,
     made,
     message,
@@ -102,6 +106,56 @@ def test_spec_that_cannot_be_read_is_suspended_all_the_same() -> None:
     plan = decide(plan.status, job=job)
     assert reason(plan) == "Suspended"
     assert decide(plan.status).status.attempt == 2, "and taken up when it can be read again"
+
+
+def paused(value: str = "true", **changes: Any) -> Object:
+    job = job_object(**changes)
+    job["metadata"]["annotations"] = {ANNOTATION_PAUSED: value}
+    return job
+
+
+FAILED = (ended(running_gang(2)[0], 89), running_gang(2)[1])
+PAUSES: tuple[tuple[str, LMTrainingJobStatus, dict[str, Any]], ...] = (
+    ("a new job", LMTrainingJobStatus(), {}),
+    ("a gang to be made", status_of(complete=False), {}),
+    ("a gang to be told", status_of(complete=False), {"pods": running_gang(2)}),
+    ("a pod that failed", status_of(), {"pods": FAILED}),
+    ("a pod that is lost", status_of(), {"pods": running_gang(2)[:1]}),
+)
+
+
+@pytest.mark.parametrize(("what", "status", "world"), PAUSES, ids=[case[0] for case in PAUSES])
+def test_a_paused_job_is_left_alone_and_says_so(
+    what: str, status: LMTrainingJobStatus, world: dict[str, Any]
+) -> None:
+    """P4; what the operator would do otherwise is done once the annotation is gone (P12)."""
+    plan = decide(status, job=paused(), **world)
+    assert [a for a in plan.actions if not isinstance(a, PublishEvent)] == [], what
+    assert (events(plan), plan.report_from) == (["Paused"], "")
+    assert reason(plan, ConditionType.ACCEPTED) == "Paused"
+    assert ANNOTATION_PAUSED in message(plan, ConditionType.ACCEPTED)
+    assert plan.status.attempt == status.attempt
+    assert plan.status.last_failure is None
+    assert decide(plan.status, job=paused(), **world).status == plan.status, "written once"
+    again = decide(plan.status, **world)
+    assert reason(again, ConditionType.ACCEPTED) == "Valid"
+    assert [a for a in again.actions if not isinstance(a, PublishEvent)]
+    if status.attempt:
+        assert reason(plan, ConditionType.PROGRESSING) == "Unknown", "P4: nobody watches"
+
+
+def test_a_paused_job_is_neither_suspended_nor_ended_nor_read() -> None:
+    gang = running_gang(2)
+    late = NOW + timedelta(days=1)
+    wishes = {"suspend": True, "deadlines": {"startSeconds": 1}, "queue": "unknown"}
+    plan = decide(status_of(), job=paused(**wishes), pods=gang, now=late)
+    assert (deleted(plan), plan.status.is_terminal) == ([], False)
+    assert deleted(decide(status_of(), job=paused("false", **wishes), pods=gang, now=late))
+
+
+def test_a_paused_job_that_has_ended_needs_nobody() -> None:
+    plan = decide(status_of(state=Succeeded.FAILED), job=paused(), pods=running_gang(1))
+    assert (plan.actions, plan.is_done) == ((), True)
 
 
 def test_save_at_the_end_of_a_suspended_attempt_is_in_status() -> None:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from lmtraining_api.explain import explain_validation_error
 from lmtraining_api.fields import quantity_value
 from lmtraining_api.job import LMTrainingJob
+from lmtraining_api.names import ANNOTATION_PAUSED
 from lmtraining_api.status import Accepted, LMTrainingJobStatus
 from lmtraining_operator.plan import figures, names
 from lmtraining_operator.plan.model import Object, ObservedClaim
@@ -37,6 +38,19 @@ def parse(job: Object) -> LMTrainingJob | NotAccepted:
         return LMTrainingJob.model_validate({key: job[key] for key in _READ if key in job})
     except ValidationError as error:
         return _explain(error)
+
+
+def is_paused(job: Object) -> bool:
+    """Whether a person has told the operator to keep its hands off this job."""
+    annotations = job["metadata"].get("annotations") or {}
+    return str(annotations.get(ANNOTATION_PAUSED, "")).lower() == "true"
+
+
+PAUSED = NotAccepted(
+    reason=Accepted.PAUSED,
+    message=f"the annotation {ANNOTATION_PAUSED} is true: nothing is made, mended or ended, and "
+    "the pods that run are left alone; remove it to go on",
+)
 
 
 def reason_not_to_start(situation: Situation) -> NotAccepted | None:

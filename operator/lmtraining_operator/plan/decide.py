@@ -74,11 +74,14 @@ def plan(
     metadata = job["metadata"]
     if metadata.get("deletionTimestamp"):
         return Plan(status=status, look_again_seconds=RESYNC_SECONDS)
+    is_paused = acceptance.is_paused(job)
+    if is_paused and status.is_terminal:
+        return Plan(status=status, look_again_seconds=RESYNC_SECONDS, is_done=True)
     if status.is_terminal:
         return ending.after_the_end(status, observed, now)
-    parsed = acceptance.parse(job)
+    parsed = acceptance.PAUSED if is_paused else acceptance.parse(job)
     if isinstance(parsed, acceptance.NotAccepted):
-        decided = _unreadable(job, status, observed, parsed, now)
+        decided = _unwatched(job, status, observed, parsed, now)
     else:
         decided = _decide(
             Situation(
@@ -147,27 +150,26 @@ def _not_accepted(
     return Plan(status=said, look_again_seconds=RESYNC_SECONDS)
 
 
-def _unreadable(
+def _unwatched(
     job: Object,
     status: LMTrainingJobStatus,
     observed: Observed,
     refusal: acceptance.NotAccepted,
     now: datetime,
 ) -> Plan:
-    """A spec that this version cannot read. Nobody watches training then, which is said (P4); the
-    wish to suspend is honoured as it is written."""
+    """A job that is paused, or whose spec this version cannot read. Nobody watches training then,
+    which is said (P4); of the latter, the wish to suspend is honoured as it is written."""
     generation = job["metadata"]["generation"]
     decided = _not_accepted(status, refusal, generation=generation, now=now)
     if status.attempt == 0:
         return decided
-    said = decided.status
+    said = without_speed(decided.status)
     verdicts = [Verdict("Unknown", Progressing.UNKNOWN, refusal.message)]
     actions: list[Action] = []
-    if job["spec"].get("suspend") is True:
+    if job["spec"].get("suspend") is True and refusal is not acceptance.PAUSED:
         pods = attempts.in_the_way(observed.pods, status)
         verdicts = _suspended(pods)
         actions = gang.release(pods, None)
-        said = without_speed(said)
     said = with_conditions(said, verdicts, generation=generation, now=now)
     return replace(decided, status=said, actions=tuple(actions))
 

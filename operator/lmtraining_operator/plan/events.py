@@ -1,8 +1,8 @@
 """What happened, for `kubectl describe`: one event per transition and attempt.
 
 Promise: only transitions make events, so their number is bounded by the number of attempts. The
-reasons, and nothing else: NotAccepted, AttemptStarted, TrainingStarted, AttemptFailed, PodReplaced,
-Suspended, Completed, Failed, Diverged, DeadlineExceeded, Stalled, Skip, Rewind, Rerun,
+reasons, and nothing else: NotAccepted, Paused, AttemptStarted, TrainingStarted, AttemptFailed,
+PodReplaced, Suspended, Completed, Failed, Diverged, DeadlineExceeded, Stalled, Skip, Rewind, Rerun,
 RanksRestarted, CheckpointPassedOver, and the reasons of Scheduled that a person must act on.
 """
 
@@ -73,6 +73,8 @@ def _not_accepted(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> Publish
     condition = _entered(old, new, ConditionType.ACCEPTED)
     if condition is None or condition.reason == Accepted.VALID:
         return None
+    if condition.reason == Accepted.PAUSED:
+        return _normal("Paused", condition.message, new)
     return _warning("NotAccepted", condition.message, new)
 
 
