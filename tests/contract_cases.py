@@ -402,6 +402,7 @@ SIZE_MISTAKES = ("2GB", "2GiB", "2gb", "2gib", "2Gb", "2g", "2gi")
 MUTABLE = {
     "recovery": {"restartsMax": 9},
     "suspend": True,
+    "keepPodsSeconds": 0,
     "deadlines": {"startSeconds": 60, "runSeconds": 3600},
 }
 

@@ -10,11 +10,11 @@ every default here is a literal.
 
 from typing import ClassVar, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from lmtraining_api.base import Rule, SpecModel, Term, TransitionRule
 from lmtraining_api.fields import ObjectName
-from lmtraining_api.lifecycle import Deadlines
+from lmtraining_api.lifecycle import YEAR_SECONDS, Deadlines
 from lmtraining_api.names import API_VERSION, JOB_NAME_LENGTH_MAX, KIND
 from lmtraining_api.training import (
     BATCH_TOKENS_MAX,
@@ -205,7 +205,8 @@ def _immutable(block: str) -> TransitionRule:
 
 
 class LMTrainingJobSpec(TrainingSpec):
-    """What the job should be. Only suspend, deadlines and recovery may be changed later."""
+    """What the job should be. Only suspend, deadlines, keepPodsSeconds and recovery may be
+    changed later."""
 
     recovery: Recovery = Recovery()
     """How faults are answered."""
@@ -213,6 +214,10 @@ class LMTrainingJobSpec(TrainingSpec):
     """By when the job must have come somewhere."""
     suspend: bool = False
     """true: save a checkpoint and free the devices; false again: go on from it."""
+    keep_pods_seconds: int | None = Field(default=None, ge=0, le=YEAR_SECONDS)
+    """How long after the end of the job its pods, with their logs, its ConfigMap and its
+    NetworkPolicy stay. The job with its status, the claim and the run directory stay in any case.
+    Left out: as long as the job."""
 
     transition_rules: ClassVar = tuple(
         _immutable(block)

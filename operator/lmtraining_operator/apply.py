@@ -18,6 +18,7 @@ from lmtraining_operator.observe import owned_by
 from lmtraining_operator.plan import (
     Action,
     Create,
+    Delete,
     DeletePod,
     PublishEvent,
     Refusal,
@@ -64,6 +65,10 @@ class Applier:
                     action.name,
                     uid=action.uid,
                     grace_seconds=action.grace_seconds,
+                )
+            case Delete():
+                await self.gateway.delete(
+                    action.kind, self._namespace, action.name, uid=action.uid, grace_seconds=None
                 )
             case SetIntent():
                 await self.gateway.annotate(

@@ -16,6 +16,7 @@ from lmtraining_operator.gateway import Gateway, Object
 from lmtraining_operator.plan import (
     ContainerExit,
     Disruption,
+    Leftover,
     Observed,
     ObservedClaim,
     ObservedPod,
@@ -26,6 +27,7 @@ from lmtraining_operator.plan import (
 from lmtraining_operator.plan import names as children
 from lmtraining_operator.plan.acceptance import may_have_rivals
 from lmtraining_operator.plan.attempts import may_make
+from lmtraining_operator.plan.ending import has_kept_long_enough
 from lmtraining_operator.plan.manifests import CONTAINER
 
 WARNINGS_PODS_MAX = 3
@@ -50,6 +52,8 @@ async def observe(
     metadata = job["metadata"]
     pods = await _pods(gateway, job)
     common: dict[str, Any] = {"pods": pods, "report": report, "refusals": dict(refusals)}
+    if has_kept_long_enough(job, status, now):
+        return Observed(**common, leftovers=await _leftovers(gateway, job))
     if not may_make(job, status, pods):
         return Observed(**common)
     namespace = metadata["namespace"]
@@ -83,6 +87,23 @@ async def _pods(gateway: Gateway, job: Object) -> tuple[ObservedPod, ...]:
         "Pod", metadata["namespace"], labels=f"{api.LABEL_JOB_NAME}={metadata['name']}"
     )
     return tuple(pod_view(pod) for pod in found if owned_by(pod, metadata["uid"]))
+
+
+async def _leftovers(gateway: Gateway, job: Object) -> tuple[Leftover, ...]:
+    """The job's own ConfigMap and NetworkPolicy, where they are still there."""
+    metadata = job["metadata"]
+    names = {
+        "ConfigMap": children.config_map_name(metadata["name"]),
+        "NetworkPolicy": metadata["name"],
+    }
+    found = await asyncio.gather(
+        *(gateway.get(kind, metadata["namespace"], name) for kind, name in names.items())
+    )
+    return tuple(
+        Leftover(kind=kind, name=name, uid=one["metadata"]["uid"])
+        for (kind, name), one in zip(names.items(), found, strict=True)
+        if one is not None and owned_by(one, metadata["uid"])
+    )
 
 
 async def _warnings(

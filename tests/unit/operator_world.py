@@ -165,7 +165,7 @@ class World:
         crash = self._write()
         found = self.objects.get((kind, name))
         if found is not None and found["metadata"]["uid"] == uid:
-            if found["status"]["phase"] in ("Succeeded", "Failed"):
+            if kind != "Pod" or found["status"]["phase"] in ("Succeeded", "Failed"):
                 del self.objects[kind, name]
             elif "deletionTimestamp" not in found["metadata"]:
                 found["metadata"]["deletionTimestamp"] = self.now.isoformat()

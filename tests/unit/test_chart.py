@@ -136,9 +136,9 @@ OPERATOR_RIGHTS = {
     ("lmtraining.dev", "lmtrainingjobs"): "get list watch",
     ("lmtraining.dev", "lmtrainingjobs/status"): "patch",
     ("", "pods"): "get list watch create delete patch",
-    ("", "configmaps"): "get create",
+    ("", "configmaps"): "get create delete",
     ("", "persistentvolumeclaims"): "get create",
-    ("networking.k8s.io", "networkpolicies"): "get create",
+    ("networking.k8s.io", "networkpolicies"): "get create delete",
     ("", "events"): "list create",
 }
 

@@ -51,6 +51,41 @@ async def test_whole_life_costs_few_writes(world: World) -> None:
     assert world.status.metrics.loss == "3.25", "the exit record has the last word"
 
 
+@pytest.mark.parametrize("seconds", [None, 600])
+async def test_what_is_left_of_an_ended_job_goes_when_it_has_been_kept(
+    world: World, seconds: int | None
+) -> None:
+    """Its record stays as it was (P2), and so does the claim; without the field all of it stays."""
+    if seconds is not None:
+        world.job["spec"]["keepPodsSeconds"] = seconds
+    await world.operator().look()
+    world.start_all()
+    await world.operator().look()
+    world.train(steps=20)
+    outcome = await world.operator().look()
+    assert world.reason() == "Completed"
+    assert outcome.is_done is (seconds is None), "somebody must come back"
+    world.pass_time(599)
+    left = set(world.objects)
+    outcome = await world.operator().look()
+    assert set(world.objects) == left, "kept until then"
+    if seconds is None:
+        return
+    assert outcome.look_seconds == 1
+    world.pass_time(1)
+    for _ in range(3):  # the pods, a first time; the rest; nothing
+        outcome = await world.operator().look()
+    assert {kind for kind, _ in world.objects} == {api.KIND, "PersistentVolumeClaim", "Event"}
+    assert outcome.is_done
+    assert world.reason() == "Completed"
+    world.objects["ConfigMap", "tiny-job-file"] = {
+        "kind": "ConfigMap",
+        "metadata": {"name": "tiny-job-file", "uid": "x"},
+    }
+    await world.operator().look()
+    assert ("ConfigMap", "tiny-job-file") in world.objects, "somebody else's"
+
+
 async def test_second_look_at_a_still_world_writes_nothing(world: World) -> None:
     """P12: it gets there, and stays."""
     operator = world.operator()

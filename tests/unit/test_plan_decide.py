@@ -17,6 +17,8 @@ from lmtraining_api.status import (
 )
 from lmtraining_operator.plan import (
     Create,
+    Delete,
+    Leftover,
     ObservedClaim,
     ObservedPod,
     ObservedReport,
@@ -334,6 +336,19 @@ def test_end_stays(state: Succeeded, gone: bool) -> None:
     assert made(plan) == []
     assert plan.is_done is gone
     assert len(deleted(plan)) == len(pods), "what still runs is stopped"
+
+
+def test_pods_that_still_stop_are_waited_for_before_the_rest_goes() -> None:
+    status = status_of(state=Succeeded.FAILED, completion_time=NOW)
+    job, later = job_object(keepPodsSeconds=5), NOW + timedelta(seconds=6)
+    rest = (Leftover(kind="ConfigMap", name="tiny-job-file", uid="1"),)
+    left = (ended(running_gang(2)[0], 89), replace(running_gang(2)[1], is_deleting=True))
+    plan = decide(status, job=job, now=later, pods=left, leftovers=rest)
+    assert (plan.actions, plan.is_done) == ((), False)
+    plan = decide(status, job=job, now=later, pods=left[:1], leftovers=rest)
+    assert deleted(plan) == [(left[0].name, 5)]
+    assert Delete(kind="ConfigMap", name="tiny-job-file", uid="1") in plan.actions
+    assert not plan.is_done
 
 
 def test_existing_claim_is_waited_for() -> None:

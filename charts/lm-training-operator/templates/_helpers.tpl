@@ -66,18 +66,18 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, create, delete, patch]
-# The job file.
+# The job file. delete: spec.keepPodsSeconds after the end.
 - apiGroups: [""]
   resources: [configmaps]
-  verbs: [get, create]
+  verbs: [get, create, delete]
 # The checkpoint volume. Never deleted: checkpoints outlive their job.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get, create]
-# One policy per job: its pods talk to each other and to nobody else.
+# One policy per job: its pods talk to each other and to nobody else. delete: as above.
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
-  verbs: [get, create]
+  verbs: [get, create, delete]
 # list: why a pod cannot be placed is said in its events.
 - apiGroups: [""]
   resources: [events]

@@ -78,7 +78,7 @@ def plan(
     if is_paused and status.is_terminal:
         return Plan(status=status, look_again_seconds=RESYNC_SECONDS, is_done=True)
     if status.is_terminal:
-        return ending.after_the_end(status, observed, now)
+        return ending.after_the_end(job, status, observed, now)
     parsed = acceptance.PAUSED if is_paused else acceptance.parse(job)
     if isinstance(parsed, acceptance.NotAccepted):
         decided = _unwatched(job, status, observed, parsed, now)

@@ -4,6 +4,7 @@ Promise (P2): the end is said once and stays, whatever happens to the children a
 Trap avoided: an exit code of 0 alone proves nothing; any image may end with it.
 """
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from lmtraining_api.exits import ExitCode
@@ -18,13 +19,15 @@ from lmtraining_api.status import (
 )
 from lmtraining_operator.plan import gang, names
 from lmtraining_operator.plan.failures import lead_exit_record
-from lmtraining_operator.plan.model import Action, Observed, Plan
+from lmtraining_operator.plan.model import Action, Delete, Object, Observed, Plan
 from lmtraining_operator.plan.progress import with_exit_record
 from lmtraining_operator.plan.situation import Situation
 from lmtraining_operator.plan.verdicts import Verdict
 
 RELEASING_SECONDS = 5.0
 """How long a job is left alone while pods stop."""
+LOOK_SECONDS_MIN = 1.0
+"""What is to go with the pods need not go in the very moment."""
 FINISH_LINGER_SECONDS = 10
 """Time for the other pods of a finished gang to end by themselves."""
 
@@ -61,12 +64,49 @@ def ended(situation: Situation, actions: list[Action]) -> Plan:
         status=situation.status,
         actions=tuple(actions),
         look_again_seconds=FINISH_LINGER_SECONDS,
-        is_done=not situation.observed.live_pods,
+        is_done=not situation.observed.live_pods and situation.spec.keep_pods_seconds is None,
     )
 
 
-def after_the_end(status: LMTrainingJobStatus, observed: Observed, now: datetime) -> Plan:
-    """Nothing is said any more (P2); what still runs is stopped."""
+def has_kept_long_enough(job: Object, status: LMTrainingJobStatus, now: datetime) -> bool:
+    """Whether nothing of an ended job is kept any longer, but for its record."""
+    until = _kept_until(job, status)
+    return until is not None and now >= until
+
+
+def _kept_until(job: Object, status: LMTrainingJobStatus) -> datetime | None:
+    """When what is left of the job is to go; None where it stays. Asked of a spec as it is written:
+    one that cannot be read keeps all."""
+    seconds = job.get("spec", {}).get("keepPodsSeconds")
+    if not status.is_terminal or status.completion_time is None or not isinstance(seconds, int):
+        return None
+    return status.completion_time + timedelta(seconds=seconds)
+
+
+def after_the_end(
+    job: Object, status: LMTrainingJobStatus, observed: Observed, now: datetime
+) -> Plan:
+    """Nothing is said any more (P2); what still runs is stopped, and what is left goes when its
+    time is over."""
+    until = _kept_until(job, status)
+    stopping = _stopping(status, observed, now)
+    if until is None:
+        return stopping
+    if observed.live_pods or now < until:
+        left = max((until - now).total_seconds(), 0.0)
+        look = min(left, stopping.look_again_seconds) if observed.live_pods else left
+        return replace(stopping, is_done=False, look_again_seconds=max(look, LOOK_SECONDS_MIN))
+    pods = gang.release(observed.pods, gang.BROKEN_GANG_GRACE_SECONDS)
+    rest = [Delete(kind=one.kind, name=one.name, uid=one.uid) for one in observed.leftovers]
+    return replace(
+        stopping,
+        actions=(*pods, *rest),
+        look_again_seconds=RELEASING_SECONDS,
+        is_done=not observed.pods and not rest,
+    )
+
+
+def _stopping(status: LMTrainingJobStatus, observed: Observed, now: datetime) -> Plan:
     live = observed.live_pods
     ended_at = status.completion_time or now
     linger_until = ended_at + timedelta(seconds=FINISH_LINGER_SECONDS)

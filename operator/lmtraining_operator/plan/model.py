@@ -162,6 +162,15 @@ class Refusal:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Leftover:
+    """An object of a job that has ended, other than a pod."""
+
+    kind: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Observed:
     """The world as far as one job is concerned, at one moment."""
 
@@ -175,6 +184,8 @@ class Observed:
     """By kind/name, as `Create.key` spells it."""
     other_jobs: tuple[Object, ...] = ()
     """The other jobs of the namespace, when this one names a checkpoint.path."""
+    leftovers: tuple[Leftover, ...] = ()
+    """What is to go with the pods, once nothing of an ended job is kept any longer."""
 
     @property
     def live_pods(self) -> tuple[ObservedPod, ...]:
@@ -218,6 +229,15 @@ class DeletePod:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Delete:
+    """Delete exactly this object, which is no pod."""
+
+    kind: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class SetIntent:
     """Write the intent annotation of exactly this pod."""
 
@@ -236,7 +256,7 @@ class PublishEvent:
     attempt: int
 
 
-Action = Create | DeletePod | SetIntent | PublishEvent
+Action = Create | DeletePod | Delete | SetIntent | PublishEvent
 
 
 @dataclass(frozen=True, kw_only=True)

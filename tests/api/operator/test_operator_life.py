@@ -24,6 +24,7 @@ APPLY_TO_PODS_SECONDS_MAX = 3.0
 STEP_TO_STATUS_SECONDS_MAX = 6.0
 RESIDENT_BYTES_MAX = 120 * 2**20
 STOP_SECONDS_MAX = 5.0
+NOT_FOUND = 404
 
 
 def status_writes(stage: Stage, name: str) -> int:
@@ -267,6 +268,16 @@ def test_spent_budget_ends_the_job(stage: Stage, operator: OperatorProcess) -> N
     assert failed.failure_class is FailureClass.OUT_OF_MEMORY
     stage.bury(first)
     assert [p["metadata"]["name"] for p in stage.pods("tiny")] == ["tiny-1-1-0"], "for its log"
+
+    stage.patch_job("tiny", keepPodsSeconds=0)
+    stage.wait("no pod is kept", lambda: not stage.pods("tiny") or None)
+    for plural, path in (("configmaps", "/tiny-job-file"), ("networkpolicies", "/tiny")):
+
+        def code(plural: str = plural, path: str = path) -> int:
+            return stage.request("GET", plural, path)[0]
+
+        stage.wait(f"no {path}", lambda code=code: code() == NOT_FOUND or None)
+    assert stage.status("tiny").last_failure == failed, "P2: the record stays"
 
 
 def test_what_cannot_succeed_is_not_tried_again(stage: Stage, operator: OperatorProcess) -> None:
