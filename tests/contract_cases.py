@@ -78,6 +78,10 @@ def data(*train: str, validation: tuple[str, ...] = (), **fields: Any) -> Docume
     return minimal(data={"train": uris, "validation": [{"uri": u} for u in validation], **fields})
 
 
+def optimizer(name: str, **fields: Any) -> Document:
+    return minimal(training={"optimizer": {"name": name, **fields}})
+
+
 def workers(**fields: Any) -> Document:
     return minimal(workers=fields)
 
@@ -196,6 +200,22 @@ PAIRS = (
         refuse=data("s3://b/1", validation=("s3://b/2",), validationFraction=0.02),
         at="spec.data.validationFraction",
         sentence="validationFraction has no effect beside validation sources: remove one of them",
+    ),
+    # training
+    *(
+        Pair(
+            accept=optimizer(fitting, **{option: 0.5}),
+            refuse=optimizer(other, **{option: 0.5}),
+            at=f"spec.training.optimizer.{option}",
+            sentence=f"{option} has no effect on optimizer {other}: remove it, or choose {choices}",
+        )
+        for option, fitting, other, choices in (
+            ("momentum", "sgd", "adamw", "sgd or muon"),
+            ("beta1", "muon", "adagrad", "adamw, adabelief, lion or muon"),
+            ("beta2", "lion", "adafactor", "adamw, adabelief, lion or muon"),
+            ("epsilon", "ftrl", "lion", "adamw, adagrad, adabelief, ftrl or muon"),
+            ("l1", "ftrl", "sgd", "ftrl"),
+        )
     ),
     # training over workers
     Pair(
@@ -323,6 +343,15 @@ PAIRS = (
         at="spec.checkpoint.storage.claim.accessMode",
         sentence="workers.replicas 2 needs storage that all pods can write: set "
         "checkpoint.storage.claim.accessMode to ReadWriteMany, or workers.replicas to 1",
+    ),
+    # parallelism over training
+    Pair(
+        accept=changed(optimizer("ftrl"), parallelism={"layout": "fsdp"}),
+        refuse=changed(optimizer("adafactor"), parallelism={"layout": "fsdp"}),
+        at="spec.training.optimizer.name",
+        sentence="training.optimizer.name adafactor looks at whole matrices, of which "
+        "parallelism.layout fsdp leaves each rank a part: choose adamw, lion or another optimizer "
+        "that does not, or set parallelism.layout to ddp",
     ),
     # parallelism over checkpoint
     Pair(

@@ -16,6 +16,7 @@ from lmtraining_api.base import Rule, SpecModel, Term, TransitionRule
 from lmtraining_api.fields import ObjectName
 from lmtraining_api.lifecycle import YEAR_SECONDS, Deadlines
 from lmtraining_api.names import API_VERSION, JOB_NAME_LENGTH_MAX, KIND
+from lmtraining_api.optimization import Optimizer
 from lmtraining_api.training import (
     BATCH_TOKENS_MAX,
     Budget,
@@ -25,7 +26,6 @@ from lmtraining_api.training import (
     Evaluation,
     Model,
     ModelConfig,
-    Optimizer,
     Parallelism,
     Precision,
     Robustness,
@@ -158,6 +158,18 @@ class TrainingSpec(SpecModel):
             "of uri, or set parallelism.layout to ddp",
             check=lambda s: s.parallelism.layout == "ddp" or s.checkpoint.storage.uri is None,
             at="parallelism.layout",
+        ),
+        Rule(
+            cel="self.parallelism.layout == 'ddp' || "
+            "!(self.training.optimizer.name in ['adafactor', 'muon'])",
+            message="training.optimizer.name {training.optimizer.name} looks at whole matrices, of "
+            "which parallelism.layout {parallelism.layout} leaves each rank a part: choose adamw, "
+            "lion or another optimizer that does not, or set parallelism.layout to ddp",
+            check=lambda s: (
+                s.parallelism.layout == "ddp"
+                or s.training.optimizer.name not in ("adafactor", "muon")
+            ),
+            at="training.optimizer.name",
         ),
     )
 

@@ -17,6 +17,7 @@ from lmtraining_api.fields import (
     Uri,
     matches,
 )
+from lmtraining_api.optimization import Optimizer
 
 STEPS_MAX = 100_000_000
 BATCH_TOKENS_MAX = 1_000_000_000
@@ -205,23 +206,6 @@ class Budget(SpecModel):
 
     steps: int = Field(ge=1, le=STEPS_MAX)
     """Optimizer steps."""
-
-
-class Optimizer(SpecModel):
-    """The update rule. Weight decay is not applied to norms, biases and embeddings' positions."""
-
-    name: Literal["adamw"] = "adamw"
-    """adamw: torch's fused AdamW."""
-    learning_rate: float = Field(default=6.0e-4, gt=0.0, le=10.0)
-    """Peak learning rate."""
-    weight_decay: float = Field(default=0.1, ge=0.0, le=1.0)
-    """Decoupled weight decay of matrices."""
-    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
-    """Decay of the first moment."""
-    beta2: float = Field(default=0.95, ge=0.0, lt=1.0)
-    """Decay of the second moment."""
-    epsilon: float = Field(default=1.0e-8, gt=0.0, le=1.0)
-    """Term that keeps the division finite."""
 
 
 class Schedule(SpecModel):

@@ -11,7 +11,7 @@ from lmtraining_api import TrainingSpec
 from lmtraining_trainer import loop
 from lmtraining_trainer.model import build_model
 from lmtraining_trainer.optimizer import build_optimizer
-from lmtraining_trainer.sampling import adam_figures, adam_sums, watched
+from lmtraining_trainer.sampling import adam_sums, moved_sums, update_figures, watched
 from tests.trainer.rank_support import (
     assert_equal_tensors,
     exported,
@@ -63,7 +63,7 @@ def test_the_update_is_the_one_that_was_made(tmp_path: Path) -> None:
     spec = spec_in(tmp_path)
     model = build_model(spec)
     optimizer = build_optimizer(model, spec.training.optimizer)
-    rate = spec.training.optimizer.learning_rate
+    rate = spec.training.optimizer.peak_rate
     for group in optimizer.param_groups:
         group["weight_decay"] = 0.0
     for _ in range(3):
@@ -77,13 +77,15 @@ def test_the_update_is_the_one_that_was_made(tmp_path: Path) -> None:
         for old, new in zip(before, after, strict=True)
     )
     count = sum(parameter.numel() for parameter in after)
-    update_rms, weight_rms, swallowed = adam_figures([adam_sums(optimizer)])
+    update_rms, weight_rms, swallowed = update_figures([adam_sums(optimizer)])
     assert update_rms == pytest.approx(math.sqrt(squares / count), rel=1e-2)
     assert weight_rms == pytest.approx(
         math.sqrt(sum(float(p.detach().square().sum()) for p in after) / count), rel=1e-5
     )
     # The four positions behind the text have moments of exactly zero.
     assert 4 * SHAPE["hiddenSize"] / count <= swallowed < 0.02
+    moved = update_figures([moved_sums(optimizer, before, rate)])  # as of any other optimizer
+    assert moved == pytest.approx((update_rms, weight_rms, 0.0), rel=1e-2)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])

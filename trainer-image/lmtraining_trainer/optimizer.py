@@ -1,34 +1,150 @@
 """The update rule.
 
 Promise: weight decay pulls on matrices and token embeddings only: norms, biases and position
-embeddings are left alone.
+embeddings are left alone. All that an optimizer remembers lies in its state beside the weights,
+where a checkpoint finds it (P7); whether one takes the flag that leaves a bad update out on the
+device, it says itself (`reads_late`), and the host does not call those that do not (P6).
+Trap avoided: pytorch_optimizer 3.11 counts AdaBelief's steps in the parameter group, which a resume
+would begin anew, and its foreach path, the default on CUDA, leaves out the bias correction of the
+first moment.
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import torch
+from pytorch_optimizer.optimizer import adabelief
+from pytorch_optimizer.optimizer.lion import Lion
 from torch import nn
+from transformers import PreTrainedModel
 
 from lmtraining_api.job import Optimizer
+from lmtraining_trainer.ftrl import Ftrl
+from lmtraining_trainer.model import blocks
 
 #: Names of position embeddings in transformers' models.
 POSITION_EMBEDDINGS = ("wpe.",)
 
+Groups = list[dict[str, Any]]
+Settings = Mapping[str, float]
 
-def build_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
-    """torch's fused AdamW over the parameters of `model`."""
+
+def build_optimizer(model: PreTrainedModel, spec: Optimizer) -> torch.optim.Optimizer:
+    """The optimizer that `spec` names, over the parameters of `model` that are trained."""
+    settings = spec.settings
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for name, p in named if decays(name, p)], "weight_decay": spec.weight_decay},
-        {"params": [p for name, p in named if not decays(name, p)], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        groups,
-        lr=spec.learning_rate,
-        betas=(spec.beta1, spec.beta2),
-        eps=spec.epsilon,
-        fused=True,
-    )
+    if spec.name == "muon":
+        hidden = {id(p) for block in blocks(model) for p in block.parameters() if p.dim() == 2}
+        matrices = [p for _, p in named if id(p) in hidden]
+        rest = [(name, p) for name, p in named if id(p) not in hidden]
+        return MuonAndAdamW(matrices, _groups(rest, settings), settings)
+    return _BUILDERS[spec.name](_groups(named, settings), settings)
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
     """Whether weight decay applies to a parameter."""
     return parameter.dim() >= 2 and not any(part in name for part in POSITION_EMBEDDINGS)
+
+
+def _groups(named: list[tuple[str, nn.Parameter]], settings: Settings) -> Groups:
+    """Those that decay and those that do not."""
+    decay = settings["weight_decay"]
+    return [
+        {"params": [p for name, p in named if decays(name, p)], "weight_decay": decay},
+        {"params": [p for name, p in named if not decays(name, p)], "weight_decay": 0.0},
+    ]
+
+
+def _adamw(groups: Groups, settings: Settings) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        groups,
+        lr=settings["learning_rate"],
+        betas=(settings["beta1"], settings["beta2"]),
+        eps=settings["epsilon"],
+        fused=True,
+    )
+
+
+def _sgd(groups: Groups, settings: Settings) -> torch.optim.SGD:
+    return torch.optim.SGD(groups, lr=settings["learning_rate"], momentum=settings["momentum"])
+
+
+def _adagrad(groups: Groups, settings: Settings) -> torch.optim.Adagrad:
+    return torch.optim.Adagrad(groups, lr=settings["learning_rate"], eps=settings["epsilon"])
+
+
+def _adabelief(groups: Groups, settings: Settings) -> "AdaBelief":
+    return AdaBelief(
+        groups,
+        lr=settings["learning_rate"],
+        betas=(settings["beta1"], settings["beta2"]),
+        eps=settings["epsilon"],
+        foreach=False,
+    )
+
+
+def _ftrl(groups: Groups, settings: Settings) -> Ftrl:
+    return Ftrl(groups, lr=settings["learning_rate"], beta=settings["epsilon"], l1=settings["l1"])
+
+
+def _adafactor(groups: Groups, settings: Settings) -> torch.optim.Adafactor:
+    return torch.optim.Adafactor(groups, lr=settings["learning_rate"])
+
+
+def _lion(groups: Groups, settings: Settings) -> torch.optim.Optimizer:
+    betas = (settings["beta1"], settings["beta2"])
+    return Lion(groups, lr=settings["learning_rate"], betas=betas)
+
+
+_BUILDERS: Mapping[str, Callable[[Groups, Settings], torch.optim.Optimizer]] = {
+    "adamw": _adamw,
+    "sgd": _sgd,
+    "adagrad": _adagrad,
+    "adabelief": _adabelief,
+    "ftrl": _ftrl,
+    "adafactor": _adafactor,
+    "lion": _lion,
+}
+
+
+class AdaBelief(adabelief.AdaBelief):
+    """The library's, with its count of steps beside the moments, where a checkpoint finds it."""
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update; each weight's step count is its own."""
+        for group in self.param_groups:
+            moved = [p for p in group["params"] if p.grad is not None]
+            done = [int(self.state[p]["step"]) for p in moved if "step" in self.state[p]]
+            group["step"] = max(done, default=0)
+        super().step(closure)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self.state[parameter]["step"] = torch.tensor(float(group["step"]))
+
+
+class MuonAndAdamW(torch.optim.Optimizer):
+    """Muon on hidden matrices and AdamW on the rest, as one optimizer with one state.
+
+    Muon's update is scaled to the root mean square of AdamW's (arXiv 2502.16982, section 2.2), so
+    that one learning rate and one weight decay fit both, whichever way round a layer keeps its
+    matrix.
+    """
+
+    def __init__(self, matrices: list[nn.Parameter], rest: Groups, settings: Settings) -> None:
+        muon = torch.optim.Muon(
+            matrices,
+            lr=settings["learning_rate"],
+            weight_decay=settings["weight_decay"],
+            momentum=settings["momentum"],
+            adjust_lr_fn="match_rms_adamw",
+        )
+        self._parts = (muon, _adamw(rest, settings))
+        super().__init__([group for part in self._parts for group in part.param_groups], {})
+        for part in self._parts:
+            part.state = self.state
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of either part."""
+        for part in self._parts:
+            part.step(closure)  # type: ignore[no-untyped-call]

@@ -187,7 +187,7 @@ def _diverged(trainer: Trainer, judgement: Judgement) -> TrainerError:
         f"{found}; {remedies.skips} batches were skipped (stability.skippedStepsMax "
         f"{limits.skipped_steps_max}) and {remedies.rewinds} rewinds made (stability.rewindsMax "
         f"{limits.rewinds_max}): lower training.optimizer.learningRate "
-        f"{trainer.spec.training.optimizer.learning_rate:g}, lengthen "
+        f"{trainer.spec.training.optimizer.peak_rate:g}, lengthen "
         "training.schedule.warmupFraction, look at the data, or set precision.compute to fp32",
         step=trainer.state.counters.step,
     )

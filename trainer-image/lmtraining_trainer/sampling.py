@@ -42,6 +42,8 @@ class Probe:
     gradient_norm: float
     logit_bound: float
     activation_max: float
+    weights_before: list[torch.Tensor] | None
+    """Of this rank, where the optimizer's state does not tell the update."""
 
 
 @dataclass
@@ -78,7 +80,19 @@ def probe(trainer: Trainer, batch: Batch) -> Probe:
         gradient_norm=float(total_norm(gradients)),
         logit_bound=extremes.logit_bound(config.hidden_size // config.num_attention_heads),
         activation_max=extremes.activation_max(),
+        weights_before=_weights_before(trainer.state.optimizer),
     )
+
+
+def _weights_before(optimizer: torch.optim.Optimizer) -> list[torch.Tensor] | None:
+    """A copy, where the moments that are left after a step do not tell what it was."""
+    if isinstance(optimizer, torch.optim.AdamW):
+        return None
+    return [local(parameter.detach()).clone() for parameter in _trained(optimizer)]
+
+
+def _trained(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _gradients(loss: torch.Tensor, parameters: list[nn.Parameter]) -> Sequence[torch.Tensor | None]:
@@ -99,10 +113,11 @@ def _gradients(loss: torch.Tensor, parameters: list[nn.Parameter]) -> Sequence[t
 def sample(trainer: Trainer, probed: Probe, verdict: Verdict, rate: float) -> Sample:
     """The figures of the step that was just taken, agreed between the ranks."""
     own = [probed.gradient_norm**2, probed.logit_bound, probed.activation_max]
-    moments = adam_sums(trainer.state.optimizer)
-    ranks = [json.loads(each) for each in trainer.gang.gather(json.dumps([own, moments]).encode())]
+    optimizer, before = trainer.state.optimizer, probed.weights_before
+    moved = adam_sums(optimizer) if before is None else moved_sums(optimizer, before, rate)
+    ranks = [json.loads(each) for each in trainer.gang.gather(json.dumps([own, moved]).encode())]
     squares, logits, activations = zip(*(figures for figures, _ in ranks), strict=True)
-    update_rms, weight_rms, swallowed = adam_figures([sums for _, sums in ranks])
+    update_rms, weight_rms, swallowed = update_figures([sums for _, sums in ranks])
     return Sample(
         learning_rate=rate,
         update_rms=update_rms,
@@ -117,16 +132,16 @@ def sample(trainer: Trainer, probed: Probe, verdict: Verdict, rate: float) -> Sa
     )
 
 
-def adam_figures(ranks: Sequence[Sequence[float]]) -> tuple[float, float, float]:
-    """Root mean square of Adam's newest update before the rate and decay, and of the weights; share
-    of the second moments whose root is below epsilon. From what `adam_sums` gave on each rank."""
+def update_figures(ranks: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """Root mean square of the newest update before the rate, and of the weights; share of Adam's
+    second moments whose root is below epsilon. From what one of the next two gave on each rank."""
     updates, weights, swallowed, count = (sum(each) for each in zip(*ranks, strict=True))
     return math.sqrt(updates / count), math.sqrt(weights / count), swallowed / count
 
 
 def adam_sums(optimizer: torch.optim.Optimizer) -> list[float]:
-    """Sums of squares of update and weights, and the number of moments below epsilon and of all, in
-    what this rank holds."""
+    """Sums of squares of AdamW's update, without decay, and of the weights; the number of moments
+    below epsilon and of all; in what this rank holds."""
     totals: list[torch.Tensor] = []
     count = 0
     for group in optimizer.param_groups:
@@ -136,6 +151,20 @@ def adam_sums(optimizer: torch.optim.Optimizer) -> list[float]:
             totals.append(_of_weights(weights, state, group))
             count += weights.numel()
     return [*torch.stack(totals).sum(dim=0).tolist(), count]
+
+
+def moved_sums(
+    optimizer: torch.optim.Optimizer, before: list[torch.Tensor], rate: float
+) -> list[float]:
+    """The same of any optimizer, from the weights before its step; none has an epsilon that
+    swallows what it divides."""
+    scale = rate or 1.0  # the last step of a schedule may have a rate of 0, and moves nothing
+    totals: list[torch.Tensor] = []
+    for parameter, old in zip(_trained(optimizer), before, strict=True):
+        weights = local(parameter.detach())
+        squares = (old.sub_(weights).square_().sum() / scale**2, weights.square().sum())
+        totals.append(torch.stack([*squares, torch.zeros_like(squares[0])]).double())
+    return [*torch.stack(totals).sum(dim=0).tolist(), sum(len(old.view(-1)) for old in before)]
 
 
 def _of_weights(

@@ -15,7 +15,7 @@ def learning_rate(training: Training, step: int) -> float:
     Linear from 0 to the peak over the warm-up, then half a cosine to finalFraction of it, which the
     last step of the budget has.
     """
-    peak, total = training.optimizer.learning_rate, training.budget.steps
+    peak, total = training.optimizer.peak_rate, training.budget.steps
     warmup = math.ceil(training.schedule.warmup_fraction * total)
     if step < warmup:
         return peak * (step + 1) / warmup

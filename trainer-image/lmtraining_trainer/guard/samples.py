@@ -44,10 +44,11 @@ class Sample:
 
     learning_rate: float
     update_rms: float
-    """Root mean square of Adam's update before the rate."""
+    """Root mean square of the update before the rate: of AdamW's without decay, of the others' with
+    it."""
     weight_rms: float
     swallowed: float
-    """Share of the weights whose second moment has a root below Adam's epsilon."""
+    """Share of the weights whose second moment has a root below Adam's epsilon; 0 without Adam."""
     logit_bound: float
     """No attention logit was larger: greatest query norm times greatest key norm of a head."""
     activation_max: float

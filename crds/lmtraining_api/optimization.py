@@ -1,0 +1,113 @@
+"""How the weights change: the update rule, its rate, and what keeps the weights in shape.
+
+Promise: an option that the chosen rule does not have is refused with the rules that have it. What
+is left out has the value that `DEFAULTS` names for the chosen optimizer, and the reference says so.
+Trap avoided: one default for all optimizers. Lion at AdamW's rate diverges, SGD at it stands still.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar, Final, Literal
+
+from pydantic import Field
+
+from lmtraining_api.base import Rule, SpecModel
+
+OptimizerName = Literal["adamw", "sgd", "adagrad", "adabelief", "ftrl", "adafactor", "lion", "muon"]
+
+#: The options of each optimizer, with what each is where the job does not say.
+DEFAULTS: Final[Mapping[OptimizerName, Mapping[str, float]]] = MappingProxyType(
+    {
+        "adamw": {
+            "learning_rate": 6.0e-4,
+            "weight_decay": 0.1,
+            "beta1": 0.9,
+            "beta2": 0.95,
+            "epsilon": 1.0e-8,
+        },
+        "sgd": {"learning_rate": 0.1, "weight_decay": 1.0e-4, "momentum": 0.9},
+        "adagrad": {"learning_rate": 1.0e-2, "weight_decay": 0.0, "epsilon": 1.0e-10},
+        "adabelief": {
+            "learning_rate": 6.0e-4,
+            "weight_decay": 0.1,
+            "beta1": 0.9,
+            "beta2": 0.999,
+            "epsilon": 1.0e-16,
+        },
+        "ftrl": {"learning_rate": 1.0e-2, "weight_decay": 0.0, "epsilon": 1.0e-6, "l1": 0.0},
+        "adafactor": {"learning_rate": 1.0e-2, "weight_decay": 0.0},
+        "lion": {"learning_rate": 1.0e-4, "weight_decay": 0.5, "beta1": 0.9, "beta2": 0.99},
+        "muon": {
+            "learning_rate": 6.0e-4,
+            "weight_decay": 0.1,
+            "momentum": 0.95,
+            "beta1": 0.9,
+            "beta2": 0.95,
+            "epsilon": 1.0e-8,
+        },
+    }
+)
+
+
+def _only_where_it_has_effect(option: str) -> Rule:
+    names = [name for name, options in DEFAULTS.items() if option in options]
+    listed = ", ".join(f"'{name}'" for name in names)
+    choices = " or ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+    return Rule(
+        cel=f"!has(self.{option}) || self.name in [{listed}]",
+        message=f"{option} has no effect on optimizer {{name}}: remove it, or choose {choices}",
+        check=lambda o: getattr(o, option) is None or o.name in names,
+        at=option,
+    )
+
+
+class Optimizer(SpecModel):
+    """The update rule. Weight decay is not applied to norms, biases and embeddings' positions."""
+
+    name: OptimizerName = "adamw"
+    """adamw: Loshchilov & Hutter, arXiv 1711.05101. sgd: with momentum, Sutskever et al. 2013.
+    adagrad: Duchi et al. 2011. adabelief: Zhuang et al., arXiv 2010.07468. ftrl: FTRL-Proximal per
+    coordinate, McMahan et al. 2013, which begins at the given weights. adafactor: Shazeer & Stern,
+    arXiv 1804.04235, whose second moments take a row and a column instead of a matrix. lion: Chen
+    et al., arXiv 2302.06675. muon: hidden matrices by Muon (Jordan 2024) at the scale of AdamW's
+    updates (arXiv 2502.16982), all other weights by AdamW."""
+    learning_rate: float | None = Field(default=None, gt=0.0, le=10.0)
+    """Peak learning rate; adafactor's is relative to the size of a weight. Left out: 6e-4 with
+    adamw, adabelief and muon, 0.1 with sgd, 1e-2 with adagrad, ftrl and adafactor, 1e-4 with
+    lion."""
+    weight_decay: float | None = Field(default=None, ge=0.0, le=1.0)
+    """Decoupled weight decay of matrices; with sgd and adagrad added to their gradient (L2), with
+    ftrl its L2 term. Left out: 0.1 with adamw, adabelief and muon, 0.5 with lion, 1e-4 with sgd, 0
+    with the others."""
+    momentum: float | None = Field(default=None, ge=0.0, lt=1.0)
+    """Decay of the running gradient: 0.9 with sgd, 0.95 with muon; none of the others has it."""
+    beta1: float | None = Field(default=None, ge=0.0, lt=1.0)
+    """Decay of the first moment, 0.9: adamw, adabelief, lion, and muon's AdamW part."""
+    beta2: float | None = Field(default=None, ge=0.0, lt=1.0)
+    """Decay of the second moment, of the momentum itself with lion. Left out: 0.95 with adamw and
+    muon's AdamW part, 0.999 with adabelief, 0.99 with lion."""
+    epsilon: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Term that keeps the division finite, ftrl's beta. Left out: 1e-8 with adamw and muon's AdamW
+    part, 1e-10 with adagrad, 1e-16 with adabelief, 1e-6 with ftrl."""
+    l1: float | None = Field(default=None, ge=0.0, le=1.0e6)
+    """L1 term of ftrl, 0: weights that the gradients so far do not carry beyond it are exactly
+    zero."""
+
+    rules: ClassVar = tuple(
+        _only_where_it_has_effect(option)
+        for option in ("momentum", "beta1", "beta2", "epsilon", "l1")
+    )
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """Every option that the optimizer has, with the value that it will use."""
+        defaults = DEFAULTS[self.name]
+        return {
+            option: default if (chosen := getattr(self, option)) is None else chosen
+            for option, default in defaults.items()
+        }
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate after the warm-up."""
+        return self.settings["learning_rate"]
