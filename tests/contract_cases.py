@@ -82,6 +82,10 @@ def optimizer(name: str, **fields: Any) -> Document:
     return minimal(training={"optimizer": {"name": name, **fields}})
 
 
+def schedule(name: str, **fields: Any) -> Document:
+    return minimal(training={"schedule": {"name": name, **fields}})
+
+
 def workers(**fields: Any) -> Document:
     return minimal(workers=fields)
 
@@ -216,6 +220,32 @@ PAIRS = (
             ("epsilon", "ftrl", "lion", "adamw, adagrad, adabelief, ftrl or muon"),
             ("l1", "ftrl", "sgd", "ftrl"),
         )
+    ),
+    Pair(
+        accept=minimal(training={"budget": {"steps": None, "tokens": 640}}),
+        refuse=minimal(training={"budget": {"epochs": 2}}),
+        at="spec.training.budget",
+        sentence="budget needs exactly one of steps, tokens and epochs: keep one of them",
+    ),
+    Pair(
+        accept=schedule("wsd", decayFraction=0.5),
+        refuse=schedule("linear", decayFraction=0.5),
+        at="spec.training.schedule.decayFraction",
+        sentence="decayFraction has no effect on schedule linear: remove it, or choose wsd",
+    ),
+    Pair(
+        accept=schedule("linear", finalFraction=0.0),
+        refuse=schedule("constant", finalFraction=0.0),
+        at="spec.training.schedule.finalFraction",
+        sentence="finalFraction has no effect on schedule constant: remove it, or choose cosine, "
+        "linear or wsd",
+    ),
+    Pair(
+        accept=schedule("wsd", warmupFraction=0.5, decayFraction=0.5),
+        refuse=schedule("wsd", warmupFraction=0.5, decayFraction=0.625),
+        at="spec.training.schedule.decayFraction",
+        sentence="warmupFraction and decayFraction are together more than 1, the whole run: lower "
+        "one of them",
     ),
     # training over workers
     Pair(

@@ -8,6 +8,7 @@ Trap avoided: a default made by `default_factory` or in code is invisible to the
 every default here is a literal.
 """
 
+import math
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -16,10 +17,9 @@ from lmtraining_api.base import Rule, SpecModel, Term, TransitionRule
 from lmtraining_api.fields import ObjectName
 from lmtraining_api.lifecycle import YEAR_SECONDS, Deadlines
 from lmtraining_api.names import API_VERSION, JOB_NAME_LENGTH_MAX, KIND
-from lmtraining_api.optimization import Optimizer
+from lmtraining_api.optimization import Budget, Optimizer, Schedule
 from lmtraining_api.training import (
     BATCH_TOKENS_MAX,
-    Budget,
     Credentials,
     Data,
     DataSource,
@@ -29,7 +29,6 @@ from lmtraining_api.training import (
     Parallelism,
     Precision,
     Robustness,
-    Schedule,
     SecretReference,
     Stability,
     Tokenizer,
@@ -195,6 +194,13 @@ class TrainingSpec(SpecModel):
         row = self.tokens_per_sequence_row
         above = (self.training.batch_tokens // row + 1) * row
         return above if above <= BATCH_TOKENS_MAX else above - row
+
+    def total_steps(self, epoch_sequences: int) -> int:
+        """Steps of the budget, where the training text has so many sequences."""
+        planned, epochs = self.training.planned_steps, self.training.budget.epochs
+        if planned is not None or epochs is None:
+            return planned or 1
+        return max(1, math.ceil(epochs * epoch_sequences / self.batch_sequences))
 
     @property
     def micro_batch_sequences(self) -> int:

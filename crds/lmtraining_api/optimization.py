@@ -13,6 +13,11 @@ from pydantic import Field
 
 from lmtraining_api.base import Rule, SpecModel
 
+STEPS_MAX = 100_000_000
+TOKENS_MAX = 10**15
+DECAY_FRACTION = 0.2
+FINAL_FRACTION = 0.1
+
 OptimizerName = Literal["adamw", "sgd", "adagrad", "adabelief", "ftrl", "adafactor", "lion", "muon"]
 
 #: The options of each optimizer, with what each is where the job does not say.
@@ -58,6 +63,26 @@ def _only_where_it_has_effect(option: str) -> Rule:
         message=f"{option} has no effect on optimizer {{name}}: remove it, or choose {choices}",
         check=lambda o: getattr(o, option) is None or o.name in names,
         at=option,
+    )
+
+
+class Budget(SpecModel):
+    """When training is finished: exactly one of the three."""
+
+    steps: int | None = Field(default=None, ge=1, le=STEPS_MAX)
+    """Optimizer steps."""
+    tokens: int | None = Field(default=None, ge=1, le=TOKENS_MAX)
+    """Training tokens, rounded up to whole steps."""
+    epochs: float | None = Field(default=None, ge=0.001, le=1_000_000)
+    """Times that every sequence of the training text is read, rounded up to whole steps."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="(has(self.steps) ? 1 : 0) + (has(self.tokens) ? 1 : 0) + "
+            "(has(self.epochs) ? 1 : 0) == 1",
+            message="budget needs exactly one of steps, tokens and epochs: keep one of them",
+            check=lambda b: [b.steps, b.tokens, b.epochs].count(None) == 2,
+        ),
     )
 
 
@@ -111,3 +136,42 @@ class Optimizer(SpecModel):
     def peak_rate(self) -> float:
         """The learning rate after the warm-up."""
         return self.settings["learning_rate"]
+
+
+class Schedule(SpecModel):
+    """The learning rate over the steps."""
+
+    name: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """After the warm-up: cosine, half a cosine down to finalFraction of the peak (arXiv
+    1608.03983). linear, a straight line to it. constant, the peak. wsd, the peak and then, in the
+    last decayFraction of the steps, down to finalFraction by the square root of the share that is
+    done (arXiv 2405.18392): such a run can go on from before its decay with a larger budget."""
+    warmup_fraction: float = Field(default=0.05, ge=0.0, lt=1.0)
+    """Share of the steps in which the rate rises from 0 to the peak."""
+    decay_fraction: float = Field(default=DECAY_FRACTION, gt=0.0, le=1.0)
+    """Share of the steps in which the rate falls; wsd only."""
+    final_fraction: float = Field(default=FINAL_FRACTION, ge=0.0, le=1.0)
+    """Rate at the last step, as a share of the peak; not with constant."""
+
+    rules: ClassVar = (
+        Rule(
+            cel=f"self.name == 'wsd' || self.decayFraction == {DECAY_FRACTION}",
+            message="decayFraction has no effect on schedule {name}: remove it, or choose wsd",
+            check=lambda s: s.name == "wsd" or s.decay_fraction == DECAY_FRACTION,
+            at="decayFraction",
+        ),
+        Rule(
+            cel=f"self.name != 'constant' || self.finalFraction == {FINAL_FRACTION}",
+            message="finalFraction has no effect on schedule {name}: remove it, or choose cosine, "
+            "linear or wsd",
+            check=lambda s: s.name != "constant" or s.final_fraction == FINAL_FRACTION,
+            at="finalFraction",
+        ),
+        Rule(
+            cel="self.name != 'wsd' || self.warmupFraction + self.decayFraction <= 1.0",
+            message="warmupFraction and decayFraction are together more than 1, the whole run: "
+            "lower one of them",
+            check=lambda s: s.name != "wsd" or s.warmup_fraction + s.decay_fraction <= 1.0,
+            at="decayFraction",
+        ),
+    )

@@ -17,9 +17,8 @@ from lmtraining_api.fields import (
     Uri,
     matches,
 )
-from lmtraining_api.optimization import Optimizer
+from lmtraining_api.optimization import STEPS_MAX, Budget, Optimizer, Schedule
 
-STEPS_MAX = 100_000_000
 BATCH_TOKENS_MAX = 1_000_000_000
 
 
@@ -201,24 +200,6 @@ class Data(SpecModel):
     )
 
 
-class Budget(SpecModel):
-    """When training is finished."""
-
-    steps: int = Field(ge=1, le=STEPS_MAX)
-    """Optimizer steps."""
-
-
-class Schedule(SpecModel):
-    """The learning rate over the steps."""
-
-    name: Literal["cosine"] = "cosine"
-    """cosine: linear warm-up, then half a cosine down to finalFraction of the peak."""
-    warmup_fraction: float = Field(default=0.05, ge=0.0, lt=1.0)
-    """Share of the steps in which the rate rises from 0 to the peak."""
-    final_fraction: float = Field(default=0.1, ge=0.0, le=1.0)
-    """Rate at the last step, as a share of the peak."""
-
-
 class Robustness(SpecModel):
     """The validation loss under noise, once, at the end of the run: tokens replaced by random ones
     (1, 5 and 10 %), and Gaussian noise on the embeddings (0.1, 0.3 and 1 times their root mean
@@ -259,6 +240,13 @@ class Training(SpecModel):
     """When and on how much the model is validated."""
     seed: int = Field(default=1, ge=0, le=2_147_483_647)
     """Seed of the weights, the dropout and the data order."""
+
+    @property
+    def planned_steps(self) -> int | None:
+        """Steps of the budget; None where that takes the data to know."""
+        if self.budget.tokens is not None:
+            return -(-self.budget.tokens // self.batch_tokens)
+        return self.budget.steps
 
 
 class Parallelism(SpecModel):

@@ -24,7 +24,8 @@ from lmtraining_api.fields import (
     matches,
     quantity_value,
 )
-from lmtraining_api.training import STEPS_MAX, Credentials
+from lmtraining_api.optimization import STEPS_MAX
+from lmtraining_api.training import Credentials
 
 _MEMORY = ("16Mi", "64Ti")
 _SHARED_MEMORY = ("1Mi", "64Ti")

@@ -55,7 +55,7 @@ def test_a_required_field_that_is_misspelt_is_one_problem() -> None:
         (
             minimal(training={"budget": {"wallClock": "1h"}}),
             "spec.training.budget.wallClock is not a field of spec.training.budget: remove it, or "
-            "use one of steps",
+            "use one of steps, tokens, epochs",
         ),
         (
             source(passwrd="hunter2"),
@@ -68,8 +68,9 @@ def test_a_required_field_that_is_misspelt_is_one_problem() -> None:
         ),
         # missing fields
         (
-            minimal(training={"budget": {"steps": None}}),
-            "spec.training.budget.steps is missing: set it (Optimizer steps)",
+            minimal(training={"batchTokens": None}),
+            "spec.training.batchTokens is missing: set it (Tokens in one optimizer step, over all "
+            "ranks and accumulated micro-batches)",
         ),
         (merged(MINIMAL, {"spec": None}), "spec is missing: set it (What the job should be)"),
         # wrong values

@@ -231,8 +231,9 @@ def _finished(last: Snapshot | None) -> str:
 
 def _summary(job: LMTrainingJob) -> str:
     ranks = job.spec.workers.world_size
-    steps = job.spec.training.budget.steps
-    return f"{job.metadata.name}, {steps} steps, {ranks} rank{'s' if ranks > 1 else ''}"
+    budget = job.spec.training.budget.model_dump(exclude_none=True)
+    length = ", ".join(f"{value:g} {unit}" for unit, value in budget.items())
+    return f"{job.metadata.name}, {length}, {ranks} rank{'s' if ranks > 1 else ''}"
 
 
 def _program() -> str:

@@ -123,7 +123,7 @@ def _export(trainer: Trainer, model: PreTrainedModel) -> dict[str, Any]:
         )
         report = {
             "step": counters.step,
-            "total_steps": trainer.spec.training.budget.steps,
+            "total_steps": trainer.total_steps,
             "tokens": counters.tokens,
             "loss": counters.loss,
             "validation_loss": counters.validation_loss,

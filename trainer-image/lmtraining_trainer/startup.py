@@ -151,7 +151,8 @@ def build_trainer(
     state = TrainState(model=model, optimizer=build_optimizer(model, spec.training.optimizer))
     saver = _saver(job, data, state, run=run, gang=gang, voice=voice, mirror=mirror, device=device)
     resumed = resume(state, saver, spec.training.seed)
-    _refuse_smaller_budget(job, resumed.step)
+    total_steps = spec.total_steps(plan.epoch_sequences)
+    _refuse_smaller_budget(job, resumed.step, total_steps)
     trainer = Trainer(
         spec=spec,
         gang=gang,
@@ -167,6 +168,7 @@ def build_trainer(
         resumed=resumed,
         remedies=resumed.remedies,
         saver=saver,
+        total_steps=total_steps,
         save_clock=None
         if run is None or spec.checkpoint.every_steps is not None
         else SaveClock(run, voice.accounts, ranks=gang.world_size),
@@ -176,14 +178,15 @@ def build_trainer(
     return trainer
 
 
-def _refuse_smaller_budget(job: JobFile, done: int) -> None:
+def _refuse_smaller_budget(job: JobFile, done: int, wanted: int) -> None:
     """More steps cannot be taken back, and 80 of 60 is no progress."""
-    wanted = job.spec.training.budget.steps
+    in_steps = job.spec.training.budget.steps is not None
+    budget = "training.budget.steps is" if in_steps else "training.budget in steps is"
     if done > wanted:
         raise TrainerError(
             FailureClass.CONFIGURATION,
             "BudgetBelowProgress",
-            f"training.budget.steps is {wanted}, but {job.run_directory} holds {done} finished "
+            f"{budget} {wanted}, but {job.run_directory} holds {done} finished "
             f"steps: set it to {done} to end there, to more to go on, or choose another "
             "checkpoint.path",
             step=done,
@@ -307,7 +310,7 @@ def _throw_away_pass(
 def _start_fields(trainer: Trainer) -> dict[str, Any]:
     return {
         "message": "",
-        "total_steps": trainer.spec.training.budget.steps,
+        "total_steps": trainer.total_steps,
         "precision": trainer.precision,
         "parameters": parameter_count(trainer.state.model),
         "unigram_loss": trainer.plan.data.unigram_loss,

@@ -62,6 +62,8 @@ class Trainer:
     remedies: Remedies
     """What was done about bad steps, as the journal has it."""
     saver: Saver
+    total_steps: int
+    """Of the budget, resolved to steps."""
     reads_late: bool = False
     """The host reads a step's verdict after it has given the device the next batch."""
     ahead: Computed | None = None
@@ -76,14 +78,11 @@ class Trainer:
     """What the model stands, once training has ended."""
 
     @property
-    def total_steps(self) -> int:
-        return self.spec.training.budget.steps
-
-    @property
     def learning_rate(self) -> float:
         """The rate of the next step: the schedule's, lowered by rewinds."""
         step = self.state.counters.step
-        return learning_rate(self.spec.training, step) * self.remedies.rate_factor(step)
+        rate = learning_rate(self.spec.training, step, total_steps=self.total_steps)
+        return rate * self.remedies.rate_factor(step)
 
     @property
     def remedies_taken(self) -> dict[str, Any]:

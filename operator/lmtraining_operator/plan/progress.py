@@ -89,11 +89,13 @@ def with_last_checkpoint(situation: Situation) -> LMTrainingJobStatus:
 def with_exit_record(situation: Situation, record: ExitRecord) -> LMTrainingJobStatus:
     """The status of a finished run: its last report may have been pulled before its end."""
     status = situation.status
-    total = situation.spec.training.budget.steps
+    planned, known = situation.spec.training.planned_steps, status.progress
+    total = planned or (known.total_steps if known else 0) or record.step or 0
+    step = record.step or total
     progress: dict[str, object] = {
-        "step": total,
+        "step": step,
         "total_steps": total,
-        "percent": "100%",
+        "percent": figures.percent(step, total),
         "eta": "",
         "step_time": record.time,
         "report_time": record.time,

@@ -86,6 +86,11 @@ class BatchPlan:
         """Sequences of a step, all ranks together."""
         return self.micro_batch_sequences * self.micro_batches * self.world_size
 
+    @property
+    def epoch_sequences(self) -> int:
+        """Sequences of the training text."""
+        return (len(self.data.train) - 1) // self.sequence_length
+
     def batch(self, position: int) -> Batch:
         """This rank's part of the batch whose first global sample index is `position`."""
         size = self.micro_batch_sequences
@@ -96,8 +101,7 @@ class BatchPlan:
         return [self._micro_batch(np.arange(first, first + size)) for first in firsts]
 
     def _micro_batch(self, samples: NDArray[np.int64]) -> MicroBatch:
-        sequences = (len(self.data.train) - 1) // self.sequence_length
-        starts = sample_order(self.seed, samples, sequences) * self.sequence_length
+        starts = sample_order(self.seed, samples, self.epoch_sequences) * self.sequence_length
         return windows(self.data.train, starts, self.sequence_length, self.device)
 
 

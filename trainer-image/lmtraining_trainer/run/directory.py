@@ -226,7 +226,7 @@ def training_sha256(spec: TrainingSpec) -> dict[str, str]:
     many parts and with whose credentials it is read, may be changed within a run."""
     exclude: dict[str, Any] = {
         "data": {side: {"__all__": {"credentials"}} for side in ("train", "validation")},
-        "training": {"budget": {"steps"}, "gradient_accumulation": True, "evaluation": True},
+        "training": {"budget": True, "gradient_accumulation": True, "evaluation": True},
     }
     content = spec.model_dump(
         mode="json", include={"model", "data", "training", "precision"}, exclude=exclude

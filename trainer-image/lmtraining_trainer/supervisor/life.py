@@ -420,7 +420,7 @@ def _first_snapshot(assignment: Assignment, *, now: float) -> Snapshot:
         round=NO_ROUND,
         state="Waiting",
         report_time=datetime.now(UTC),
-        total_steps=assignment.job.spec.training.budget.steps,
+        total_steps=assignment.job.spec.training.planned_steps or 0,
     )
     return Snapshot(
         report=report,
