@@ -13,6 +13,7 @@ from lmtraining_api import (
     problems_of,
 )
 from lmtraining_api.explain import PROBLEMS_MAX
+from lmtraining_api.job import TrainingSpec
 from tests.contract_cases import MINIMAL, Document, config, merged, minimal, source, workers
 
 pytestmark = pytest.mark.unit
@@ -186,7 +187,9 @@ def test_no_secret_is_repeated(document: Document) -> None:
 
 
 def test_a_spec_in_a_job_file_is_as_strict_as_in_a_job() -> None:
-    spec = LMTrainingJob.from_document(MINIMAL).spec.model_dump(exclude={"recovery", "suspend"})
+    spec = LMTrainingJob.from_document(MINIMAL).spec.model_dump(
+        include=set(TrainingSpec.model_fields)
+    )
     document = {
         "jobName": "tiny",
         "namespace": "default",
