@@ -25,6 +25,7 @@ from lmtraining_api import (
 )
 from lmtraining_api.names import POD_REPLACED
 from lmtraining_trainer.errors import TrainerError
+from lmtraining_trainer.history import History
 from lmtraining_trainer.report import Snapshot, StateClock, heard
 from lmtraining_trainer.supervisor.assignment import RANK_FUNCTION, Assignment
 from lmtraining_trainer.supervisor.environment import cpu_limit, rank_environment, with_defaults
@@ -110,6 +111,12 @@ class Supervisor:
         self._stops_passed_on = 0
         self._patience_ends = float("inf")
         self._logged = (self.snapshot.report.state, float("-inf"))
+        job = assignment.job
+        self._history = History(
+            Path(job.run_directory) if assignment.leads else None,
+            job_uid=job.job_uid,
+            job_name=job.job_name,
+        )
 
     def report(self) -> TrainerReport:
         """The report as of now."""
@@ -127,6 +134,7 @@ class Supervisor:
                 end = end_of_supervisor(error, now=time.monotonic())
             finally:
                 self._ranks.close()
+            self._history.close()
             self._show(*_last_state(end))
         record = record_of(
             end,
@@ -291,6 +299,7 @@ class Supervisor:
                 Path(job.run_directory), job_uid=job.job_uid, attempt=identity.attempt
             )
             self.snapshot = replace(self.snapshot, last_exit=found)
+            self._history.read()
 
     def _await_fork_server(self, server: ForkServer) -> bool:
         """True once ranks can be forked or it has ended, False when told to stop first."""
@@ -393,6 +402,8 @@ class Supervisor:
             self.snapshot = heard(
                 self.snapshot, update, voice=self._ranks.numbers[0], now=time.monotonic()
             )
+            if update.rank == 0:
+                self._history.hear(self.snapshot.report)
         if os.getpid() == 1:
             reap_orphans(spared=self._fork_server.process_id if self._fork_server else None)
         self._log_change_of_state()
