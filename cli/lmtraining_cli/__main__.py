@@ -1,0 +1,3 @@
+from lmtraining_cli.app import main
+
+main()

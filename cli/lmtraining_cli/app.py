@@ -1,0 +1,251 @@
+"""The commands of `kubectl lmtrain`.
+
+Promise: help comes at once, since each command imports what it needs when it is called; kubectl's
+own --context, --namespace, --kubeconfig and --as are understood wherever they stand. What is
+destructive names the context and the namespace before it asks.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lmtraining_cli.errors import CliError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lmtraining_cli.kubectl import Cluster, Place
+
+PLACE_FLAGS = {
+    "-n": "--namespace", "--namespace": "--namespace", "--context": "--context",
+    "--kubeconfig": "--kubeconfig", "--as": "--as",
+}  # fmt: skip
+
+app = typer.Typer(
+    name="kubectl lmtrain",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Look at language-model trainings, and stop and start them. kubectl's own --context, "
+    "--namespace, --kubeconfig and --as work with every command.",
+)
+
+
+def _complete_job(incomplete: str) -> list[str]:
+    from lmtraining_cli.completion import job_names  # noqa: PLC0415 - not needed to run a command
+
+    return job_names(incomplete)
+
+
+JobName = Annotated[str, typer.Argument(help="Name of the job.", autocompletion=_complete_job)]
+Output = Annotated[str, typer.Option("--output", "-o", help="table or json.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@app.callback()
+def place(
+    context: typer.Context,
+    kube_context: Annotated[str, typer.Option("--context", help="Context of the kubeconfig.")] = "",
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Namespace.")] = "",
+    kubeconfig: Annotated[str, typer.Option("--kubeconfig", help="Kubeconfig.")] = "",
+    user: Annotated[str, typer.Option("--as", help="User to act as.")] = "",
+) -> None:
+    """Which cluster."""
+    from lmtraining_cli.kubectl import Place  # noqa: PLC0415
+
+    context.obj = Place(context=kube_context, namespace=namespace, kubeconfig=kubeconfig, user=user)
+
+
+@app.command()
+def status(context: typer.Context, job: JobName, output: Output = "table") -> None:
+    """One screen: state and why, progress, loss, ranks, checkpoints, recoveries, goodput."""
+    cluster = _cluster(context)
+    from lmtraining_cli.looking import status as look  # noqa: PLC0415
+
+    look(cluster, job, as_json=_is_json(output), console=_console())
+
+
+@app.command()
+def why(context: typer.Context, job: JobName, output: Output = "table") -> None:
+    """Why it is pending, slow or failed: one sentence, the evidence, the fix."""
+    cluster = _cluster(context)
+    from lmtraining_cli.looking import why as look  # noqa: PLC0415
+
+    look(cluster, job, as_json=_is_json(output), console=_console())
+
+
+@app.command("list")
+def list_jobs(
+    context: typer.Context,
+    all_namespaces: Annotated[
+        bool, typer.Option("--all-namespaces", "-A", help="Of all namespaces.")
+    ] = False,
+    output: Output = "table",
+) -> None:
+    """All jobs, those that need somebody first."""
+    cluster = _cluster(context)
+    from lmtraining_cli.looking import list_jobs as look  # noqa: PLC0415
+
+    look(cluster, everywhere=all_namespaces, as_json=_is_json(output), console=_console())
+
+
+@app.command()
+def watch(
+    context: typer.Context,
+    job: JobName,
+    interval: Annotated[float, typer.Option(min=0.5, max=60, help="Seconds between looks.")] = 2.0,
+) -> None:
+    """Live curves of loss, throughput and gradient norm, until the job has ended."""
+    cluster = _cluster(context)
+    from lmtraining_cli.watching import watch as look  # noqa: PLC0415
+
+    look(cluster, job, console=_console(), seconds=interval)
+
+
+@app.command()
+def logs(
+    context: typer.Context,
+    job: JobName,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on, also over restarts.")] = (
+        False
+    ),
+    tail: Annotated[int, typer.Option(help="Newest lines of each pod; -1: all.")] = -1,
+    rank: Annotated[int, typer.Option(help="Only the pod of this rank; -1: all.")] = -1,
+) -> None:
+    """The logs of all pods of the job in one stream, by time."""
+    cluster = _cluster(context)
+    from lmtraining_cli.looking import logs as look  # noqa: PLC0415
+
+    look(cluster, job, follow=follow, tail=tail, rank=rank)
+
+
+@app.command()
+def validate(
+    files: Annotated[list[Path], typer.Argument(help="YAML files; every job in them is checked.")],
+) -> None:
+    """Check job files by the rules of the API server, without one."""
+    from lmtraining_cli.checking import checked  # noqa: PLC0415
+
+    problems = 0
+    for path in files:
+        for one in checked(path):
+            for problem in one.problems:
+                sys.stderr.write(f"{path}: {problem}\n")
+            problems += len(one.problems)
+            if not one.problems:
+                said = f"job {one.name} is valid" if one.is_job else f"kind {one.name} is skipped"
+                sys.stdout.write(f"{path}: {said}\n")
+    raise typer.Exit(1 if problems else 0)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="YAML file with one job.")],
+) -> None:
+    """Train on this machine, without a cluster: hands over to `lmtraining run`."""
+    from lmtraining_cli.local import hand_over  # noqa: PLC0415
+
+    hand_over(["run", str(file), *context.args])
+
+
+@app.command()
+def suspend(context: typer.Context, job: JobName, yes: Yes = False) -> None:
+    """Save a checkpoint and free the devices."""
+    cluster = _cluster(context)
+    from lmtraining_cli.acting import suspend as act  # noqa: PLC0415
+
+    act(cluster, job, wanted=True, ask=None if yes else _ask)
+
+
+@app.command()
+def resume(context: typer.Context, job: JobName) -> None:
+    """Go on from the newest checkpoint."""
+    cluster = _cluster(context)
+    from lmtraining_cli.acting import suspend as act  # noqa: PLC0415
+
+    act(cluster, job, wanted=False, ask=None)
+
+
+@app.command()
+def delete(context: typer.Context, job: JobName, yes: Yes = False) -> None:
+    """Delete a job and its pods; its checkpoints stay."""
+    cluster = _cluster(context)
+    from lmtraining_cli.acting import delete as act  # noqa: PLC0415
+
+    act(cluster, job, ask=None if yes else _ask)
+
+
+@app.command()
+def version(context: typer.Context, output: Output = "table") -> None:
+    """Versions of this client, the operator and the CRD, and whether they fit."""
+    cluster = _cluster(context)
+    from lmtraining_cli.versions import show  # noqa: PLC0415
+
+    show(cluster, as_json=_is_json(output))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The script `kubectl-lmtrain`."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        app(args=with_place_first(given), prog_name="kubectl lmtrain")
+    except CliError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+
+
+def with_place_first(arguments: list[str]) -> list[str]:
+    """kubectl's own flags before the command, wherever they stood."""
+    places: list[str] = []
+    rest: list[str] = []
+    left = list(arguments)
+    while left:
+        word = left.pop(0)
+        flag, equals, value = word.partition("=")
+        if word == "--":
+            rest += [word, *left]
+            break
+        if flag not in PLACE_FLAGS:
+            rest.append(word)
+        elif equals:
+            places += [PLACE_FLAGS[flag], value]
+        else:
+            places += [PLACE_FLAGS[flag], *left[:1]]
+            left = left[1:]
+    return places + rest
+
+
+def _cluster(context: typer.Context) -> "Cluster":
+    """kubectl is started here, and works while the command's modules are imported."""
+    from lmtraining_cli.kubectl import Cluster  # noqa: PLC0415
+
+    found: Place = context.obj
+    return Cluster(found)
+
+
+def _console() -> "Console":
+    from rich.console import Console  # noqa: PLC0415
+
+    return Console(highlight=False)
+
+
+def _is_json(output: str) -> bool:
+    if output not in ("table", "json"):
+        raise CliError(f"--output {output} is not known: write table or json")
+    return output == "json"
+
+
+def _ask(question: str) -> None:
+    """Go on only after a yes; nobody to ask is a no."""
+    if not sys.stdin.isatty():
+        raise CliError(f"{question} Nobody is there to ask: say it with --yes")
+    typer.confirm(question, abort=True)
+
+
+def command_names() -> list[str]:
+    """All commands, for completion."""
+    group: Any = typer.main.get_command(app)
+    return sorted(group.commands)

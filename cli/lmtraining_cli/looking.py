@@ -1,0 +1,140 @@
+"""The commands that look: status, why, list, logs."""
+
+import json
+import sys
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+
+from lmtraining_cli.curves import ask_log, joined, points_of, text_or_none
+from lmtraining_cli.errors import CliError
+from lmtraining_cli.kubectl import Cluster
+from lmtraining_cli.listing import listing
+from lmtraining_cli.logs import Followed, Line, merged, who_is
+from lmtraining_cli.reading import read, read_jobs, refusal_sentence
+from lmtraining_cli.screen import screen
+from lmtraining_cli.snapshot import Pod, Snapshot
+from lmtraining_cli.why import Finding
+from lmtraining_cli.why import why as find
+
+
+def status(cluster: Cluster, name: str, *, as_json: bool, console: Console) -> None:
+    """The screen of a job. Raises CliError."""
+    snapshot = read(cluster, name, reports=True)
+    points = joined(points_of(lead_log(cluster, snapshot)))
+    if as_json:
+        ranks = [rank.model_dump(mode="json") for one in snapshot.reports for rank in one.ranks]
+        write_json(
+            {
+                "name": snapshot.name,
+                "namespace": snapshot.namespace,
+                "state": snapshot.state,
+                "why": asdict(find(snapshot)),
+                "status": snapshot.job.get("status") or {},
+                "ranks": ranks,
+                "curve": [point.model_dump(mode="json", exclude_none=True) for point in points],
+                "notShown": list(snapshot.unseen),
+            }
+        )
+        return
+    console.print(screen(snapshot, find(snapshot), points, context=cluster.context))
+
+
+def lead_log(cluster: Cluster, snapshot: Snapshot) -> str:
+    """What the lead pod has said so far; empty where there is none or it may not be read."""
+    lead = next((pod for pod in snapshot.pods if pod.replica == 0 and pod.has_started), None)
+    if lead is None:
+        return ""
+    return text_or_none(ask_log(cluster, snapshot.namespace, lead))[0]
+
+
+def why(cluster: Cluster, name: str, *, as_json: bool, console: Console) -> None:
+    """The cause. Raises CliError."""
+    snapshot = read(cluster, name, causes=True, reports=True)
+    found = find(snapshot)
+    if as_json:
+        write_json({**asdict(found), "notShown": list(snapshot.unseen)})
+        return
+    for line in lines_of(found, snapshot):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def lines_of(finding: Finding, snapshot: Snapshot) -> list[str]:
+    """The cause as text."""
+    lines = [f"{snapshot.name} ({snapshot.state}): {finding.sentence}  [{finding.cause}]"]
+    lines += [f"  evidence: {line}" for line in finding.evidence]
+    lines.append(f"  do: {finding.fix}")
+    return lines + [f"  not seen: {line}" for line in snapshot.unseen]
+
+
+def list_jobs(cluster: Cluster, *, everywhere: bool, as_json: bool, console: Console) -> None:
+    """All jobs. Raises CliError."""
+    jobs = read_jobs(cluster, all_namespaces=everywhere)
+    if as_json:
+        write_json({"items": jobs})
+    elif jobs:
+        console.print(listing(jobs, namespaces=everywhere))
+    else:
+        where = "any namespace" if everywhere else f"namespace {cluster.namespace}"
+        sys.stderr.write(f"no LMTrainingJobs in {where} of context {cluster.context}\n")
+
+
+def logs(cluster: Cluster, name: str, *, follow: bool, tail: int, rank: int) -> None:
+    """All pods' logs by time. Raises CliError."""
+    snapshot = read(cluster, name)
+
+    def wanted(found: Snapshot) -> list[Pod]:
+        each = int(found.value("workers.ranksPerReplica") or 0) or int(
+            found.value("workers.accelerator.count") or 1
+        )
+        return [pod for pod in found.pods if rank < 0 or pod.replica == rank // each]
+
+    if not wanted(snapshot) and not follow:
+        raise CliError(f"job {name} has no pods, and so no logs: kubectl lmtrain why {name}")
+    with suppress(KeyboardInterrupt, BrokenPipeError):
+        if follow:
+            _follow(cluster, snapshot, tail=tail, wanted=wanted)
+        else:
+            _print_logs(cluster, snapshot, wanted(snapshot), tail=tail)
+
+
+def _print_logs(cluster: Cluster, snapshot: Snapshot, pods: list[Pod], *, tail: int) -> None:
+    lines = tail if tail >= 0 else 1_000_000
+    asked = [(pod, ask_log(cluster, snapshot.namespace, pod, lines=lines)) for pod in pods]
+    texts = []
+    for pod, question in asked:
+        text, refused = text_or_none(question)
+        if refused is not None and refused.reason == "Forbidden":
+            raise CliError(refusal_sentence(cluster, refused))
+        texts.append((who_is(pod), text.splitlines()))
+    for line in merged(texts):
+        _print(line)
+
+
+def _follow(cluster: Cluster, first: Snapshot, *, tail: int, wanted: Any) -> None:
+    followed = Followed(cluster, first.namespace, tail=tail)
+
+    def look() -> tuple[list[Pod], bool]:
+        found = read(cluster, first.name)
+        return wanted(found), found.status.is_terminal
+
+    try:
+        for line in followed.follow(look):
+            _print(line)
+    finally:
+        followed.stop()
+    if followed.refused is not None:
+        raise CliError(refusal_sentence(cluster, followed.refused))
+
+
+def _print(line: Line) -> None:
+    _, who, words = line
+    sys.stdout.write(f"[{who}] {words}\n")
+    sys.stdout.flush()
+
+
+def write_json(document: Any) -> None:
+    """For another program."""
+    sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
