@@ -383,6 +383,15 @@ PAIRS = (
         "parallelism.layout fsdp leaves each rank a part: choose adamw, lion or another optimizer "
         "that does not, or set parallelism.layout to ddp",
     ),
+    # training over data and workers
+    Pair(
+        accept=minimal(training={"batchTokens": 16, "regularisation": {"mixup": 0.5}}),
+        refuse=minimal(training={"batchTokens": 8, "regularisation": {"mixup": 0.5}}),
+        at="spec.training.regularisation.mixup",
+        sentence="training.regularisation.mixup mixes two sequences of a micro-batch, and each has "
+        "only one of data.sequenceLength 8: double training.batchTokens 8, or lower "
+        "training.gradientAccumulation",
+    ),
     # parallelism over checkpoint
     Pair(
         accept=changed(store("s3://bucket/team"), parallelism={"layout": "ddp"}),

@@ -17,7 +17,7 @@ from lmtraining_api.base import Rule, SpecModel, Term, TransitionRule
 from lmtraining_api.fields import ObjectName
 from lmtraining_api.lifecycle import YEAR_SECONDS, Deadlines
 from lmtraining_api.names import API_VERSION, JOB_NAME_LENGTH_MAX, KIND
-from lmtraining_api.optimization import Budget, Optimizer, Schedule
+from lmtraining_api.optimization import Budget, Optimizer, Regularisation, Schedule
 from lmtraining_api.training import (
     BATCH_TOKENS_MAX,
     Credentials,
@@ -63,6 +63,7 @@ __all__ = [
     "Parallelism",
     "Precision",
     "Recovery",
+    "Regularisation",
     "Resources",
     "Robustness",
     "Schedule",
@@ -169,6 +170,19 @@ class TrainingSpec(SpecModel):
                 or s.training.optimizer.name not in ("adafactor", "muon")
             ),
             at="training.optimizer.name",
+        ),
+        Rule(
+            cel=f"self.training.regularisation.mixup == 0.0 || {_ROW} > {BATCH_TOKENS_MAX} || "
+            f"self.training.batchTokens >= 2 * {_ROW}",
+            message="training.regularisation.mixup mixes two sequences of a micro-batch, and each "
+            "has only one of data.sequenceLength {data.sequenceLength}: double "
+            "training.batchTokens {training.batchTokens}, or lower training.gradientAccumulation",
+            check=lambda s: (
+                s.training.regularisation.mixup == 0.0
+                or s.tokens_per_sequence_row > BATCH_TOKENS_MAX
+                or s.training.batch_tokens >= 2 * s.tokens_per_sequence_row
+            ),
+            at="training.regularisation.mixup",
         ),
     )
 

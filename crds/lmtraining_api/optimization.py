@@ -138,6 +138,29 @@ class Optimizer(SpecModel):
         return self.settings["learning_rate"]
 
 
+class Regularisation(SpecModel):
+    """What keeps the model from learning its text by heart. Weight decay is the optimizer's."""
+
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of the target's probability that is spread over the whole vocabulary (Szegedy et al.,
+    arXiv 1512.00567); not in validation."""
+    dropout: float | None = Field(default=None, ge=0.0, le=0.9)
+    """Dropout probability wherever the architecture can drop; llama: attention. Left out: what the
+    model says itself."""
+    l1: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Penalty on the sum of the absolute weights that decay, by its slope."""
+    proximal_l1: float = Field(default=0.0, ge=0.0, le=100.0)
+    """The same penalty by a soft threshold of rate times this after each step, which makes weights
+    exactly zero; their share is reported at the end."""
+    mixup: float = Field(default=0.0, ge=0.0, le=10.0)
+    """Alpha of the Beta distribution by which two sequences of a micro-batch are mixed: their
+    embeddings, and their targets alike (Zhang et al., arXiv 1710.09412; Guo et al., arXiv
+    1905.08941). 0: none."""
+    average_decay: float | None = Field(default=None, gt=0.0, lt=1.0)
+    """Also keep an exponential moving average of the weights, which is validated and exported in
+    their place. Left out: none."""
+
+
 class Schedule(SpecModel):
     """The learning rate over the steps."""
 

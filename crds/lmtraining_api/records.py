@@ -230,6 +230,9 @@ class TrainerReport(Record):
     """What precision.compute resolved to."""
     parameters: int | None = None
     """Trainable parameters."""
+    zero_share: float | None = None
+    """Share of the decaying weights that are exactly zero, at the end, where the job asked for
+    sparsity."""
 
     skipped_steps: int = 0
     """Bad batches that were skipped, over all attempts."""

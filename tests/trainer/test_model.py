@@ -32,11 +32,12 @@ def test_the_scale_of_hidden_gradients_is_not_rounded() -> None:
     weight, targets = torch.randn(270, 32, generator=generator), torch.arange(48)
     hidden = torch.randn(48, 32, generator=generator).bfloat16().requires_grad_()
     loss_of = loss_module._SlicedCrossEntropy.apply
-    loss_of(hidden, weight, targets).backward()
+    labels = ((targets, 1.0),)
+    loss_of(hidden, weight, labels).backward()
     assert hidden.grad is not None
     mean = hidden.grad.double()
     hidden.grad = None
-    (48 * loss_of(hidden, weight, targets)).backward()  # a scale of exactly 1
+    (48 * loss_of(hidden, weight, labels)).backward()  # a scale of exactly 1
     ratio = (48 * mean.norm() / hidden.grad.double().norm()).item()
     assert ratio == pytest.approx(1.0, abs=3e-4)
 

@@ -106,6 +106,7 @@ FULL = TrainerReport(
     unigram_loss=5.0,
     gradient_norm=0.5,
     learning_rate=1e-3,
+    zero_share=0.25,
     tokens_per_second=123.0,
     parameters=9,
     load_seconds=0.5,

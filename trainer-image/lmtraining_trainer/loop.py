@@ -28,6 +28,7 @@ from lmtraining_trainer.guard import (
     loss_rise_max,
 )
 from lmtraining_trainer.phase import Phase
+from lmtraining_trainer.regularise import averaged, penalise, shrink
 from lmtraining_trainer.remedy import (
     Judged,
     compare_replicas,
@@ -229,16 +230,21 @@ def _update(
     skips: torch.Tensor | None = None,
 ) -> None:
     """Take the optimizer step."""
+    state, regularisation = trainer.state, trainer.spec.training.regularisation
     with trainer.voice.during(Phase.OPTIMIZER):
         trainer.saver.staging.before_update()
+        penalise(state.optimizer, regularisation.l1)
         update(
-            trainer.state.model,
-            trainer.state.optimizer,
+            state.model,
+            state.optimizer,
             learning_rate=trainer.learning_rate,
             clip_norm=clip,
             gradient_norm=gradient_norm,
             skips=skips,
         )
+        shrink(state.optimizer, regularisation.proximal_l1, skips=skips)
+        if state.average is not None:
+            state.average.follow(state.model, steps=state.counters.step, skips=skips)
 
 
 def _accept(trainer: Trainer, verdict: Verdict, judgement: Judgement) -> None:
@@ -281,19 +287,21 @@ def _compare_paces(trainer: Trainer) -> None:
 def _validate(trainer: Trainer) -> None:
     trainer.voice.say("Evaluating")
     counters = trainer.state.counters
-    loss = _validation(trainer)()
+    with averaged(trainer.state.model, trainer.state.average):
+        loss = _validation(trainer)()
     trainer.state.counters = counters.validated(loss)
     trainer.voice.say("Training", validation_loss=loss, validation_step=counters.step)
 
 
 def _test_robustness(trainer: Trainer, *, draws: int) -> None:
     trainer.voice.say("Evaluating")
-    trainer.robustness = robustness(
-        lambda noise: _validation(trainer)(noise=noise),
-        seed=trainer.spec.training.seed,
-        draws=draws,
-        unigram_loss=trainer.plan.data.unigram_loss,
-    )
+    with averaged(trainer.state.model, trainer.state.average):
+        trainer.robustness = robustness(
+            lambda noise: _validation(trainer)(noise=noise),
+            seed=trainer.spec.training.seed,
+            draws=draws,
+            unigram_loss=trainer.plan.data.unigram_loss,
+        )
     trainer.voice.say("Training", robustness=trainer.robustness)
 
 

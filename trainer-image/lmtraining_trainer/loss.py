@@ -12,28 +12,55 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from lmtraining_api.job import Regularisation
+
 #: Elements of a slice of logits: a slice fits the cache of a core, or keeps a GPU busy.
 SLICE_ELEMENTS = {"cpu": 2**20, "cuda": 2**27}
+
+
+Labels = tuple[tuple[torch.Tensor, float], ...]
+"""Targets [tokens], each with its share of the loss; the shares add up to 1."""
 
 
 class ModelLoss(nn.Module):
     """A causal language model with its loss: what is wrapped, timed and differentiated."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(
+        self, model: PreTrainedModel, regularisation: Regularisation | None = None
+    ) -> None:
         super().__init__()
         self.model = model
+        self.regularisation = regularisation or Regularisation()
 
     def forward(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy, nats per token, a scalar; tokens are int64 [sequences, length]."""
-        body = self.model.base_model(input_ids=inputs, use_cache=False)
+        labels: Labels = ((targets.flatten(), 1.0),)
+        smoothing = 0.0
+        read = {"input_ids": inputs}
+        if self.training:
+            smoothing = self.regularisation.label_smoothing
+            if self.regularisation.mixup:
+                read, labels = self._mixed(inputs, targets)
+        body = self.model.base_model(**read, use_cache=False)
         hidden = body.last_hidden_state.flatten(0, 1)
         device = hidden.device.type
         if torch.is_autocast_enabled(device):
             hidden = hidden.to(torch.get_autocast_dtype(device))
         weight = self.model.get_output_embeddings().weight  # type: ignore[no-untyped-call]
         with torch.autocast(device, enabled=False):
-            loss: torch.Tensor = _SlicedCrossEntropy.apply(hidden, weight, targets.flatten())
+            loss: torch.Tensor = _SlicedCrossEntropy.apply(hidden, weight, labels, smoothing)
         return loss
+
+    def _mixed(
+        self, inputs: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[dict[str, torch.Tensor], Labels]:
+        """Each sequence mixed with the one that is as far from the end as it is from the start."""
+        alpha = self.regularisation.mixup
+        share = float(torch.distributions.Beta(alpha, alpha).sample())
+        embedded = self.model.get_input_embeddings()(inputs)
+        mixed = share * embedded + (1.0 - share) * embedded.flip(0)
+        labels = ((targets.flatten(), share), (targets.flip(0).flatten(), 1.0 - share))
+        return {"inputs_embeds": mixed}, labels
 
 
 class _SlicedCrossEntropy(torch.autograd.Function):
@@ -42,10 +69,15 @@ class _SlicedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        labels: Labels,
+        smoothing: float = 0.0,
     ) -> torch.Tensor:
         """`hidden` is [tokens, width] in the format of the computation, `weight` is
-        [vocabulary, width] in fp32."""
+        [vocabulary, width] in fp32. `smoothing` is the share of the target that every word of the
+        vocabulary has a part of."""
         wants_gradients = any(ctx.needs_input_grad)
         total = hidden.new_zeros((), dtype=torch.float32)
         hidden_gradient = torch.empty_like(hidden) if wants_gradients else None
@@ -54,16 +86,22 @@ class _SlicedCrossEntropy(torch.autograd.Function):
         rows = max(1, SLICE_ELEMENTS[hidden.device.type] // len(weight))
         for start in range(0, len(hidden), rows):
             own = slice(start, start + rows)
-            wanted = targets[own, None]
             logs = torch.log_softmax((hidden[own] @ head.T).float(), dim=-1)
-            total -= logs.gather(1, wanted).sum()
+            wanted = [(targets[own, None], share * (1.0 - smoothing)) for targets, share in labels]
+            for target, share in wanted:
+                total -= logs.gather(1, target).sum() * share
+            if smoothing:
+                total -= logs.sum() * (smoothing / len(weight))
             if hidden_gradient is None or weight_gradient is None:
                 continue
-            # d loss / d logits = softmax - one_hot(target)
+            # d loss / d logits = softmax - the target's distribution
             probabilities = logs.exp_()
-            probabilities.scatter_add_(
-                1, wanted, torch.full_like(wanted, -1.0, dtype=torch.float32)
-            )
+            for target, share in wanted:
+                probabilities.scatter_add_(
+                    1, target, torch.full_like(target, -share, dtype=torch.float32)
+                )
+            if smoothing:
+                probabilities -= smoothing / len(weight)
             slopes = probabilities.to(hidden.dtype)
             torch.mm(slopes, head, out=hidden_gradient[own])
             weight_gradient += slopes.T @ hidden[own]
@@ -72,9 +110,9 @@ class _SlicedCrossEntropy(torch.autograd.Function):
         return total / len(hidden)
 
     @staticmethod
-    def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+    def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
         """The gradients of the mean, scaled by what comes from behind."""
         hidden_gradient, weight_gradient = ctx.saved_tensors
         scale = slope / len(hidden_gradient)
         scaled = hidden_gradient.float() * scale  # rounded once, not the scale as well
-        return scaled.to(hidden_gradient.dtype), weight_gradient * scale, None
+        return scaled.to(hidden_gradient.dtype), weight_gradient * scale, None, None

@@ -98,6 +98,13 @@ METRICS: tuple[MetricDefinition, ...] = (
     _of_run("learning_rate", "gauge", "none", "learning_rate", "Learning rate of the newest step."),
     _of_run("parameters", "gauge", "parameters", "parameters", "Trainable parameters."),
     _of_run(
+        "zero_weight_share",
+        "gauge",
+        "ratio",
+        "zero_share",
+        "Share of the decaying weights that are zero, at the end of a sparse run.",
+    ),
+    _of_run(
         "skipped_steps_total",
         "counter",
         "steps",

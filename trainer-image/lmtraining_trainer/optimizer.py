@@ -50,8 +50,10 @@ def _groups(named: list[tuple[str, nn.Parameter]], settings: Settings) -> Groups
     """Those that decay and those that do not."""
     decay = settings["weight_decay"]
     return [
-        {"params": [p for name, p in named if decays(name, p)], "weight_decay": decay},
-        {"params": [p for name, p in named if not decays(name, p)], "weight_decay": 0.0},
+        {"params": [p for name, p in named if decays(name, p)], "weight_decay": decay}
+        | {"decays": True},
+        {"params": [p for name, p in named if not decays(name, p)], "weight_decay": 0.0}
+        | {"decays": False},
     ]
 
 
@@ -133,7 +135,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
 
     def __init__(self, matrices: list[nn.Parameter], rest: Groups, settings: Settings) -> None:
         muon = torch.optim.Muon(
-            matrices,
+            [{"params": matrices, "decays": True}],
             lr=settings["learning_rate"],
             weight_decay=settings["weight_decay"],
             momentum=settings["momentum"],

@@ -25,6 +25,7 @@ from lmtraining_trainer.loop import train
 from lmtraining_trainer.model import empty_model, parameter_count
 from lmtraining_trainer.phase import Phase
 from lmtraining_trainer.rank_link import RankLink, RankPlace
+from lmtraining_trainer.regularise import averaged, zero_share
 from lmtraining_trainer.run import Mirror, Run, claim_run
 from lmtraining_trainer.run.remote import advice_for
 from lmtraining_trainer.sharding import whole
@@ -90,9 +91,21 @@ def _claim(
 def _finish(trainer: Trainer) -> None:
     """Export the model and mark the run finished. Raises TrainerError(STORAGE)."""
     trainer.voice.say("Exporting")
-    model = _whole_model(trainer)
-    report = trainer.gang.lead_does("export", lambda: _export(trainer, model))
+    trainer.zero_share = _zero_share(trainer)
+    with averaged(trainer.state.model, trainer.state.average):
+        model = _whole_model(trainer)
+        report = trainer.gang.lead_does("export", lambda: _export(trainer, model))
     trainer.voice.say("Finished", **report)
+
+
+def _zero_share(trainer: Trainer) -> float | None:
+    """Share of the weights that are zero, where the job asks for such; of all ranks where each
+    holds a part."""
+    training = trainer.spec.training
+    if not training.regularisation.proximal_l1 and not training.optimizer.l1:
+        return None
+    zeros, count = trainer.gang.sum([float(n) for n in zero_share(trainer.state.optimizer)])
+    return zeros / count
 
 
 def _whole_model(trainer: Trainer) -> PreTrainedModel:
@@ -131,6 +144,7 @@ def _export(trainer: Trainer, model: PreTrainedModel) -> dict[str, Any]:
             "unigram_loss": data.unigram_loss,
             "precision": trainer.precision,
             "parameters": parameter_count(trainer.state.model),
+            "zero_share": trainer.zero_share,
             **trainer.remedies_taken,
             "tokens_per_second": trainer.tokens_per_second(trainer.speed.mean_step_seconds),
             "export_path": path.name,

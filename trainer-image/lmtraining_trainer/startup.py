@@ -39,6 +39,7 @@ from lmtraining_trainer.model import build_model, fingerprint, parameter_count, 
 from lmtraining_trainer.optimizer import build_optimizer
 from lmtraining_trainer.precision import Format, Resolved
 from lmtraining_trainer.precision import measure as _measured
+from lmtraining_trainer.regularise import Average, set_dropout
 from lmtraining_trainer.resume import resume
 from lmtraining_trainer.run import Mirror, Run
 from lmtraining_trainer.run.directory import CHECKPOINTS, has_begun, storage_errors
@@ -141,14 +142,19 @@ def build_trainer(
     spec = job.spec
     plan = BatchPlan.of(spec, data, rank=gang.rank, world_size=gang.world_size, device=device)
     model = build_model(spec)
+    regularisation = spec.training.regularisation
+    if regularisation.dropout is not None:
+        set_dropout(model, regularisation.dropout)
     model.to(device)  # type: ignore[arg-type]
     rng.seed_all(seed=spec.training.seed, rank=gang.rank, step=0)
-    with_loss = ModelLoss(model)
+    with_loss = ModelLoss(model, regularisation)
     with voice.accounts.during("compile"):
         resolved = _resolve_precision(spec, with_loss, plan, run=run, gang=gang, voice=voice)
         wrapped = _wrapped(with_loss, spec, gang, device)
         _throw_away_pass(wrapped, plan, resolved, device)
     state = TrainState(model=model, optimizer=build_optimizer(model, spec.training.optimizer))
+    if regularisation.average_decay is not None:
+        state.average = Average(model, regularisation.average_decay)
     saver = _saver(job, data, state, run=run, gang=gang, voice=voice, mirror=mirror, device=device)
     resumed = resume(state, saver, spec.training.seed)
     total_steps = spec.total_steps(plan.epoch_sequences)

@@ -14,7 +14,11 @@ import torch
 from transformers import PreTrainedModel
 
 from lmtraining_trainer.guard import Window
+from lmtraining_trainer.regularise import Average
 from lmtraining_trainer.sharding import as_part, cut_of, is_sharded, local, own_part
+
+AVERAGE = "average"
+"""What a checkpoint calls the averaged weight beside what the optimizer remembers of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +113,8 @@ class TrainState:
     """The bare model, without wrappers."""
     optimizer: torch.optim.Optimizer
     counters: Counters = Counters()
+    average: Average | None = None
+    """Of the weights over the steps, where the job asks for one."""
 
     @property
     def is_sharded(self) -> bool:
@@ -123,8 +129,8 @@ class TrainState:
         }
 
     def optimizer_tensors(self) -> dict[str, torch.Tensor]:
-        """What this rank holds of the optimizer's tensors by '<parameter>/<name>'; empty before the
-        first step."""
+        """What this rank holds of the optimizer's tensors, and of the average, by
+        '<parameter>/<name>'."""
         return {name: local(value) for name, value in self._optimizer_state()}
 
     def cuts(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -149,7 +155,9 @@ class TrainState:
         parameters = dict(self.model.named_parameters())
         for path in optimizer:
             name, _, key = path.rpartition("/")
-            if name in parameters:
+            if self.average is not None and key == AVERAGE:
+                local(self.average.weights[name]).copy_(optimizer[path])
+            elif name in parameters:
                 # AdamW's step counter stays where the fused kernel keeps it: beside the weight.
                 value = as_part(parameters[name], optimizer[path])
                 self.optimizer.state[parameters[name]][key] = value
@@ -169,3 +177,6 @@ class TrainState:
         for name, parameter in self.model.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 yield f"{name}/{key}", value
+        if self.average is not None:
+            for name, value in self.average.weights.items():
+                yield f"{name}/{AVERAGE}", value

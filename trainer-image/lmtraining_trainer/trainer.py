@@ -42,7 +42,7 @@ class Computed:
 @dataclass
 class Trainer:
     """What a rank trains with. Only `state`, `remedies`, `resumed`, `ahead`, `speed`, `own_work`,
-    `stragglers`, the time of the first step and `robustness` change."""
+    `stragglers`, the time of the first step, `robustness` and `zero_share` change."""
 
     spec: TrainingSpec
     gang: Gang
@@ -76,6 +76,8 @@ class Trainer:
     first_step_time: datetime | None = None
     robustness: list[RobustnessReport] = field(default_factory=list)
     """What the model stands, once training has ended."""
+    zero_share: float | None = None
+    """Share of the weights that are zero, once training has ended, where that was asked for."""
 
     @property
     def learning_rate(self) -> float:
