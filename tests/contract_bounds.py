@@ -33,7 +33,7 @@ def _fields(block: Document, *above: str) -> Iterator[tuple[tuple[str, ...], Doc
         yield (*above, name), field
         if "properties" in field:
             yield from _fields(field, *above, name)
-        elif "items" in field:
+        elif "properties" in field.get("items", {}):
             yield from _fields(field["items"], *above, f"{name}[]")
 
 
@@ -55,7 +55,11 @@ def _values_outside(field: Document) -> Iterator[Any]:
     if "minItems" in field:
         yield []
     if "maxItems" in field:
-        yield [{"uri": f"s3://many/{n}"} for n in range(field["maxItems"] + 1)]
+        is_block = "properties" in field["items"]
+        yield [
+            {"uri": f"s3://many/{n}"} if is_block else f"many.{n}"
+            for n in range(field["maxItems"] + 1)
+        ]
     if "x-kubernetes-int-or-string" in field:
         yield from NOT_QUANTITIES
 

@@ -17,7 +17,7 @@ from lmtraining_api.base import Rule, SpecModel, Term, TransitionRule
 from lmtraining_api.fields import ObjectName
 from lmtraining_api.lifecycle import YEAR_SECONDS, Deadlines
 from lmtraining_api.names import API_VERSION, JOB_NAME_LENGTH_MAX, KIND
-from lmtraining_api.optimization import Budget, Optimizer, Regularisation, Schedule
+from lmtraining_api.optimization import Budget, FineTuning, Optimizer, Regularisation, Schedule
 from lmtraining_api.training import (
     BATCH_TOKENS_MAX,
     Credentials,
@@ -54,6 +54,7 @@ __all__ = [
     "DataSource",
     "Deadlines",
     "Evaluation",
+    "FineTuning",
     "LMTrainingJob",
     "LMTrainingJobSpec",
     "Model",

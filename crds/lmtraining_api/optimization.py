@@ -7,7 +7,7 @@ Trap avoided: one default for all optimizers. Lion at AdamW's rate diverges, SGD
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -159,6 +159,23 @@ class Regularisation(SpecModel):
     average_decay: float | None = Field(default=None, gt=0.0, lt=1.0)
     """Also keep an exponential moving average of the weights, which is validated and exported in
     their place. Left out: none."""
+
+
+class FineTuning(SpecModel):
+    """Which weights are trained, from when, and how fast beside the others."""
+
+    freeze: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(
+        default=[], max_length=64
+    )
+    """Weights that are not trained, by name as the export has it, with * and ?:
+    transformer.h.0.*."""
+    layer_rate_decay: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Factor by which the learning rate of each block is below that of the block after it, and that
+    of the embeddings below that of the first (Howard & Ruder, arXiv 1801.06146, section 3.2). Left
+    out: one rate for all."""
+    unfreeze_every_steps: int | None = Field(default=None, ge=1, le=STEPS_MAX)
+    """Begin with the last block and what follows it, and train one block more each so many steps,
+    the embeddings last (section 3.3 there). Left out: all are trained from the first step."""
 
 
 class Schedule(SpecModel):

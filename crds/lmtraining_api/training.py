@@ -17,7 +17,14 @@ from lmtraining_api.fields import (
     Uri,
     matches,
 )
-from lmtraining_api.optimization import STEPS_MAX, Budget, Optimizer, Regularisation, Schedule
+from lmtraining_api.optimization import (
+    STEPS_MAX,
+    Budget,
+    FineTuning,
+    Optimizer,
+    Regularisation,
+    Schedule,
+)
 
 BATCH_TOKENS_MAX = 1_000_000_000
 
@@ -236,6 +243,8 @@ class Training(SpecModel):
     """The learning rate over the steps."""
     regularisation: Regularisation = Regularisation()
     """What keeps the model from learning its text by heart."""
+    fine_tuning: FineTuning = FineTuning()
+    """Which weights are trained, and how fast."""
     gradient_clip_norm: float = Field(default=1.0, gt=0.0, le=1.0e6)
     """Gradients are scaled down to this global norm."""
     evaluation: Evaluation = Evaluation()

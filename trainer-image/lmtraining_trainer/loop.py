@@ -19,6 +19,7 @@ from lmtraining_api.records import SLOWEST_RANKS_MAX
 from lmtraining_trainer import rng
 from lmtraining_trainer.errors import Preempted
 from lmtraining_trainer.evaluation import validate
+from lmtraining_trainer.freezing import drop_frozen
 from lmtraining_trainer.guard import (
     Judgement,
     Observation,
@@ -108,6 +109,14 @@ def _computed(trainer: Trainer, position: int) -> Computed:
     drawn_from = rng.drawn_from()
     with voice.during(Phase.FORWARD), trainer.gang.peer_errors():
         measured = forward_backward(trainer.wrapped, batch, trainer.autocast)
+        every_steps = trainer.spec.training.fine_tuning.unfreeze_every_steps
+        if every_steps is not None:
+            measured = drop_frozen(
+                trainer.state.optimizer,
+                measured,
+                step=trainer.state.counters.step,
+                unfreeze_every_steps=every_steps,
+            )
     trainer.own_work.add(data_seconds, measured.own_seconds)
     return Computed(position=position, batch=batch, drawn_from=drawn_from, measured=measured)
 

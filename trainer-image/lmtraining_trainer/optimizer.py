@@ -18,7 +18,8 @@ from pytorch_optimizer.optimizer.lion import Lion
 from torch import nn
 from transformers import PreTrainedModel
 
-from lmtraining_api.job import Optimizer
+from lmtraining_api.job import FineTuning, Optimizer
+from lmtraining_trainer.freezing import depths
 from lmtraining_trainer.ftrl import Ftrl
 from lmtraining_trainer.model import blocks
 
@@ -29,16 +30,17 @@ Groups = list[dict[str, Any]]
 Settings = Mapping[str, float]
 
 
-def build_optimizer(model: PreTrainedModel, spec: Optimizer) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: PreTrainedModel, spec: Optimizer, tuning: FineTuning | None = None
+) -> torch.optim.Optimizer:
     """The optimizer that `spec` names, over the parameters of `model` that are trained."""
-    settings = spec.settings
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    settings, groups = spec.settings, _groups(model, spec, tuning or FineTuning())
     if spec.name == "muon":
         hidden = {id(p) for block in blocks(model) for p in block.parameters() if p.dim() == 2}
-        matrices = [p for _, p in named if id(p) in hidden]
-        rest = [(name, p) for name, p in named if id(p) not in hidden]
-        return MuonAndAdamW(matrices, _groups(rest, settings), settings)
-    return _BUILDERS[spec.name](_groups(named, settings), settings)
+        matrices = [_only(group, lambda p: id(p) in hidden) for group in groups]
+        rest = [_only(group, lambda p: id(p) not in hidden) for group in groups]
+        return MuonAndAdamW(matrices, rest, settings)
+    return _BUILDERS[spec.name](groups, settings)
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
@@ -46,15 +48,32 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     return parameter.dim() >= 2 and not any(part in name for part in POSITION_EMBEDDINGS)
 
 
-def _groups(named: list[tuple[str, nn.Parameter]], settings: Settings) -> Groups:
-    """Those that decay and those that do not."""
-    decay = settings["weight_decay"]
-    return [
-        {"params": [p for name, p in named if decays(name, p)], "weight_decay": decay}
-        | {"decays": True},
-        {"params": [p for name, p in named if not decays(name, p)], "weight_decay": 0.0}
-        | {"decays": False},
-    ]
+def _groups(model: PreTrainedModel, spec: Optimizer, tuning: FineTuning) -> Groups:
+    """Those that decay and those that do not, for each part of the model that has its own rate or
+    its own time. `rate_share` is the group's part of the learning rate, `depth` its place in the
+    model, where either differs."""
+    depth_of, decay = depths(model), spec.settings["weight_decay"]
+    top = max(depth_of.values())
+    is_deep = tuning.layer_rate_decay is not None or tuning.unfreeze_every_steps is not None
+    groups: Groups = []
+    for depth in sorted(set(depth_of.values()), reverse=True) if is_deep else [None]:
+        share = 1.0 if depth is None else (tuning.layer_rate_decay or 1.0) ** (top - depth)
+        for does_decay in (True, False):
+            own = [
+                parameter
+                for name, parameter in model.named_parameters()
+                if parameter.requires_grad
+                and decays(name, parameter) is does_decay
+                and (depth is None or depth_of[id(parameter)] == depth)
+            ]
+            group = {"params": own, "weight_decay": decay if does_decay else 0.0}
+            groups.append(group | {"decays": does_decay, "rate_share": share, "depth": depth})
+    return groups
+
+
+def _only(group: dict[str, Any], belongs: Callable[[nn.Parameter], bool]) -> dict[str, Any]:
+    """The group with some of its parameters."""
+    return group | {"params": [parameter for parameter in group["params"] if belongs(parameter)]}
 
 
 def _adamw(groups: Groups, settings: Settings) -> torch.optim.AdamW:
@@ -133,11 +152,10 @@ class MuonAndAdamW(torch.optim.Optimizer):
     matrix.
     """
 
-    def __init__(self, matrices: list[nn.Parameter], rest: Groups, settings: Settings) -> None:
+    def __init__(self, matrices: Groups, rest: Groups, settings: Settings) -> None:
         muon = torch.optim.Muon(
-            [{"params": matrices, "decays": True}],
+            matrices,
             lr=settings["learning_rate"],
-            weight_decay=settings["weight_decay"],
             momentum=settings["momentum"],
             adjust_lr_fn="match_rms_adamw",
         )

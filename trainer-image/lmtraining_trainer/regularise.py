@@ -49,9 +49,9 @@ def zero_share(optimizer: torch.optim.Optimizer) -> tuple[int, int]:
 
 
 def _decaying(optimizer: torch.optim.Optimizer) -> Iterator[tuple[nn.Parameter, float]]:
-    """The weights that decay, with their rate."""
+    """The weights that decay, with their rate; those that are frozen for now left out."""
     for group in optimizer.param_groups:
-        if group["decays"]:
+        if group["decays"] and not group.get("frozen", False):
             for parameter in group["params"]:
                 yield parameter, group["lr"]
 

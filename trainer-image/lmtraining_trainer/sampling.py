@@ -147,6 +147,8 @@ def adam_sums(optimizer: torch.optim.Optimizer) -> list[float]:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             state = {key: local(value) for key, value in optimizer.state[parameter].items()}
+            if not state:  # not trained yet
+                continue
             weights = local(parameter.detach())
             totals.append(_of_weights(weights, state, group))
             count += weights.numel()

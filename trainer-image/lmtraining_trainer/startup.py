@@ -32,6 +32,7 @@ from lmtraining_trainer.data.prepared import check_enough
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.evaluation import ValidationPlan
 from lmtraining_trainer.files import json_bytes, sha256_of
+from lmtraining_trainer.freezing import freeze
 from lmtraining_trainer.gang import Gang
 from lmtraining_trainer.interval import SaveClock
 from lmtraining_trainer.loss import ModelLoss
@@ -142,9 +143,10 @@ def build_trainer(
     spec = job.spec
     plan = BatchPlan.of(spec, data, rank=gang.rank, world_size=gang.world_size, device=device)
     model = build_model(spec)
-    regularisation = spec.training.regularisation
+    regularisation, tuning = spec.training.regularisation, spec.training.fine_tuning
     if regularisation.dropout is not None:
         set_dropout(model, regularisation.dropout)
+    freeze(model, tuning.freeze)
     model.to(device)  # type: ignore[arg-type]
     rng.seed_all(seed=spec.training.seed, rank=gang.rank, step=0)
     with_loss = ModelLoss(model, regularisation)
@@ -152,7 +154,8 @@ def build_trainer(
         resolved = _resolve_precision(spec, with_loss, plan, run=run, gang=gang, voice=voice)
         wrapped = _wrapped(with_loss, spec, gang, device)
         _throw_away_pass(wrapped, plan, resolved, device)
-    state = TrainState(model=model, optimizer=build_optimizer(model, spec.training.optimizer))
+    optimizer = build_optimizer(model, spec.training.optimizer, tuning)
+    state = TrainState(model=model, optimizer=optimizer)
     if regularisation.average_decay is not None:
         state.average = Average(model, regularisation.average_decay)
     saver = _saver(job, data, state, run=run, gang=gang, voice=voice, mirror=mirror, device=device)
@@ -178,7 +181,8 @@ def build_trainer(
         save_clock=None
         if run is None or spec.checkpoint.every_steps is not None
         else SaveClock(run, voice.accounts, ranks=gang.world_size),
-        reads_late=reads_late(device, state.optimizer),
+        # What is not trained yet is known by the step, and that by the verdict.
+        reads_late=reads_late(device, optimizer) and tuning.unfreeze_every_steps is None,
     )
     voice.say("Training", **_start_fields(trainer))
     return trainer

@@ -170,7 +170,7 @@ def update(
     norm = torch.as_tensor(gradient_norm, dtype=torch.float32)
     clip_grads_with_norm_(model.parameters(), clip_norm, norm)
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("rate_share", 1.0)
     flagged: Any = optimizer
     flagged.found_inf = skips
     optimizer.step()
