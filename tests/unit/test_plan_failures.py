@@ -99,6 +99,18 @@ def evicted(message: str) -> dict[str, object]:
         ),
         (evicted("The node was low on resource: memory."), FailureClass.DISRUPTION),
         ({"is_deleting": True}, FailureClass.POD_LOST),
+        # Seen only after its time to stop was over, it is the same pod that somebody deletes.
+        ({"is_deleting": True, "exit": ended(137)}, FailureClass.POD_LOST),
+        ({"is_deleting": True, "exit": ended(143)}, FailureClass.POD_LOST),
+        ({"is_deleting": True, "exit": ended(1)}, FailureClass.CRASH),
+        (
+            {"is_deleting": True, "exit": ended(137, reason="OOMKilled")},
+            FailureClass.OUT_OF_MEMORY,
+        ),
+        (
+            {"is_deleting": True, "exit": ended(137, record(FailureClass.CRASH))},
+            FailureClass.CRASH,
+        ),
         ({"phase": "Failed"}, FailureClass.POD_LOST),
         ({"phase": "Failed", "exit": ended(137, reason="OOMKilled")}, FailureClass.OUT_OF_MEMORY),
         ({"phase": "Failed", "exit": ended(137)}, FailureClass.CRASH),

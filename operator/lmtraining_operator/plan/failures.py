@@ -26,6 +26,8 @@ ROOT_CAUSE_WAIT_SECONDS = 5.0
 """How long a consequence is held back while another pod may still tell the cause."""
 
 SIGNAL_BASE = 128
+STOP_CODES = (SIGNAL_BASE + 9, SIGNAL_BASE + 15)
+"""Of a container that was killed, or told to stop and died of it."""
 EXIT_CODES = range(256)
 CODES_OF_PYTHON = (1, 2)
 STORAGE_LIMIT_WORDS = (
@@ -198,7 +200,7 @@ def failure_of(pod: ObservedPod, *, job_uid: str, now: datetime) -> Failure | No
         )
     if pod.phase == "Failed" and pod.reason:
         return _ended_by_kubelet(pod, now)
-    if pod.exit is not None:
+    if pod.exit is not None and not _was_stopped(pod, pod.exit):
         return _from_exit(pod, pod.exit, job_uid=job_uid, now=now)
     return _lost(pod, now) if pod.is_deleting or pod.phase == "Failed" else None
 
@@ -208,6 +210,13 @@ def has_finished(pod: ObservedPod, job_uid: str) -> bool:
     if pod.exit is None or pod.exit.code != ExitCode.FINISHED:
         return False
     return exit_record_of(pod, pod.exit, job_uid) is not None
+
+
+def _was_stopped(pod: ObservedPod, ended: ContainerExit) -> bool:
+    """Whether it ended because somebody deletes it, and its time to stop was too short to say so.
+    Seen a moment earlier, it would be a deleted pod that still runs."""
+    was_killed = ended.code in STOP_CODES and ended.reason != "OOMKilled"
+    return pod.is_deleting and was_killed and not ended.termination_message
 
 
 def _lost(pod: ObservedPod, now: datetime) -> Failure:
