@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lmtraining_api.status import ConditionType, Scheduled
-from lmtraining_operator.plan import ObservedPod, Refusal
+from lmtraining_operator.plan import ObservedPod, Refusal, SetIntent
 from lmtraining_operator.plan.decide import RESYNC_SECONDS
 from lmtraining_operator.plan.gang import BROKEN_GANG_GRACE_SECONDS
 from lmtraining_operator.plan.recovery import GANG_BACKOFF_SECONDS_MIN
@@ -25,8 +25,9 @@ from tests.unit.operator_situations import (
 pytestmark = pytest.mark.unit
 
 
-@pytest.mark.parametrize(("seconds", "again"), [(1.0, False), (2.0, True)])
+@pytest.mark.parametrize(("seconds", "again"), [(1.0, False), (2.0, True), (-3600.0, True)])
 def test_refused_pod_is_tried_again_after_a_while(seconds: float, again: bool) -> None:
+    """Also where the clock was set back meanwhile."""
     refused = Refusal(
         kind="Pod", name="tiny-1-0-0", code=403, message="exceeded quota", count=1, time=NOW
     )
@@ -108,3 +109,25 @@ def test_gang_over_quota_gives_back_its_devices() -> None:
         now=NOW + timedelta(minutes=10),
     )
     assert deleted(plan) == [("tiny-1-0-0", BROKEN_GANG_GRACE_SECONDS)]
+
+
+@pytest.mark.parametrize("name", ["tiny-1-0-0", "tiny-2-0-0"])
+def test_gang_is_told_to_go_only_when_no_other_pod_is_left(name: str) -> None:
+    """P1: an old list of pods may have hidden one when the gang was made; it goes first."""
+    gang = running_gang(2, attempt=2)
+    other = replace(running_gang(1)[0], name=name)
+    pods = (*gang, other) if name not in {pod.name for pod in gang} else gang
+    plan = decide(status_of(attempt=2, complete=False), pods=pods)
+    told = [action.name for action in plan.actions if isinstance(action, SetIntent)]
+    assert bool(told) is (other not in pods)
+    assert deleted(plan) == [(name, BROKEN_GANG_GRACE_SECONDS)] * (other in pods)
+
+
+@pytest.mark.parametrize(("attempt", "number"), [(2, 0), (1, 1)])
+def test_pod_that_is_newer_than_the_status_is_left_alone(attempt: int, number: int) -> None:
+    """P10: the list of pods is younger than the job that was read before it."""
+    newer = replace(
+        running_gang(1, attempt=attempt)[0], name=f"tiny-{attempt}-0-{number}", uid="newer"
+    )
+    plan = decide(status_of(attempt=1), pods=(*running_gang(2), newer))
+    assert deleted(plan) == []

@@ -15,7 +15,7 @@ from itertools import takewhile
 from pydantic import ValidationError
 
 from lmtraining_api.records import Intent, Peer
-from lmtraining_operator.plan import manifests
+from lmtraining_operator.plan import manifests, names
 from lmtraining_operator.plan.backoff import refusal_wait_seconds
 from lmtraining_operator.plan.model import (
     Action,
@@ -102,13 +102,16 @@ def may_create(situation: Situation, create: Create) -> bool:
 
 def _wait_seconds(situation: Situation, refusal: Refusal) -> float:
     waited = (situation.now - refusal.time).total_seconds()
+    if waited < 0:
+        return 0.0  # the clock was set back, so nobody knows how long it was
     return refusal_wait_seconds(refusal.count, is_leaving=refusal.is_leaving) - waited
 
 
 def intents(situation: Situation) -> list[Action]:
-    """The peer table, for each pod that has another one: of all pods once all run; while one is
+    """The peer table, for each pod that has another one: of all pods once all run and no other is
+    left that may write (P1, also where an old list hid it when the pods were made); while one is
     replaced, of those that are left, which thereby wait for it."""
-    if situation.gang_runs:
+    if situation.gang_runs and not situation.strays:
         told = situation.gang
     elif situation.is_replacing:
         told = tuple(pod for pod in situation.gang if pod.has_started and is_armed(pod))
@@ -160,7 +163,18 @@ def make_way(situation: Situation) -> list[Action]:
 def _release(
     situation: Situation, pods: tuple[ObservedPod, ...], seconds: int | None
 ) -> list[Action]:
-    return release(tuple(pod for pod in pods if not _is_ending(situation, pod)), seconds)
+    return release(
+        tuple(p for p in pods if not (_is_ending(situation, p) or _is_newer(situation, p))), seconds
+    )
+
+
+def _is_newer(situation: Situation, pod: ObservedPod) -> bool:
+    """Whether the pod was made after the status that was read: the list of pods is younger than
+    the job. Another look shows what the pod is for."""
+    if pod.attempt != situation.attempt:
+        return pod.attempt > situation.attempt
+    number = names.pod_number(pod.name)
+    return number > situation.status.replaced_pods.get(str(pod.replica), 0)
 
 
 def _is_ending(situation: Situation, pod: ObservedPod) -> bool:

@@ -14,6 +14,12 @@ def pod_name(job: LMTrainingJob, attempt: int, replica: int, replaced: int = 0) 
     return f"{job.metadata.name}-{attempt}-{replica}-{replaced}"
 
 
+def pod_number(name: str) -> int:
+    """The last part of a pod's name: how often its replica was replaced before."""
+    number = name.rpartition("-")[2]
+    return int(number) if number.isdigit() else 0
+
+
 def config_map_name(job_name: str) -> str:
     """One for all attempts: all that is in it is immutable."""
     return f"{job_name}-job-file"
