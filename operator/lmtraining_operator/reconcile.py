@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 AGAIN_SECONDS = 0.05
 """Pause before a pass that follows at once from the one before."""
 
+MISSING_SECONDS = 20.0
+"""How long a job must not be found before it is taken for gone."""
+
 
 class JobKey(NamedTuple):
     """Which job; its UID may change under the name."""
@@ -87,6 +90,7 @@ class JobReconciler:
         self._last_pull: datetime | None = None
         self._refusals: dict[str, Refusal] = {}
         self._last_write: datetime | None = None
+        self._missing_since: datetime | None = None
         self.event_errors: list[ApiError] = []
 
     @property
@@ -103,7 +107,8 @@ class JobReconciler:
         """A whole pass on a fresh view."""
         job = await self._gateway.get(api.KIND, *self.key)
         if job is None:
-            return Outcome(look_seconds=AGAIN_SECONDS, is_done=True, is_gone=True)
+            return self._missing(self._clock())
+        self._missing_since = None
         job.setdefault("apiVersion", api.API_VERSION)
         now = self._clock()
         status = LMTrainingJobStatus.model_validate(job.get("status") or {})
@@ -120,6 +125,15 @@ class JobReconciler:
         self._view = view = _View(job=job, status=status, observed=observed, plan=decided)
         has_news = not (decided.report_from and self._is_progress(view, decided, now))
         return await self._carry_out(now, has_news=has_news)
+
+    def _missing(self, now: datetime) -> Outcome:
+        """There is no such job, says the API server. It is asked again for a while: one that lags
+        behind may not know of the job yet, and nothing would wake us once it does."""
+        self._view = None
+        since = self._missing_since = min(self._missing_since or now, now)
+        left = MISSING_SECONDS - (now - since).total_seconds()
+        is_gone = left <= 0
+        return Outcome(look_seconds=max(left, AGAIN_SECONDS), is_done=is_gone, is_gone=is_gone)
 
     async def pull_report(self) -> bool:
         """Ask the lead pod how it goes; False, with a reason and a time to tell, when it does not

@@ -8,6 +8,7 @@ from lmtraining_operator.apply import batches
 from lmtraining_operator.gateway import ApiError
 from lmtraining_operator.plan import Create, PublishEvent, SetIntent
 from lmtraining_operator.plan.writes import PROGRESS_SECONDS
+from lmtraining_operator.reconcile import MISSING_SECONDS
 from lmtraining_operator.reports import REPORT_SECONDS_BETWEEN
 from tests.unit.operator_world import CrashError, World, job_body
 
@@ -166,10 +167,20 @@ async def test_advice_to_delete_is_for_what_stays(
 
 
 async def test_gone_job_is_done(world: World) -> None:
-    """P5: a GET that says 404 is the end, whether an event came or not."""
+    """P5: a GET that says 404 is the end, whether an event came or not, once it has said so for a
+    while: a server that lags behind may not know of the job yet."""
     operator = world.operator()
     await operator.look()
+    job = world.objects.pop((api.KIND, "tiny"))
+    assert (await operator.look()).look_seconds == MISSING_SECONDS
+    world.pass_time(MISSING_SECONDS / 2)
+    outcome = await operator.look()
+    assert (outcome.look_seconds, outcome.is_done) == (MISSING_SECONDS / 2, False)
+    world.objects[api.KIND, "tiny"] = job
+    await operator.look()
     del world.objects[api.KIND, "tiny"]
+    assert not (await operator.look()).is_done, "it was there meanwhile"
+    world.pass_time(MISSING_SECONDS)
     outcome = await operator.look()
     assert outcome.is_done
     assert outcome.is_gone
