@@ -211,7 +211,8 @@ class JobReconciler:
             return None
         waits = [0.0]
         if self._last_pull is not None:
-            waits = [REPORT_SECONDS_BETWEEN - (now - self._last_pull).total_seconds()]
+            left = REPORT_SECONDS_BETWEEN - (now - self._last_pull).total_seconds()
+            waits = [min(left, REPORT_SECONDS_BETWEEN)]  # also after the clock was set back
         if due is not None:
             waits.append((due - now).total_seconds())
         return max(min(waits), AGAIN_SECONDS)

@@ -261,3 +261,17 @@ def test_pods_are_made_together_and_all_else_in_order() -> None:
     event = PublishEvent(type="Normal", reason="R", message="", attempt=1)
     found = batches([config_map, *pods, intent, intent, event])
     assert [len(batch) for batch in found] == [1, 16, 4, 2, 1]
+
+
+async def test_report_is_pulled_though_the_clock_was_set_back(world: World) -> None:
+    """P4: an hour of the clock is no hour without figures."""
+    operator = world.operator()
+    await operator.look()
+    world.start_all()
+    await operator.look()
+    world.train(steps=1)
+    await operator.pull_report()
+    world.pass_time(-3600)
+    outcome = await operator.look()
+    assert outcome.report_seconds is not None
+    assert outcome.report_seconds <= REPORT_SECONDS_BETWEEN

@@ -101,6 +101,8 @@ def test_progress_is_written_at_most_every_few_seconds() -> None:
     later = NOW + timedelta(seconds=9)
     assert write_time(old, new, last_write=NOW, now=later) == later
     assert write_time(old, new, last_write=None, now=NOW) == NOW
+    ahead = NOW + timedelta(hours=1)
+    assert write_time(old, new, last_write=ahead, now=NOW) == NOW, "the clock was set back"
 
 
 def test_report_without_news_waits_longer() -> None:

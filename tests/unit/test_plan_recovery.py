@@ -18,8 +18,9 @@ from lmtraining_operator.plan.recovery import (
     end_of_job,
     next_attempt_time,
     with_restart,
+    without_clock_jump,
 )
-from tests.unit.operator_situations import NOW, failure_status, status_of
+from tests.unit.operator_situations import NOW, decide, failure_status, status_of
 
 pytestmark = pytest.mark.unit
 
@@ -128,3 +129,36 @@ def test_gang_without_a_place_waits_ever_longer_and_not_as_long_as_the_next() ->
     assert wait_seconds("a", 1) == pytest.approx(2 * wait_seconds("a", 0))
     assert wait_seconds("a", 99) <= 2 * GANG_BACKOFF_SECONDS_MAX
     assert end_of_job(failure, restarts=Restarts(), recovery=Recovery(restarts_max=0)) is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "written", "seconds"),
+    [
+        ("Crash", None, None),
+        ("Crash", 30, 30),
+        ("Crash", 60, 60),
+        ("Crash", 3600, 60),
+        (GANG_INCOMPLETE, 1800, 1800),
+        (GANG_INCOMPLETE, 36_000, 2 * GANG_BACKOFF_SECONDS_MAX),
+    ],
+)
+def test_clock_that_was_set_back_makes_no_wait_longer(
+    reason: str, written: float | None, seconds: float | None
+) -> None:
+    """P12: no next attempt is farther away than the longest wait that the policy knows."""
+    when = without_clock_jump(
+        None if written is None else NOW + timedelta(seconds=written),
+        failure=failure_status(C.CRASH, reason=reason),
+        recovery=Recovery(backoff_seconds_max=60),
+        now=NOW,
+    )
+    assert when == (None if seconds is None else NOW + timedelta(seconds=seconds))
+
+
+def test_next_attempt_comes_though_the_clock_was_set_back() -> None:
+    status = status_of(
+        last_failure=failure_status(), next_attempt_time=NOW + timedelta(hours=1), complete=False
+    )
+    plan = decide(status)
+    assert plan.status.next_attempt_time == NOW + timedelta(seconds=60)
+    assert plan.look_again_seconds <= 60

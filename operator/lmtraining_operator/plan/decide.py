@@ -108,6 +108,13 @@ def _decide(situation: Situation) -> Plan:
             )
     productive = conditions.was_productive(situation)
     situation = _accepted(situation)
+    when = recovery.without_clock_jump(
+        situation.status.next_attempt_time,
+        failure=situation.status.last_failure,
+        recovery=situation.spec.recovery,
+        now=situation.now,
+    )
+    situation = situation.with_status(next_attempt_time=when)
     record = ending.finished(situation)
     if record is not None:
         return ending.completed(situation, record)

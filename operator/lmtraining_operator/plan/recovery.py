@@ -92,6 +92,17 @@ def next_attempt_time(
     return now + timedelta(seconds=wait)
 
 
+def without_clock_jump(
+    when: datetime | None, *, failure: LastFailure | None, recovery: Recovery, now: datetime
+) -> datetime | None:
+    """The time of the next attempt, no later than the longest wait from now: it was written by a
+    clock that may have been set back since."""
+    longest = max(recovery.backoff_seconds_max, DISRUPTION_BACKOFF_SECONDS_MIN)
+    if failure is not None and failure.reason == GANG_INCOMPLETE:
+        longest = 2 * GANG_BACKOFF_SECONDS_MAX
+    return None if when is None else min(when, now + timedelta(seconds=longest))
+
+
 def with_restart(restarts: Restarts, failure_class: FailureClass) -> Restarts:
     """The counts after one more attempt that answers this failure."""
     by_reason = dict(restarts.by_reason)

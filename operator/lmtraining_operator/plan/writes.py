@@ -21,10 +21,11 @@ def write_time(
     last_write: datetime | None,
     now: datetime,
 ) -> datetime | None:
-    """When `new` should be written over `old`; None for never."""
+    """When `new` should be written over `old`; None for never. A clock that was set back says
+    nothing about how long ago the last write was."""
     if old == new:
         return None
-    if last_write is None or _meaning(old) != _meaning(new):
+    if last_write is None or last_write > now or _meaning(old) != _meaning(new):
         return now
     wait = REPORT_TIME_SECONDS if _timeless(old) == _timeless(new) else PROGRESS_SECONDS
     return max(now, last_write + timedelta(seconds=wait))
