@@ -44,6 +44,7 @@ bench: $(READY) ## Speed, memory, and what faults do to us and to others, side b
 	@$(PYTHON) -m bench.checkpoint
 	@$(PYTHON) -m bench.injections
 	@$(PYTHON) -m bench.recovery
+	@$(PYTHON) -m bench.plugin
 
 ##@ Change it
 lint: $(READY) ## ruff, mypy --strict, import-linter, generated files up to date

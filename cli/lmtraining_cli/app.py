@@ -179,6 +179,28 @@ def delete(context: typer.Context, job: JobName, yes: Yes = False) -> None:
 
 
 @app.command()
+def report(
+    context: typer.Context,
+    job: Annotated[str, typer.Argument(help="Name of the job.", autocompletion=_complete_job)] = "",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file to write.")] = (
+        None
+    ),
+    directory: Annotated[
+        Path | None, typer.Option(help="A run directory on this machine, instead of a job.")
+    ] = None,
+) -> None:
+    """Write one HTML file with curves, events, goodput, recoveries, configuration, checkpoints."""
+    from lmtraining_cli.reporting import of_directory, of_job  # noqa: PLC0415
+
+    if bool(job) == (directory is not None):
+        raise CliError("name a job, or a run directory with --directory, and not both")
+    if directory is not None:
+        of_directory(directory, output)
+    else:
+        of_job(_cluster(context), job, output)
+
+
+@app.command()
 def version(context: typer.Context, output: Output = "table") -> None:
     """Versions of this client, the operator and the CRD, and whether they fit."""
     cluster = _cluster(context)

@@ -77,6 +77,18 @@ def read_jobs(cluster: Cluster, *, all_namespaces: bool = False) -> list[Object]
         raise CliError(refusal_sentence(cluster, refused)) from None
 
 
+def lead_pods(cluster: Cluster, snapshot: Snapshot) -> list[Pod]:
+    """Every lead pod that is still there, of all attempts; none where pods may not be seen."""
+    labels = quote(f"{names.LABEL_JOB_NAME}={snapshot.name},{names.LABEL_REPLICA}=0")
+    path = f"/api/v1/namespaces/{snapshot.namespace}/pods?labelSelector={labels}"
+    try:
+        found = cluster.get(path)["items"]
+    except RefusalError:
+        return []
+    uid = snapshot.job["metadata"]["uid"]
+    return [Pod(body=body) for body in found if _is_owned(body, uid)]
+
+
 def namespace_of(cluster: Cluster) -> str:
     """The namespace that is meant. Raises CliError, also for a context that is none."""
     try:
