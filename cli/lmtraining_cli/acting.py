@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable
 
 from lmtraining_api.names import API_VERSION, PLURAL
+from lmtraining_cli import paths
 from lmtraining_cli.errors import CliError
 from lmtraining_cli.kubectl import Cluster
-from lmtraining_cli.reading import JOBS, read, refusal_sentence
+from lmtraining_cli.reading import read, refusal_sentence
 from lmtraining_cli.refusals import RefusalError
 from lmtraining_cli.snapshot import Snapshot
 
@@ -41,7 +42,7 @@ def delete(cluster: Cluster, name: str, *, ask: Ask | None) -> None:
     snapshot = read(cluster, name)
     if ask is not None:
         ask(f"Delete {where(cluster, snapshot)} and its pods? Its checkpoints stay.")
-    path = f"{JOBS.format(snapshot.namespace)}/{name}"
+    path = paths.job(snapshot.namespace, name)
     _do(cluster, lambda: cluster.delete(path, uid=str(snapshot.job["metadata"]["uid"])))
     artifacts = snapshot.status.artifacts
     place = f"claim {artifacts.claim}" if artifacts.claim else artifacts.uri

@@ -61,7 +61,7 @@ def place(
 @app.command()
 def status(context: typer.Context, job: JobName, output: Output = "table") -> None:
     """One screen: state and why, progress, loss, ranks, checkpoints, recoveries, goodput."""
-    cluster = _cluster(context)
+    cluster = _cluster(context, job)
     from lmtraining_cli.looking import status as look  # noqa: PLC0415
 
     look(cluster, job, as_json=_is_json(output), console=_console())
@@ -70,7 +70,7 @@ def status(context: typer.Context, job: JobName, output: Output = "table") -> No
 @app.command()
 def why(context: typer.Context, job: JobName, output: Output = "table") -> None:
     """Why it is pending, slow or failed: one sentence, the evidence, the fix."""
-    cluster = _cluster(context)
+    cluster = _cluster(context, job)
     from lmtraining_cli.looking import why as look  # noqa: PLC0415
 
     look(cluster, job, as_json=_is_json(output), console=_console())
@@ -98,7 +98,7 @@ def watch(
     interval: Annotated[float, typer.Option(min=0.5, max=60, help="Seconds between looks.")] = 2.0,
 ) -> None:
     """Live curves of loss, throughput and gradient norm, until the job has ended."""
-    cluster = _cluster(context)
+    cluster = _cluster(context, job)
     from lmtraining_cli.watching import watch as look  # noqa: PLC0415
 
     look(cluster, job, console=_console(), seconds=interval)
@@ -115,7 +115,7 @@ def logs(
     rank: Annotated[int, typer.Option(help="Only the pod of this rank; -1: all.")] = -1,
 ) -> None:
     """The logs of all pods of the job in one stream, by time."""
-    cluster = _cluster(context)
+    cluster = _cluster(context, job)
     from lmtraining_cli.looking import logs as look  # noqa: PLC0415
 
     look(cluster, job, follow=follow, tail=tail, rank=rank)
@@ -154,7 +154,7 @@ def run(
 @app.command()
 def suspend(context: typer.Context, job: JobName, yes: Yes = False) -> None:
     """Save a checkpoint and free the devices."""
-    cluster = _cluster(context)
+    cluster = _cluster(context, job)
     from lmtraining_cli.acting import suspend as act  # noqa: PLC0415
 
     act(cluster, job, wanted=True, ask=None if yes else _ask)
@@ -163,7 +163,7 @@ def suspend(context: typer.Context, job: JobName, yes: Yes = False) -> None:
 @app.command()
 def resume(context: typer.Context, job: JobName) -> None:
     """Go on from the newest checkpoint."""
-    cluster = _cluster(context)
+    cluster = _cluster(context, job)
     from lmtraining_cli.acting import suspend as act  # noqa: PLC0415
 
     act(cluster, job, wanted=False, ask=None)
@@ -172,7 +172,7 @@ def resume(context: typer.Context, job: JobName) -> None:
 @app.command()
 def delete(context: typer.Context, job: JobName, yes: Yes = False) -> None:
     """Delete a job and its pods; its checkpoints stay."""
-    cluster = _cluster(context)
+    cluster = _cluster(context, job)
     from lmtraining_cli.acting import delete as act  # noqa: PLC0415
 
     act(cluster, job, ask=None if yes else _ask)
@@ -188,16 +188,21 @@ def report(
     directory: Annotated[
         Path | None, typer.Option(help="A run directory on this machine, instead of a job.")
     ] = None,
+    bundle: Annotated[
+        bool, typer.Option("--bundle", help="A ZIP with manifests, events and logs too, redacted.")
+    ] = False,
 ) -> None:
     """Write one HTML file with curves, events, goodput, recoveries, configuration, checkpoints."""
     from lmtraining_cli.reporting import of_directory, of_job  # noqa: PLC0415
 
+    if bundle and directory is not None:
+        raise CliError("--bundle is of a job: name one instead of --directory")
     if bool(job) == (directory is not None):
         raise CliError("name a job, or a run directory with --directory, and not both")
     if directory is not None:
         of_directory(directory, output)
     else:
-        of_job(_cluster(context), job, output)
+        of_job(_cluster(context, job), job, output, bundled=bundle)
 
 
 @app.command()
@@ -240,12 +245,16 @@ def with_place_first(arguments: list[str]) -> list[str]:
     return places + rest
 
 
-def _cluster(context: typer.Context) -> "Cluster":
+def _cluster(context: typer.Context, job: str = "") -> "Cluster":
     """kubectl is started here, and works while the command's modules are imported."""
     from lmtraining_cli.kubectl import Cluster  # noqa: PLC0415
+    from lmtraining_cli.paths import ask_early  # noqa: PLC0415
 
     found: Place = context.obj
-    return Cluster(found)
+    cluster = Cluster(found)
+    if job:
+        ask_early(cluster, job)
+    return cluster
 
 
 def _console() -> "Console":

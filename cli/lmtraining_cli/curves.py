@@ -13,7 +13,8 @@ from lmtraining_cli.kubectl import Cluster, Question
 from lmtraining_cli.refusals import RefusalError
 from lmtraining_cli.snapshot import Pod
 
-LOG_BYTES_MAX = 8 * 1024 * 1024
+LOG_BYTES_MAX = 16 * 1024 * 1024
+"""Counted from the first of the lines that are asked for, so these must fit in it."""
 LINES_SHOWN = 2000
 
 
@@ -40,12 +41,12 @@ def points_of(text: str) -> list[Point]:
 
 def joined(points: Iterable[Point]) -> list[Point]:
     """By step, each once, as it was done last."""
-    newest: dict[int, Point] = {}
+    kept: list[Point] = []
     for point in sorted(points, key=lambda point: point.time):
-        for step in [step for step in newest if step >= point.step]:
-            del newest[step]  # a run that went back does these again
-        newest[point.step] = point
-    return list(newest.values())
+        while kept and kept[-1].step >= point.step:
+            kept.pop()  # a run that went back does these again
+        kept.append(point)
+    return kept
 
 
 def text_or_none(question: Question) -> tuple[str, RefusalError | None]:

@@ -83,6 +83,7 @@ class Cluster:
         self._program = found
         self._place = place
         self._config = self._start("config", "view", "--minify", "--output=json")
+        self._early: dict[str, Question] = {}
 
     @cached_property
     def config(self) -> Object:
@@ -115,8 +116,12 @@ class Cluster:
         return question.text().split()
 
     def ask(self, path: str) -> Question:
-        """GET of a path of the API, on its way."""
-        return self._start("get", "--raw", path)
+        """GET of a path of the API, on its way; the one that was asked early, once."""
+        return self._early.pop(path, None) or self._start("get", "--raw", path)
+
+    def ask_early(self, path: str) -> None:
+        """Let kubectl ask while we do something else."""
+        self._early[path] = self._start("get", "--raw", path)
 
     def get(self, path: str) -> Object:
         """GET of a path of the API. Raises RefusalError."""

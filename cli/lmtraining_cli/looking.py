@@ -3,7 +3,7 @@
 import json
 import sys
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from rich.console import Console
@@ -14,8 +14,9 @@ from lmtraining_cli.kubectl import Cluster
 from lmtraining_cli.listing import listing
 from lmtraining_cli.logs import Followed, Line, merged, who_is
 from lmtraining_cli.reading import read, read_jobs, refusal_sentence
+from lmtraining_cli.refusals import RefusalError, forbidden
 from lmtraining_cli.screen import screen
-from lmtraining_cli.snapshot import Pod, Snapshot
+from lmtraining_cli.snapshot import CONTAINER, Pod, Snapshot
 from lmtraining_cli.why import Finding
 from lmtraining_cli.why import why as find
 
@@ -23,7 +24,10 @@ from lmtraining_cli.why import why as find
 def status(cluster: Cluster, name: str, *, as_json: bool, console: Console) -> None:
     """The screen of a job. Raises CliError."""
     snapshot = read(cluster, name, reports=True)
-    points = joined(points_of(lead_log(cluster, snapshot)))
+    text, refused = lead_log(cluster, snapshot)
+    if refused is not None and refused.reason == "Forbidden":
+        snapshot = replace(snapshot, unseen=[*snapshot.unseen, forbidden(refused.message)])
+    points = joined(points_of(text))
     if as_json:
         ranks = [rank.model_dump(mode="json") for one in snapshot.reports for rank in one.ranks]
         write_json(
@@ -42,12 +46,12 @@ def status(cluster: Cluster, name: str, *, as_json: bool, console: Console) -> N
     console.print(screen(snapshot, find(snapshot), points, context=cluster.context))
 
 
-def lead_log(cluster: Cluster, snapshot: Snapshot) -> str:
-    """What the lead pod has said so far; empty where there is none or it may not be read."""
+def lead_log(cluster: Cluster, snapshot: Snapshot) -> tuple[str, RefusalError | None]:
+    """What the lead pod has said so far; empty where there is none, or with why it is not known."""
     lead = next((pod for pod in snapshot.pods if pod.replica == 0 and pod.has_started), None)
     if lead is None:
-        return ""
-    return text_or_none(ask_log(cluster, snapshot.namespace, lead))[0]
+        return "", None
+    return text_or_none(ask_log(cluster, snapshot.namespace, lead))
 
 
 def why(cluster: Cluster, name: str, *, as_json: bool, console: Console) -> None:
@@ -101,16 +105,20 @@ def logs(cluster: Cluster, name: str, *, follow: bool, tail: int, rank: int) -> 
 
 
 def _print_logs(cluster: Cluster, snapshot: Snapshot, pods: list[Pod], *, tail: int) -> None:
-    lines = tail if tail >= 0 else 1_000_000
-    asked = [(pod, ask_log(cluster, snapshot.namespace, pod, lines=lines)) for pod in pods]
-    texts = []
-    for pod, question in asked:
-        text, refused = text_or_none(question)
-        if refused is not None and refused.reason == "Forbidden":
-            raise CliError(refusal_sentence(cluster, refused))
-        texts.append((who_is(pod), text.splitlines()))
-    for line in merged(texts):
+    """Read side by side, so that however long they are, little of them is held."""
+    streams = [
+        cluster.stream(
+            "logs", pod.name, f"--namespace={snapshot.namespace}", f"--container={CONTAINER}",
+            "--timestamps", f"--tail={tail}",
+        )
+        for pod in pods
+    ]  # fmt: skip
+    named = zip(map(who_is, pods), streams, strict=True)
+    for line in merged((who, stream.lines()) for who, stream in named):
         _print(line)
+    for refused in filter(None, (stream.refusal() for stream in streams)):
+        if refused.reason == "Forbidden":
+            raise CliError(refusal_sentence(cluster, refused))
 
 
 def _follow(cluster: Cluster, first: Snapshot, *, tail: int, wanted: Any) -> None:

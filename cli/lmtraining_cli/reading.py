@@ -11,7 +11,9 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 
-from lmtraining_api import TrainerReport, names
+from lmtraining_api import ConditionType, TrainerReport, names
+from lmtraining_api.status import Scheduled, Succeeded
+from lmtraining_cli import paths
 from lmtraining_cli.errors import CliError
 from lmtraining_cli.kubectl import Cluster, Question
 from lmtraining_cli.refusals import RefusalError, forbidden, sentence, unknown_context, unknown_job
@@ -19,30 +21,26 @@ from lmtraining_cli.snapshot import Event, Object, Pod, Snapshot, event_of
 
 PODS_ASKED_MAX = 16
 """Pods whose report or events are read: the others wait for the same."""
-EVENTS_PER_OBJECT_MAX = 100
-
-JOBS = f"/apis/{names.API_VERSION}/namespaces/{{}}/{names.PLURAL}"
+WITH_NODES = (Succeeded.UNREACHABLE, Succeeded.STALLED, Succeeded.RECOVERING)
+"""States that a dead node may explain."""
 
 
 def read(cluster: Cluster, name: str, *, causes: bool = False, reports: bool = False) -> Snapshot:
     """The job and what is around it; `causes` with what may hold it up, `reports` with what its
     pods say. Raises CliError."""
     namespace = namespace_of(cluster)
-    core = f"/api/v1/namespaces/{namespace}"
-    labels = quote(f"{names.LABEL_JOB_NAME}={name}")
     asked = {
-        "job": cluster.ask(f"{JOBS.format(namespace)}/{name}"),
-        "pods": cluster.ask(f"{core}/pods?labelSelector={labels}"),
-        "events": _ask_events(cluster, core, name),
+        "job": cluster.ask(paths.job(namespace, name)),
+        "pods": cluster.ask(paths.pods(namespace, name)),
+        "events": cluster.ask(paths.events(namespace, name)),
     }
-    if causes:
-        asked["quotas"] = cluster.ask(f"{core}/resourcequotas")
-        asked["nodes"] = cluster.ask("/api/v1/nodes")
     job = _job(cluster, asked.pop("job"), name)
     answers, unseen = _answers(asked)
     pods = _pods(job, answers["pods"])
     bare = Snapshot(job=job, now=datetime.now(UTC), pods=pods)
-    more = _ask_more(cluster, core, bare, causes=causes, reports=reports)
+    more = _ask_causes(cluster, bare) if causes else {}
+    if reports:
+        more |= _ask_reports(cluster, bare)
     further, refused = _answers(more)
     unseen |= refused
     read_reports = [
@@ -59,8 +57,8 @@ def read(cluster: Cluster, name: str, *, causes: bool = False, reports: bool = F
         events=_newest_first(events),
         claim=claim,
         claim_is_known=causes and "claim" in further and "claim" not in refused,
-        nodes=_items(answers.get("nodes")),
-        quotas=_items(answers.get("quotas")),
+        nodes=_items(further.get("nodes")),
+        quotas=_items(further.get("quotas")),
         report=next((one for one in read_reports if _is_lead(one)), None),
         reports=read_reports,
         unseen=list(dict.fromkeys(unseen.values())),
@@ -70,7 +68,8 @@ def read(cluster: Cluster, name: str, *, causes: bool = False, reports: bool = F
 def read_jobs(cluster: Cluster, *, all_namespaces: bool = False) -> list[Object]:
     """All jobs of the namespace, or of all. Raises CliError."""
     namespace = namespace_of(cluster)
-    path = f"/apis/{names.API_VERSION}/{names.PLURAL}" if all_namespaces else JOBS.format(namespace)
+    everywhere = f"/apis/{names.API_VERSION}/{names.PLURAL}"
+    path = everywhere if all_namespaces else paths.jobs(namespace)
     try:
         return list(cluster.get(path)["items"])
     except RefusalError as refused:
@@ -79,8 +78,8 @@ def read_jobs(cluster: Cluster, *, all_namespaces: bool = False) -> list[Object]
 
 def lead_pods(cluster: Cluster, snapshot: Snapshot) -> list[Pod]:
     """Every lead pod that is still there, of all attempts; none where pods may not be seen."""
-    labels = quote(f"{names.LABEL_JOB_NAME}={snapshot.name},{names.LABEL_REPLICA}=0")
-    path = f"/api/v1/namespaces/{snapshot.namespace}/pods?labelSelector={labels}"
+    lead = quote(f",{names.LABEL_REPLICA}=0")
+    path = paths.pods(snapshot.namespace, snapshot.name) + lead
     try:
         found = cluster.get(path)["items"]
     except RefusalError:
@@ -119,27 +118,34 @@ def _job(cluster: Cluster, question: Question, name: str) -> Object:
     raise CliError(unknown_job(name, known, **where)) from None
 
 
-def _ask_events(cluster: Cluster, core: str, name: str) -> Question:
-    fields = quote(f"involvedObject.name={name}")
-    return cluster.ask(f"{core}/events?fieldSelector={fields}&limit={EVENTS_PER_OBJECT_MAX}")
-
-
-def _ask_more(
-    cluster: Cluster, core: str, bare: Snapshot, *, causes: bool, reports: bool
-) -> dict[str, Question]:
-    """What the pods and the job name."""
+def _ask_causes(cluster: Cluster, bare: Snapshot) -> dict[str, Question]:
+    """What may hold the job up, as far as its state leaves that open: each question costs time."""
     asked: dict[str, Question] = {}
-    if causes:
-        for pod in [pod for pod in bare.pods if not pod.has_started][:PODS_ASKED_MAX]:
-            asked[f"events {pod.name}"] = _ask_events(cluster, core, pod.name)
-        if bare.claim_name:
-            asked["claim"] = cluster.ask(f"{core}/persistentvolumeclaims/{bare.claim_name}")
-            asked["events claim"] = _ask_events(cluster, core, bare.claim_name)
-    if reports:
-        for pod in [pod for pod in bare.pods if pod.phase == "Running"][:PODS_ASKED_MAX]:
-            port = f"{pod.name}:{names.REPORT_PORT}"
-            asked[f"report {pod.name}"] = cluster.ask(f"{core}/pods/{port}/proxy/report")
+    namespace = bare.namespace
+    core = paths.core(namespace)
+    if bare.status.is_terminal:
+        return asked
+    if bare.reason(ConditionType.SCHEDULED) == Scheduled.QUOTA_EXCEEDED:
+        asked["quotas"] = cluster.ask(f"{core}/resourcequotas")
+    if any(pod.unschedulable for pod in bare.pods) or bare.state in WITH_NODES:
+        asked["nodes"] = cluster.ask("/api/v1/nodes")
+    waiting = [pod for pod in bare.pods if not pod.has_started]
+    for pod in waiting[:PODS_ASKED_MAX]:
+        asked[f"events {pod.name}"] = cluster.ask(paths.events(namespace, pod.name))
+    if bare.claim_name and (waiting or not bare.pods):
+        asked["claim"] = cluster.ask(f"{core}/persistentvolumeclaims/{bare.claim_name}")
+        asked["events claim"] = cluster.ask(paths.events(namespace, bare.claim_name))
     return asked
+
+
+def _ask_reports(cluster: Cluster, bare: Snapshot) -> dict[str, Question]:
+    """Of the pods that run."""
+    running = [pod for pod in bare.pods if pod.phase == "Running"][:PODS_ASKED_MAX]
+    core, port = paths.core(bare.namespace), names.REPORT_PORT
+    return {
+        f"report {pod.name}": cluster.ask(f"{core}/pods/{pod.name}:{port}/proxy/report")
+        for pod in running
+    }
 
 
 def _answers(asked: Mapping[str, Question]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -29,7 +29,7 @@ CURVES = (
 def watch(cluster: Cluster, name: str, *, console: Console, seconds: float) -> None:
     """Draw until the job has ended. Raises CliError."""
     snapshot = read(cluster, name)
-    points = joined(points_of(lead_log(cluster, snapshot)))
+    points = joined(points_of(lead_log(cluster, snapshot)[0]))
     with Live(console=console, auto_refresh=False) as live, suppress(KeyboardInterrupt):
         while True:
             points = with_status(points, snapshot)

@@ -80,7 +80,8 @@ def line_of(point: Point, total_steps: int, *, is_past: bool = False) -> str:
     known = {word: getattr(point, field) for word, field in _WORDS.items()}
     figures = [f"{word}={value:.6g}" for word, value in known.items() if value is not None]
     past = [f"time={point.time.isoformat()}"] if is_past else []
-    return " ".join([f"{_MARK} step={point.step} of={total_steps}", *figures, *past])
+    of = [f"of={total_steps}"] if total_steps else []
+    return " ".join([f"{_MARK} step={point.step}", *of, *figures, *past])
 
 
 def point_of(line: str, time: AwareDatetime) -> Point | None:

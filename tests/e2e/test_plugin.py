@@ -1,10 +1,11 @@
-"""`kubectl lmtrain` on a real cluster: ranks through the pod proxy, the curve out of the pods' logs,
+"""`kubectl lmtrain` on a real cluster: ranks through the pod proxy, the curve out of the logs,
 a report of a job that has ended, and one whose pods are gone."""
 
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -17,17 +18,26 @@ pytestmark = pytest.mark.e2e
 COMMAND_SECONDS_MAX = 60
 
 
-def lmtrain(kubectl: Kubectl, *arguments: str) -> str:
-    """What `kubectl lmtrain` says; through kubectl, as a user calls it."""
+def start(kubectl: Kubectl, *arguments: str) -> subprocess.Popen[str]:
+    """`kubectl lmtrain`, as a user calls it."""
     programs = f"{Path(sys.executable).parent}:{kubectl.binary.parent}:{os.environ['PATH']}"
-    done = subprocess.run(
+    return subprocess.Popen(
         [str(kubectl.binary), "lmtrain", *arguments, f"--kubeconfig={kubectl.kubeconfig}",
          f"--namespace={kubectl.namespace}"],
-        capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS_MAX,
-        stdin=subprocess.DEVNULL, env=os.environ | {"PATH": programs, "COLUMNS": "140"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL,
+        env=os.environ | {"PATH": programs, "COLUMNS": "140"},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """What it said."""
+    output, errors = process.communicate(timeout=COMMAND_SECONDS_MAX)
+    assert process.returncode == 0, errors
+    return output
+
+
+def lmtrain(kubectl: Kubectl, *arguments: str) -> str:
+    return finish(start(kubectl, *arguments))
 
 
 def test_a_run_is_seen_from_its_first_step_to_after_its_end(
@@ -42,10 +52,14 @@ def test_a_run_is_seen_from_its_first_step_to_after_its_end(
     assert len(shown["curve"]) > 1
     assert "seen-1-1-0" in lmtrain(kubectl, "status", "seen")
     assert "nothing is wrong" in lmtrain(kubectl, "why", "seen")
+    followed = start(kubectl, "logs", "seen", "--follow")
+    kubectl.run("delete", "pod", "seen-1-1-0", "--force", "--grace-period=0")
     ended = watcher.wait_for_end()
-    logs = lmtrain(kubectl, "logs", "seen", "--follow")
-    assert "[1/0] " in logs
-    assert "[1/1] " in logs
+    assert watcher.reason() == "Completed", watcher.message()
+    logs = finish(followed)
+    for who in ("[1/0] ", "[1/1] ", "[1/1.1] "):
+        assert who in logs, "following goes on with the pod in the place of the lost one"
+    assert "training loss" in lmtrain(kubectl, "watch", "seen")
 
     page = tmp_path / "seen.html"
     lmtrain(kubectl, "report", "seen", "--output", str(page))
@@ -54,6 +68,12 @@ def test_a_run_is_seen_from_its_first_step_to_after_its_end(
     assert ended.checkpoint is not None
     assert ended.checkpoint.sha256 in text
     assert "Not in this report" not in text
+
+    archive = tmp_path / "seen.zip"
+    lmtrain(kubectl, "report", "seen", "--bundle", "--output", str(archive))
+    with zipfile.ZipFile(archive) as found:
+        assert {"job.json", "events.json", "report.html"} < set(found.namelist())
+        assert b"figures step=" in found.read("logs/seen-1-0-0.log")
 
     kubectl.run("delete", "pods", "--all", "--wait=true")
     said = lmtrain(kubectl, "report", "seen", "--output", str(page))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from lmtraining_api import TimeAccounts
 from lmtraining_api.history import Happening, Point, RunHistory
+from lmtraining_cli import bundle
 from lmtraining_cli.errors import CliError
 from lmtraining_cli.report import Content, page
 from lmtraining_cli.report.charts import COLUMNS_MAX, Scale, curve, pairs_of, thinned, ticks_of
@@ -196,3 +198,23 @@ def test_a_uri_loses_its_query() -> None:
     text = page(content_of_job(Snapshot(job=job, now=BEGAN), []))
     assert "secret" not in text
     assert "https://store.example/text.txt?…" in text
+
+
+def test_a_bundle_holds_no_secret(tmp_path: Path) -> None:
+    """P11."""
+    pod = {
+        "metadata": {
+            "annotations": {"vault.example/token": "s3cret", "lmtraining.dev/intent": "{}"},
+            "managedFields": [{"fieldsV1": {"f:s3cret": {}}}],
+        },
+        "spec": {"containers": [{"env": [{"name": "TOKEN", "value": "s3cret"}]}]},
+    }
+    job = {"spec": {"data": {"train": [{"uri": "https://x.example/a?key=s3cret"}]}}}
+    path = tmp_path / "b.zip"
+    bundle.write(path, objects={"pods.json": [pod], "job.json": job}, texts={"logs/a.log": "line"})
+    with zipfile.ZipFile(path) as archive:
+        found = {name: archive.read(name).decode() for name in archive.namelist()}
+    assert set(found) == {"pods.json", "job.json", "logs/a.log"}
+    assert "s3cret" not in "".join(found.values())
+    assert "https://x.example/a?" in found["job.json"]
+    assert "lmtraining.dev/intent" in found["pods.json"]

@@ -5,11 +5,12 @@ part of them with a real operator and a real API server.
 """
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lmtraining_api import TrainerReport, names
+from lmtraining_api import FailureClass, TrainerReport, names
 from lmtraining_cli.snapshot import Pod, Snapshot, event_of
 from lmtraining_cli.why import why
 
@@ -17,6 +18,7 @@ pytestmark = pytest.mark.unit
 
 NOW = datetime(2026, 11, 27, 12, 0, tzinfo=UTC)
 UID = "0f5c"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "plugin.md"
 Object = dict[str, Any]
 
 
@@ -441,6 +443,13 @@ def test_the_true_cause_is_named(staged: str) -> None:
     assert words in " ".join([found.sentence, *found.evidence, found.fix])
     assert found.fix
     assert found.is_trouble
+
+
+def test_the_docs_name_every_cause() -> None:
+    text = DOCS.read_text()
+    classes = {kind.value for kind in FailureClass}
+    causes = {cause.removeprefix("Gang") for _, cause, _ in CASES.values()} - classes
+    assert [cause for cause in sorted(causes) if f"`{cause}`" not in text] == []
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lmtraining_api import TrainerReport
+from lmtraining_api import TrainerReport, names
 from lmtraining_api.history import Point, line_of, point_of
+from lmtraining_cli import paths
 from lmtraining_cli.app import command_names, with_place_first
 from lmtraining_cli.checking import checked
 from lmtraining_cli.completion import offered
@@ -299,6 +300,11 @@ def test_completion_offers_commands_and_leaves_files_to_the_shell() -> None:
     assert offered(["validate", ""]) == ([], ":0")
 
 
+def test_the_docs_name_every_command() -> None:
+    text = (REPOSITORY / "docs" / "plugin.md").read_text()
+    assert [name for name in command_names() if f"`{name}" not in text] == []
+
+
 def test_versions_that_differ_are_told_with_what_to_upgrade() -> None:
     assert skew("0.1.0", ["0.1.7", "dev-abc"]) == []
     assert "upgrade the client" in skew("0.1.0", ["0.2.0"])[0]
@@ -311,10 +317,15 @@ def test_times_and_sizes() -> None:
     assert [size(n) for n in (5, 4_500_000)] == ["5 B", "4.5 MB"]
 
 
+def test_the_paths_speak_the_contracts_words() -> None:
+    assert (paths.API_VERSION, paths.PLURAL) == (names.API_VERSION, names.PLURAL)
+    assert paths.LABEL_JOB_NAME == names.LABEL_JOB_NAME
+
+
 def test_help_imports_neither_models_nor_a_client() -> None:
     """It comes at once."""
     code = (
-        "import sys, lmtraining_cli.app\n"
+        "import sys, lmtraining_cli.app, lmtraining_cli.paths\n"
         "sys.exit(any(name in sys.modules for name in ('lmtraining_api', 'kubernetes', 'torch')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -142,9 +142,9 @@ class History:
 
     def hear(self, report: TrainerReport) -> None:
         """The report as it is now."""
-        before, self._before = self._before, report
         if self._path is None or report.state in ("Waiting", "Preparing"):
             return
+        before, self._before = self._before, report
         self._happenings += _happened(before, report)
         del self._happenings[:-HAPPENINGS_MAX]
         is_new = before is None or report.step_time != before.step_time

@@ -32,8 +32,8 @@ def unschedulable(snapshot: Snapshot) -> Finding | None:
             f"{len(placed)} of {plural(snapshot.replicas, 'pod')} have a place and hold it "
             f"({', '.join(one.name for one in placed[:4])}); they train once all have one"
         )
-        sentence = f"the gang is incomplete: {len(waiting)} of {snapshot.replicas} pods find no "
-        sentence += f"place: {_cause(snapshot, pod, message)[1]}"
+        incomplete = f"{len(waiting)} of {snapshot.replicas} pods find no place"
+        sentence = f"the gang is incomplete: {incomplete}: {sentence}"
         cause = f"Gang{cause}"
         fix += ", or lower workers.replicas in a new job"
     return Finding(cause=cause, sentence=sentence, evidence=evidence, fix=fix)
