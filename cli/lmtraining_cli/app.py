@@ -226,23 +226,25 @@ def main(arguments: list[str] | None = None) -> None:
 
 def with_place_first(arguments: list[str]) -> list[str]:
     """kubectl's own flags before the command, wherever they stood."""
-    places: list[str] = []
+    places, rest = split_place(arguments)
+    return [word for flag, value in places.items() for word in (flag, value)] + rest
+
+
+def split_place(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
+    """kubectl's own flags, and all the rest."""
+    places: dict[str, str] = {}
     rest: list[str] = []
     left = list(arguments)
     while left:
         word = left.pop(0)
         flag, equals, value = word.partition("=")
         if word == "--":
-            rest += [word, *left]
-            break
-        if flag not in PLACE_FLAGS:
+            return places, [*rest, word, *left]
+        if flag not in PLACE_FLAGS or not (equals or left):
             rest.append(word)
-        elif equals:
-            places += [PLACE_FLAGS[flag], value]
         else:
-            places += [PLACE_FLAGS[flag], *left[:1]]
-            left = left[1:]
-    return places + rest
+            places[PLACE_FLAGS[flag]] = value if equals else left.pop(0)
+    return places, rest
 
 
 def _cluster(context: typer.Context, job: str = "") -> "Cluster":

@@ -30,15 +30,22 @@ def job_names(incomplete: str, place: Place | None = None) -> list[str]:
 
 def offered(words: Sequence[str]) -> tuple[list[str], str]:
     """What may stand for the last of `words`, and kubectl's directive."""
-    from lmtraining_cli.app import command_names  # noqa: PLC0415
+    from lmtraining_cli.app import command_names, split_place  # noqa: PLC0415
 
     *before, last = words or [""]
-    command = next((word for word in before if not word.startswith("-")), None)
+    flags, rest = split_place(before)
+    command = next((word for word in rest if not word.startswith("-")), None)
     if command is None:
         return [name for name in command_names() if name.startswith(last)], NO_FILES
     if command in TAKES_FILES:
         return [], FILES
-    return job_names(last), NO_FILES
+    place = Place(
+        context=flags.get("--context", ""),
+        namespace=flags.get("--namespace", ""),
+        kubeconfig=flags.get("--kubeconfig", ""),
+        user=flags.get("--as", ""),
+    )
+    return job_names(last, place), NO_FILES
 
 
 def main() -> None:

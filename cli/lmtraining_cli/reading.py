@@ -18,9 +18,11 @@ from lmtraining_cli.errors import CliError
 from lmtraining_cli.kubectl import Cluster, Question
 from lmtraining_cli.refusals import RefusalError, forbidden, sentence, unknown_context, unknown_job
 from lmtraining_cli.snapshot import Event, Object, Pod, Snapshot, event_of
+from lmtraining_cli.why.finding import shortened
 
 PODS_ASKED_MAX = 16
 """Pods whose report or events are read: the others wait for the same."""
+NO_REPORT = "ranks: the API server does not reach port 8080 of the pods"
 WITH_NODES = (Succeeded.UNREACHABLE, Succeeded.STALLED, Succeeded.RECOVERING)
 """States that a dead node may explain."""
 
@@ -159,6 +161,8 @@ def _answers(asked: Mapping[str, Question]) -> tuple[dict[str, Any], dict[str, s
             found[key] = None
             if refused.reason == "Forbidden":
                 unseen[key] = forbidden(refused.message)
+            elif key.startswith("report"):
+                unseen["report"] = f"{NO_REPORT} ({shortened(refused.message)})"
     return found, unseen
 
 

@@ -298,6 +298,7 @@ def test_completion_offers_commands_and_leaves_files_to_the_shell() -> None:
     assert offered(["wa"]) == (["watch"], ":4")
     assert offered([""])[0] == command_names()
     assert offered(["validate", ""]) == ([], ":0")
+    assert offered(["-n", "team", "wa"]) == (["watch"], ":4"), "a namespace is no command"
 
 
 def test_the_docs_name_every_command() -> None:

@@ -178,6 +178,7 @@ def test_a_training_job_is_shown_suspended_resumed_and_deleted(
     shown = plugin.said("status", "tiny")
     for words in ("lmtj/tiny  Training", "100/400", "loss 3.25", "tiny-1-1-0", "step 80"):
         assert words in shown
+    assert "the API server does not reach port 8080" in shown, "of addresses of this machine"
     listed = plugin.said("list").splitlines()
     assert listed[1].split()[:4] == ["tiny", "Training", "100", "25%"]
     assert plugin.json("list")["items"][0]["metadata"]["name"] == "tiny"
@@ -262,6 +263,18 @@ def test_a_cluster_without_our_crd(
         other = Plugin(bare.kubeconfig, "default", plugin.path)
         assert "install the chart lm-training-operator" in other.refused("status", "tiny")
         assert "has no LMTrainingJobs" in other.said("version")
+
+
+def test_a_job_is_completed_by_tab(stage: Stage, plugin: Plugin) -> None:
+    stage.create_job("tiny-gpt")
+    place = [f"--kubeconfig={plugin.kubeconfig}", "-n", stage.namespace]
+    done = subprocess.run(
+        [sys.executable, "-c", "from lmtraining_cli.completion import main; main()", *place,
+         "status", "ti"],
+        capture_output=True, text=True, check=True, timeout=COMMAND_SECONDS_MAX,
+        env=os.environ | {"PATH": plugin.path},
+    )  # fmt: skip
+    assert done.stdout == "tiny-gpt\n:4\n"
 
 
 def test_versions(plugin: Plugin) -> None:
