@@ -3,104 +3,52 @@
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from lmtraining_api import ExitCode, FailureClass, TrainerReport
-from tests.trainer.supervisor_pods import Pod, corpus, free_port, pods, spec, until
+from lmtraining_api import ExitCode, FailureClass
+from tests.trainer.supervisor_gangs import (
+    STEPS,
+    gang_of_two,
+    rank_of,
+    saved_step,
+    start,
+    until_step,
+)
+from tests.trainer.supervisor_pods import Pod, corpus, pods, spec, until
 
 pytestmark = pytest.mark.trainer
 
-STEPS = 100_000
-"""More than any test waits for."""
-
-
-def _gang(
-    directory: Path, attempt: int = 1, stability: dict[str, int] | None = None, **training: Any
-) -> tuple[Pod, Pod]:
-    job = spec(corpus(directory / "corpus"), replicas=2)
-    job["training"] |= training
-    job["stability"] |= stability or {}
-    port, report_port = free_port(), free_port()
-    lead, other = (
-        Pod(
-            directory,
-            None,
-            job,
-            attempt=attempt,
-            replica=replica,
-            rendezvous_port=port,
-            report_port=report_port,
-        )
-        for replica in (0, 1)
-    )
-    return lead, other
-
-
-def _start(lead: Pod, other: Pod) -> None:
-    for pod in (lead, other):
-        pod.intend(lead, other)
-
-
-def _until_step(lead: Pod, step: int) -> TrainerReport:
-    def look() -> TrainerReport | None:
-        report = lead.report()
-        return report if report is not None and report.step >= step else None
-
-    return until(look, f"step {step}; the log:\n{lead.log.read_text()[-2000:]}")
-
-
-def _saved_step(lead: Pod) -> int | None:
-    report = lead.report()
-    return report.checkpoint.step if report is not None and report.checkpoint else None
-
-
-def _rank_of(pod: Pod) -> int:
-    """The process of the pod's one rank."""
-    (rank,) = _ranks_of(pod)
-    return rank
-
-
-def _ranks_of(pod: Pod) -> list[int]:
-    """The processes of the pod's ranks: the children of the fork server."""
-    return [
-        int(child)
-        for process in pod.processes()
-        for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()
-        if process != pod.process.pid
-    ]
-
 
 def test_a_gang_of_two_pods_trains_to_the_end_and_stays_finished(tmp_path: Path) -> None:
-    lead, other = _gang(tmp_path)
+    lead, other = gang_of_two(tmp_path)
     with pods(lead, other):
         lead.until_state("Waiting")
         lead.intend(lead)  # one of two
         until(lambda: "1 of 2" in (lead.report() or pytest.fail()).message, "replica 1 is missed")
-        _start(lead, other)
+        start(lead, other)
         assert lead.wait() == other.wait() == ExitCode.FINISHED
     assert (lead.run_directory / "export" / "config.json").exists()
-    again = _gang(tmp_path, attempt=2)
+    again = gang_of_two(tmp_path, attempt=2)
     with pods(*again):
-        _start(*again)
+        start(*again)
         assert [pod.wait() for pod in again] == [ExitCode.FINISHED] * 2  # P2
 
 
 def test_a_stopped_gang_saves_exits_80_everywhere_and_goes_on_from_there(tmp_path: Path) -> None:
-    lead, other = _gang(tmp_path, budget={"steps": STEPS})
+    lead, other = gang_of_two(tmp_path, budget={"steps": STEPS})
     with pods(lead, other):
-        _start(lead, other)
-        _until_step(lead, 10)
+        start(lead, other)
+        until_step(lead, 10)
         other.process.terminate()  # one pod is told; all of the gang must act on the same step
         assert lead.wait() == other.wait() == ExitCode.PREEMPTED
     saved = lead.record().step
     assert saved
     assert other.record().step == saved
-    after = _gang(tmp_path, attempt=2, budget={"steps": STEPS})
+    after = gang_of_two(tmp_path, attempt=2, budget={"steps": STEPS})
     with pods(*after):
-        _start(*after)
-        report = _until_step(after[0], saved + 1)
+        start(*after)
+        report = until_step(after[0], saved + 1)
         assert report.resumed_from_step == saved
         assert report.last_exit is not None
         assert report.last_exit.reason == "Preempted"
@@ -110,10 +58,10 @@ def test_a_stopped_gang_saves_exits_80_everywhere_and_goes_on_from_there(tmp_pat
 
 
 def test_a_lost_pod_is_the_others_consequence(tmp_path: Path) -> None:
-    lead, other = _gang(tmp_path, budget={"steps": STEPS})
+    lead, other = gang_of_two(tmp_path, budget={"steps": STEPS})
     with pods(lead, other):
-        _start(lead, other)
-        until(lambda: _saved_step(lead), "a checkpoint")
+        start(lead, other)
+        until(lambda: saved_step(lead), "a checkpoint")
         other.process.kill()
         assert lead.wait() == ExitCode.PEER_LOST
     record = lead.record()
@@ -121,17 +69,17 @@ def test_a_lost_pod_is_the_others_consequence(tmp_path: Path) -> None:
 
 
 def test_a_killed_rank_is_the_cause_and_the_next_lead_says_so(tmp_path: Path) -> None:
-    lead, other = _gang(tmp_path, budget={"steps": STEPS})
+    lead, other = gang_of_two(tmp_path, budget={"steps": STEPS})
     with pods(lead, other):
-        _start(lead, other)
-        until(lambda: _saved_step(lead), "a checkpoint")
-        os.kill(_rank_of(other), signal.SIGKILL)
+        start(lead, other)
+        until(lambda: saved_step(lead), "a checkpoint")
+        os.kill(rank_of(other), signal.SIGKILL)
         assert other.wait() == ExitCode.CRASH
         assert lead.wait() == ExitCode.PEER_LOST
-    after = _gang(tmp_path, attempt=2, budget={"steps": STEPS})
+    after = gang_of_two(tmp_path, attempt=2, budget={"steps": STEPS})
     with pods(*after):
-        _start(*after)
-        report = _until_step(after[0], 1)
+        start(*after)
+        report = until_step(after[0], 1)
         assert report.last_exit == other.record()  # the cause, though the lead had a record too
         assert report.resumed_from_step
         for pod in after:

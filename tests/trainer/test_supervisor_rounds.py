@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
 
 from lmtraining_api import ExitCode, FailureClass, TrainerReport
 from lmtraining_trainer.files import read_json, write_json
@@ -14,15 +13,18 @@ from lmtraining_trainer.supervisor.hangs import HANGS
 from tests.soak.rank import storm_directory
 from tests.soak.storm import gang_of
 from tests.trainer.rank_support import assert_equal_tensors
-from tests.trainer.supervisor_pods import Pod, corpus, pods, spec, until
-from tests.trainer.test_supervisor_gang import (
-    _gang,
-    _rank_of,
-    _ranks_of,
-    _saved_step,
-    _start,
-    _until_step,
+from tests.trainer.supervisor_gangs import (
+    UNDISTURBED_STEPS,
+    Tensors,
+    exported,
+    gang_of_two,
+    rank_of,
+    ranks_of,
+    saved_step,
+    start,
+    until_step,
 )
+from tests.trainer.supervisor_pods import Pod, corpus, pods, spec, until
 
 pytestmark = pytest.mark.trainer
 
@@ -49,60 +51,43 @@ def _stopped(*gang: Pod) -> None:
     assert [pod.wait() for pod in gang] == [ExitCode.PREEMPTED] * len(gang)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_rank_costs_a_round_and_no_pod(tmp_path: Path, victim: int) -> None:
-    gang = _gang(tmp_path, stability=MENDS, budget={"steps": STEPS})
+def test_p7_kills_in_place_cost_a_round_each_no_pod_and_no_bit(
+    tmp_path: Path, undisturbed: Tensors
+) -> None:
+    gang = gang_of_two(tmp_path, stability=MENDS, budget={"steps": UNDISTURBED_STEPS})
     lead = gang[0]
     with pods(*gang):
-        _start(*gang)
-        saved = until(lambda: _saved_step(lead), "a checkpoint")
-        os.kill(_rank_of(gang[victim]), signal.SIGKILL)
-        report = _until_round(lead, 2)
-        assert report.resumed_from_step is not None
-        assert report.resumed_from_step >= saved
-        assert report.last_fault is not None
-        assert (report.attempt, report.last_fault.round) == (1, 1)
-        assert report.last_fault.failure_class is FailureClass.CRASH  # the cause, wherever it was
-        assert f"rank {victim} was killed by SIGKILL" in report.last_fault.message
-        assert gang[1].report().round == 2  # type: ignore[union-attr]
-        _stopped(*gang)
-    assert lead.record().round == 2
-
-
-def test_p7_kills_in_place_end_in_the_same_weights(tmp_path: Path) -> None:
-    straight = _gang(tmp_path / "straight", budget={"steps": 150})
-    with pods(*straight):
-        _start(*straight)
-        assert [pod.wait() for pod in straight] == [ExitCode.FINISHED] * 2
-    killed = _gang(tmp_path / "killed", stability=MENDS, budget={"steps": 150})
-    with pods(*killed):
-        _start(*killed)
+        start(*gang)
         for number, (victim, step) in enumerate(((1, 20), (0, 60), (1, 100)), 2):
-            _until_step(killed[0], step)
-            os.kill(_rank_of(killed[victim]), signal.SIGKILL)
-            _until_round(killed[0], number)
-        assert [pod.wait() for pod in killed] == [ExitCode.FINISHED] * 2
-    assert_equal_tensors(
-        *(
-            load_file(gang[0].run_directory / "export" / "model.safetensors")
-            for gang in (straight, killed)
-        )
-    )
+            until_step(lead, step)
+            saved = until(lambda: saved_step(lead), "a checkpoint")
+            os.kill(rank_of(gang[victim]), signal.SIGKILL)
+            report = _until_round(lead, number)
+            assert report.resumed_from_step is not None
+            assert report.resumed_from_step >= saved
+            assert report.last_fault is not None
+            assert (report.attempt, report.last_fault.round) == (1, number - 1)
+            assert report.last_fault.failure_class is FailureClass.CRASH  # wherever it was
+            assert f"rank {victim} was killed by SIGKILL" in report.last_fault.message
+            assert gang[1].report().round == number  # type: ignore[union-attr]
+        assert [pod.wait() for pod in gang] == [ExitCode.FINISHED] * 2
+    assert lead.record().round == 4
+    assert_equal_tensors(undisturbed, exported(lead))
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_rank_that_hangs_is_found_and_its_stack_is_kept(tmp_path: Path, victim: int) -> None:
-    gang = _gang(tmp_path, stability={**MENDS, "silenceSeconds": 2}, budget={"steps": STEPS})
+def test_a_rank_that_hangs_is_found_and_its_stack_is_kept(tmp_path: Path) -> None:
+    gang = gang_of_two(tmp_path, stability={**MENDS, "silenceSeconds": 2}, budget={"steps": STEPS})
     with pods(*gang):
-        _start(*gang)
-        _until_step(gang[0], 20)
-        os.kill(_rank_of(gang[victim]), signal.SIGSTOP)
-        report = _until_round(gang[0], 2)
-        assert report.last_fault is not None
-        log = gang[victim].log.read_text()
-        assert f"rank {victim} said nothing for" in log
-        assert "it answered no signal" in log
-        assert f"rank {1 - victim} said nothing" not in gang[1 - victim].log.read_text()
+        start(*gang)
+        for number, victim in enumerate((1, 0), 2):
+            until_step(gang[0], 20)
+            os.kill(rank_of(gang[victim]), signal.SIGSTOP)
+            assert _until_round(gang[0], number).last_fault is not None
+            log = gang[victim].log.read_text()
+            assert f"rank {victim} said nothing for" in log
+            assert "it answered no signal" in log
+            blamed = [f"rank {victim} said nothing" in pod.log.read_text() for pod in gang]
+            assert blamed == [pod.replica == victim for pod in gang]
         _stopped(*gang)
 
 
@@ -113,8 +98,8 @@ def test_the_stacks_of_a_hang_are_in_the_run_directory(tmp_path: Path) -> None:
     pod = Pod(tmp_path, None, job)
     with pods(pod):
         pod.intend()
-        _until_step(pod, 20)
-        victim, other = _ranks_of(pod)
+        until_step(pod, 20)
+        victim, other = ranks_of(pod)
         os.kill(victim, signal.SIGSTOP)
         fault = _until_round(pod, 2).last_fault
         assert fault is not None
@@ -129,7 +114,7 @@ def test_the_stacks_of_a_hang_are_in_the_run_directory(tmp_path: Path) -> None:
 
 
 def test_the_same_fault_at_the_same_step_is_not_tried_for_ever(tmp_path: Path) -> None:
-    job_of = _gang(tmp_path, stability=MENDS, budget={"steps": STEPS})
+    job_of = gang_of_two(tmp_path, stability=MENDS, budget={"steps": STEPS})
     lead = Pod(tmp_path / "one", "raises", _in_one_pod(job_of[0]))
     with pods(lead):
         lead.intend()
@@ -176,7 +161,7 @@ def test_a_rank_that_met_the_lead_of_the_round_before_is_not_waited_for(tmp_path
 
 
 def test_what_another_start_cannot_mend_is_not_tried(tmp_path: Path) -> None:
-    gang = _gang(tmp_path, stability=MENDS)
+    gang = gang_of_two(tmp_path, stability=MENDS)
     pod = Pod(tmp_path / "one", "diverges", _in_one_pod(gang[0]))
     with pods(pod):
         pod.intend()
@@ -186,10 +171,10 @@ def test_what_another_start_cannot_mend_is_not_tried(tmp_path: Path) -> None:
 
 def test_a_lead_that_waits_for_a_lost_pod_stops_at_once(tmp_path: Path) -> None:
     """The operator replaces the gang then; a lead that went on waiting would hold it up."""
-    lead, other = _gang(tmp_path, stability=MENDS, budget={"steps": STEPS})
+    lead, other = gang_of_two(tmp_path, stability=MENDS, budget={"steps": STEPS})
     with pods(lead, other):
-        _start(lead, other)
-        until(lambda: _saved_step(lead), "a checkpoint")
+        start(lead, other)
+        until(lambda: saved_step(lead), "a checkpoint")
         other.process.kill()
         until(lambda: (r := lead.report()) is not None and r.round == 2, "round 2")
         lead.process.terminate()
@@ -197,10 +182,10 @@ def test_a_lead_that_waits_for_a_lost_pod_stops_at_once(tmp_path: Path) -> None:
 
 
 def test_a_pod_whose_lead_is_gone_stops_at_once_too(tmp_path: Path) -> None:
-    lead, other = _gang(tmp_path, stability=MENDS, budget={"steps": STEPS})
+    lead, other = gang_of_two(tmp_path, stability=MENDS, budget={"steps": STEPS})
     with pods(lead, other):
-        _start(lead, other)
-        until(lambda: _saved_step(lead), "a checkpoint")
+        start(lead, other)
+        until(lambda: saved_step(lead), "a checkpoint")
         lead.process.kill()
         until(lambda: "another round" in other.log.read_text(), "the other pod has noticed")
         other.process.terminate()
