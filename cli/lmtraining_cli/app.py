@@ -5,6 +5,7 @@ own --context, --namespace, --kubeconfig and --as are understood wherever they s
 destructive names the context and the namespace before it asks.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from lmtraining_cli.kubectl import Cluster, Place
 
+PIPE_COLUMNS = 160
 PLACE_FLAGS = {
     "-n": "--namespace", "--namespace": "--namespace", "--context": "--context",
     "--kubeconfig": "--kubeconfig", "--as": "--as",
@@ -262,7 +264,9 @@ def _cluster(context: typer.Context, job: str = "") -> "Cluster":
 def _console() -> "Console":
     from rich.console import Console  # noqa: PLC0415
 
-    return Console(highlight=False)
+    # A pipe has no width, and a table that is cut can be read by nobody.
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_COLUMNS
+    return Console(highlight=False, width=width)
 
 
 def _is_json(output: str) -> bool:
