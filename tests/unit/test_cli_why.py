@@ -317,6 +317,13 @@ CASES: dict[str, tuple[Snapshot, str, str]] = {
         at(pods=[unplaced(f"{NODES}5 Insufficient nvidia.com/gpu.")], nodes=[node(gpus="4")]),
         "TooLarge", "workers.accelerator.count",
     ),
+    "busy nodes that are too small besides": (
+        at(
+            pods=[unplaced(f"{NODES}5 Insufficient cpu, 5 Insufficient nvidia.com/gpu.")],
+            nodes=[node(gpus="4")],
+        ),
+        "TooLarge", "the largest node has 4",
+    ),
     "devices are in use": (
         at(pods=[unplaced(f"{NODES}5 Insufficient nvidia.com/gpu.")], nodes=[node()]),
         "NoRoom", "5 nodes have too little nvidia.com/gpu free",

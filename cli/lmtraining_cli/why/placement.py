@@ -17,6 +17,9 @@ _PREEMPTION = re.compile(r"\.?\s*(?:no new claims to deallocate, )?preemption: .
 _NODES = re.compile(r"\d+/(\d+) nodes are available")
 
 
+TOO_LARGE = "TooLarge"
+
+
 def unschedulable(snapshot: Snapshot) -> Finding | None:
     """A pod that has no place, and why."""
     waiting = [pod for pod in snapshot.pods if pod.unschedulable]
@@ -48,11 +51,15 @@ def _cause(snapshot: Snapshot, pod: Pod, message: str) -> Cause:
     if "no nodes available" in message or (nodes and nodes[1] == "0"):
         return "NoNodes", "the cluster has no node", "add nodes"
     counted = sorted(_tallies(message), key=lambda pair: -pair[0])
-    for count, words in counted:
-        for pattern, explain in _EXPLAINED:
-            found = pattern.search(words)
-            if found:
-                return explain(snapshot, pod, count, found)
+    causes = [
+        explain(snapshot, pod, count, found)
+        for count, words in counted
+        for pattern, explain in _EXPLAINED
+        if (found := pattern.search(words))
+    ]
+    never = [cause for cause in causes if cause[0] == TOO_LARGE]
+    if never or causes:
+        return (never or causes)[0]  # what waiting cannot mend comes first
     return "Unschedulable", f"no node takes the pod: {shortened(message)}", "free or add nodes"
 
 
@@ -74,7 +81,7 @@ def _insufficient(snapshot: Snapshot, pod: Pod, count: int, found: re.Match[str]
     if most is not None and bytes_of(most) < bytes_of(asked):
         offers = f"the largest node has {most}" if bytes_of(most) else "no node has any"
         return (
-            "TooLarge",
+            TOO_LARGE,
             f"a pod asks for {asked} {resource}, and {offers}: it can never fit",
             f"lower {field} in a new job, or add larger nodes",
         )
