@@ -26,7 +26,6 @@ from lmtraining_api.history import (
     RunHistory,
     line_of,
 )
-from lmtraining_trainer.files import write_atomically
 from lmtraining_trainer.run.aside import Aside
 
 WRITE_SECONDS = 10.0
@@ -191,7 +190,15 @@ class History:
         path, body = self._path, self.document().model_dump_json(by_alias=True, exclude_none=True)
         self._written_at = self._clock()
         if path is not None and self._curve.step:
-            self._aside.offer(lambda: write_atomically(path, body.encode()))
+            self._aside.offer(lambda: _put(path, body))
+
+
+def _put(path: Path, body: str) -> None:
+    """By one rename; not synced, since it may be lost with its node. A kill leaves a half that the
+    next one overwrites."""
+    half = path.with_name(f".{path.name}")
+    half.write_text(body, encoding="utf-8")
+    half.replace(path)
 
 
 def _point(report: TrainerReport, time: datetime, *, all_of_it: bool = False) -> Point:
