@@ -158,7 +158,7 @@ class History:
     def close(self) -> None:
         """The last words."""
         report = self._before
-        if self._path is None or report is None or report.step_time is None:
+        if self._path is None or report is None:
             return
         if report.step != self._logged_step:
             self._say(report)
