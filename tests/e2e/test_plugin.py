@@ -53,10 +53,13 @@ def test_a_run_is_seen_from_its_first_step_to_after_its_end(
     assert "seen-1-1-0" in lmtrain(kubectl, "status", "seen")
     assert "nothing is wrong" in lmtrain(kubectl, "why", "seen")
     followed = start(kubectl, "logs", "seen", "--follow")
+    assert followed.stdout is not None
+    heard = next(line for line in followed.stdout if line.startswith("[1/1] "))
     kubectl.run("delete", "pod", "seen-1-1-0", "--force", "--grace-period=0")
     ended = watcher.wait_for_end()
     assert watcher.reason() == "Completed", watcher.message()
-    logs = finish(followed)
+    logs = heard + followed.stdout.read()
+    assert followed.wait(COMMAND_SECONDS_MAX) == 0
     assert len(json.loads(lmtrain(kubectl, "status", "seen", "-o", "json"))["curve"]) > 1
     for who in ("[1/0] ", "[1/1] ", "[1/1.1] "):
         assert who in logs, "following goes on with the pod in the place of the lost one"
