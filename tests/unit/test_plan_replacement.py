@@ -301,6 +301,28 @@ def test_report_of_the_lost_lead_says_nothing_of_the_new_one() -> None:
         status = plan.status
 
 
+def test_report_of_the_lost_lead_takes_no_step_back() -> None:
+    """P3: what an old lead still says at an address that is used again is not told."""
+    status = answer(PEER).status
+    status = status.model_copy(update={"progress": DONE.model_copy(update={"step": 15})})
+    lead = replace(SECOND, name="tiny-1-0-1", replica=0, address=LEAD.address)
+    plan = decide(status, pods=(lead, PEER), report=REPORT)
+    assert plan.status.progress.step == 15
+
+
+def test_pod_that_finishes_before_the_new_lead_has_met_it_ends_the_attempt() -> None:
+    """P12: both ran at the same time, and the new one would wait for ever."""
+    status = answer(PEER).status
+    lead = replace(SECOND, name="tiny-1-0-1", replica=0, address="127.1.1.1")
+    status = decide(status, pods=(lead, PEER)).status
+    waiting = report_of(state="Waiting", gang="", first_step_time=None)
+    report = ObservedReport(report=waiting, address=lead.address)
+    plan = decide(status, pods=(lead, ended(PEER, 0)), report=report)
+    failure = plan.status.last_failure
+    assert failure is not None
+    assert (failure.reason, failure.replaced_by) == ("PeerFinished", "")
+
+
 def test_first_failure_is_not_the_pod_that_was_told_to_stop_by_its_peers() -> None:
     """Its record is the earlier one: it saved and left while the other one died."""
     told_ = ended(LEAD, 80, failure_class=FailureClass.DISRUPTION, reason="Preempted")

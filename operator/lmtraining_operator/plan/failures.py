@@ -129,9 +129,9 @@ def _silent_peer(situation: Situation, time: datetime) -> Failure | None:
 
 
 def _left_by_a_finished_pod(situation: Situation) -> Failure | None:
-    """While a pod is being replaced: one that has finished meanwhile, which the new pod would wait
-    for in vain."""
-    for pod in situation.gang if situation.is_replacing else ():
+    """While a pod is being replaced, and until the new one trains with the others: one that has
+    finished meanwhile, which the new pod would wait for in vain."""
+    for pod in situation.gang if situation.awaits_gang else ():
         if has_finished(pod, situation.job.metadata.uid):
             what = "it has finished, and cannot meet the pod in the place of the lost one"
             time = situation.now

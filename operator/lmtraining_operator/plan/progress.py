@@ -50,7 +50,8 @@ def with_report(situation: Situation) -> LMTrainingJobStatus:
     known = status.checkpoint
     if known is None or report.report_time >= known.last_time:
         changes["checkpoint"] = checkpoint_status(report.checkpoint) or known
-    if report.first_step_time is not None:
+    # While a pod is replaced, a report of the gang before may be of a lead that is gone (P3).
+    if report.first_step_time is not None and not situation.awaits_gang:
         changes |= {
             "progress": _progress(report),
             "metrics": _metrics(report),
