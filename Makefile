@@ -18,10 +18,13 @@ cluster-down: $(READY) ## Stop it and leave nothing behind but caches
 ##@ Test it
 test: $(READY) ## All tests (warm: at most 25 minutes)
 	@$(PYTHON) -m devcluster build >/dev/null
-	@$(PYTHON) -m pytest tests/unit tests/api tests/trainer tests/e2e
+	@$(PYTHON) -m pytest tests/unit tests/simulation tests/api tests/trainer tests/e2e
 
 test-unit: $(READY) ## Pure logic, seconds
 	@$(PYTHON) -m pytest -q tests/unit
+
+test-sim: $(READY) ## The operator in 2,000 simulated worlds, a minute or two
+	@$(PYTHON) -m pytest -q tests/simulation
 
 test-api: $(READY) ## Against a real API server
 	@$(PYTHON) -m devcluster build >/dev/null
@@ -34,7 +37,8 @@ test-e2e: $(READY) ## On the real cluster, with pods
 	@$(PYTHON) -m devcluster build >/dev/null
 	@$(PYTHON) -m pytest -q tests/e2e
 
-soak: $(READY) ## A real training under 200 kills at random instants (KILLS=n, LMTRAINING_STORM_SEED=n)
+soak: $(READY) ## 50,000 simulated worlds; a real training under 200 kills (SCHEDULES=n, KILLS=n, LMTRAINING_STORM_SEED=n)
+	@$(PYTHON) -m tests.simulation --schedules $(or $(SCHEDULES),50000)
 	@$(PYTHON) -m tests.soak --kills $(or $(KILLS),200)
 
 bench: $(READY) ## Speed, memory, and what faults do to us and to others, side by side in one run
@@ -77,5 +81,5 @@ help: ## This page
 $(READY): pyproject.toml constraints/python.txt bootstrap.sh
 	@./bootstrap.sh
 
-.PHONY: demo cluster-up cluster-down test test-unit test-api test-trainer test-e2e soak bench lint crds docs \
+.PHONY: demo cluster-up cluster-down test test-unit test-sim test-api test-trainer test-e2e soak bench lint crds docs \
   images constraints clean help

@@ -1,12 +1,14 @@
-"""A small world for the operator: an API server, a kubelet and a trainer, all in memory.
+"""A small world for single passes of the operator: the simulation's API server, a kubelet and a
+trainer that do what a test says. Whole lives are in tests/simulation.
 
 The operator's own code runs against it through its two doors, `Gateway` and `Reports`. Time stands
 still until it is moved. A write can be made to crash the operator just before or just after it.
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from lmtraining_api import names as api
@@ -19,14 +21,13 @@ from lmtraining_api.records import (
     gang_digest,
 )
 from lmtraining_api.status import LMTrainingJobStatus
-from lmtraining_operator.gateway import ApiError, Object
-from lmtraining_operator.plan import Settings
+from lmtraining_operator.gateway import CONFLICT, NOT_FOUND, ApiError, Object
 from lmtraining_operator.reconcile import JobKey, JobReconciler
 from lmtraining_operator.reports import ReportError
-
-START = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
-NAMESPACE = "team"
-SETTINGS = Settings(trainer_image="registry.example/trainer:1")
+from tests.simulation.clock import START
+from tests.simulation.operator_process import SETTINGS
+from tests.simulation.server import OPERATOR, ApiServer, Change
+from tests.simulation.world import NAMESPACE, PERSON
 
 
 class CrashError(BaseException):
@@ -61,8 +62,6 @@ class World:
     """Everything outside the operator."""
 
     now: datetime = START
-    objects: dict[tuple[str, str], Object] = field(default_factory=dict)
-    """By kind and name; one namespace is enough."""
     creates: list[str] = field(default_factory=list)
     """kind/name of every object made, in order."""
     status_writes: list[LMTrainingJobStatus] = field(default_factory=list)
@@ -74,10 +73,6 @@ class World:
     """Crash after the write took effect, not before."""
     fail_next: ApiError | None = None
     """Answer of the next write, instead of carrying it out."""
-    lose_next_answer: bool = False
-    """The next creation takes effect, and its answer is lost."""
-    stale: dict[tuple[str, str], Object] | None = None
-    """What reads see instead of the truth."""
     is_silent: bool = False
     """No report is answered."""
     first_steps: dict[frozenset[str], datetime] = field(default_factory=dict)
@@ -85,121 +80,97 @@ class World:
     step: int = 0
     saved_step: int = 0
     finished: bool = False
-    _counter: int = 0
 
     # --- the API server ---------------------------------------------------------------------
 
+    def __post_init__(self) -> None:
+        self.server = ApiServer(self._seconds)
+        self.server.refused = self.forbid
+        self.server.listeners.append(self._changed)
+
+    def _seconds(self) -> float:
+        return (self.now - START).total_seconds()
+
+    @property
+    def objects(self) -> dict[tuple[str, str], Object]:
+        """By kind and name; one namespace is enough. A test may change them where they are."""
+        return self.server.objects
+
+    def _changed(self, change: Change) -> None:
+        if change.actor != OPERATOR:
+            return
+        if change.type == "ADDED":
+            self.creates.append(f"{change.kind}/{change.name}")
+        elif change.kind == api.KIND:
+            self.status_writes.append(LMTrainingJobStatus.model_validate(change.object["status"]))
+
     def add(self, body: Object) -> Object:
-        """Store an object as the API server would."""
-        made = copy.deepcopy(body)
-        metadata = made["metadata"]
-        metadata["uid"] = f"{self._next():08d}-uid"
-        metadata.setdefault("generation", 1)
-        metadata["creationTimestamp"] = self.now.strftime("%Y-%m-%dT%H:%M:%SZ")
-        metadata["resourceVersion"] = str(self._next())
-        if made["kind"] == "Pod":
-            made["status"] = {"phase": "Pending"}
-        self.objects[made["kind"], metadata["name"]] = made
-        return made
+        """An object that somebody else makes."""
+        return self.server.create(copy.deepcopy(body), PERSON)
 
     def touch(self, found: Object) -> None:
-        found["metadata"]["resourceVersion"] = str(self._next())
+        """It has another version now."""
+        self.server.version += 1
+        found["metadata"]["resourceVersion"] = str(self.server.version)
 
-    def _next(self) -> int:
-        self._counter += 1
-        return self._counter
+    async def get(self, kind: str, namespace: str, name: str) -> Object | None:
+        return copy.deepcopy(self.objects.get((kind, name)))
 
-    def _write(self) -> bool:
-        """Count a write; True when the operator is to crash after it."""
+    async def list_objects(
+        self, kind: str, namespace: str, *, labels: str = "", fields: str = ""
+    ) -> list[Object]:
+        return copy.deepcopy(self.server.matching(kind, labels=labels, fields=fields))
+
+    async def create(self, body: Object) -> Object:
+        return self._write(lambda: self.server.create(copy.deepcopy(body), OPERATOR))
+
+    async def delete(
+        self, kind: str, namespace: str, name: str, *, uid: str, grace_seconds: int | None
+    ) -> None:
+        self._write(
+            lambda: self.server.delete(
+                (kind, name), OPERATOR, uid=uid, grace_seconds=grace_seconds
+            ),
+            unless_gone=True,
+        )
+
+    async def annotate(
+        self, kind: str, namespace: str, name: str, *, uid: str, annotations: dict[str, str]
+    ) -> None:
+        self._write(
+            lambda: self.server.annotate((kind, name), OPERATOR, uid=uid, annotations=annotations),
+            unless_gone=True,
+        )
+
+    async def apply_status(self, body: Object) -> Object:
+        return self._write(lambda: self.server.apply_status(copy.deepcopy(body), OPERATOR))
+
+    def _write(self, act: Callable[[], Any], *, unless_gone: bool = False) -> Any:
+        """Carry it out, unless it fails or the operator dies before it; it may die after it."""
         if self.fail_next is not None:
             error, self.fail_next = self.fail_next, None
             raise error
+        is_last = self._is_last_write()
+        if is_last and not self.crash_after:
+            raise CrashError
+        try:
+            answer = copy.deepcopy(act())
+        except ApiError as error:
+            if not (unless_gone and error.code in (NOT_FOUND, CONFLICT)):
+                raise
+            answer = None
+        if is_last:
+            raise CrashError
+        return answer
+
+    def _is_last_write(self) -> bool:
         if self.crash_at_write is None:
             return False
         self.crash_at_write -= 1
         if self.crash_at_write > 0:
             return False
         self.crash_at_write = None
-        if not self.crash_after:
-            raise CrashError
         return True
-
-    @property
-    def _seen(self) -> dict[tuple[str, str], Object]:
-        return self.objects if self.stale is None else self.stale
-
-    async def get(self, kind: str, namespace: str, name: str) -> Object | None:
-        return copy.deepcopy(self._seen.get((kind, name)))
-
-    async def list_objects(
-        self, kind: str, namespace: str, *, labels: str = "", fields: str = ""
-    ) -> list[Object]:
-        found = [one for (a_kind, _), one in self._seen.items() if a_kind == kind]
-        if labels:
-            key, _, value = labels.partition("=")
-            found = [one for one in found if one["metadata"].get("labels", {}).get(key) == value]
-        if kind == "Event":
-            uid = fields.partition("involvedObject.uid=")[2].partition(",")[0]
-            found = [one for one in found if one["involvedObject"]["uid"] == uid]
-        return copy.deepcopy(found)
-
-    async def create(self, body: Object) -> Object:
-        crash = self._write()
-        kind, name = body["kind"], body["metadata"]["name"]
-        if kind in self.forbid:
-            raise ApiError(403, "Forbidden", self.forbid[kind])
-        if (kind, name) in self.objects:
-            raise ApiError(409, "AlreadyExists", f"{name} exists")
-        made = self.add(body)
-        self.creates.append(f"{kind}/{name}")
-        if crash:
-            raise CrashError
-        if self.lose_next_answer:
-            self.lose_next_answer = False
-            raise ApiError(0, "Unreachable", "the connection broke")
-        return made
-
-    async def delete(
-        self, kind: str, namespace: str, name: str, *, uid: str, grace_seconds: int | None
-    ) -> None:
-        crash = self._write()
-        found = self.objects.get((kind, name))
-        if found is not None and found["metadata"]["uid"] == uid:
-            if kind != "Pod" or found["status"]["phase"] in ("Succeeded", "Failed"):
-                del self.objects[kind, name]
-            elif "deletionTimestamp" not in found["metadata"]:
-                found["metadata"]["deletionTimestamp"] = self.now.isoformat()
-                own = found["spec"]["terminationGracePeriodSeconds"]
-                seconds = own if grace_seconds is None else grace_seconds
-                found["metadata"]["deletionGracePeriodSeconds"] = seconds
-        if crash:
-            raise CrashError
-
-    async def annotate(
-        self, kind: str, namespace: str, name: str, *, uid: str, annotations: dict[str, str]
-    ) -> None:
-        crash = self._write()
-        found = self.objects.get((kind, name))
-        if found is not None and found["metadata"]["uid"] == uid:
-            found["metadata"].setdefault("annotations", {}).update(annotations)
-        if crash:
-            raise CrashError
-
-    async def apply_status(self, body: Object) -> Object:
-        crash = self._write()
-        metadata = body["metadata"]
-        found = self.objects.get((api.KIND, metadata["name"]))
-        if found is None:
-            raise ApiError(404, "NotFound", "no such job")
-        for key in ("uid", "resourceVersion"):
-            if found["metadata"][key] != metadata[key]:
-                raise ApiError(409, "Conflict", f"{key} differs")
-        found["status"] = copy.deepcopy(body["status"])
-        self.status_writes.append(LMTrainingJobStatus.model_validate(body["status"]))
-        self.touch(found)
-        if crash:
-            raise CrashError
-        return copy.deepcopy(found)
 
     # --- what tests ask ---------------------------------------------------------------------
 
@@ -296,7 +267,7 @@ class World:
         end(pod, code, self.exit_record(pod, code, failure_class, **record))
 
     def remove(self, pod: Object) -> None:
-        self.objects.pop(("Pod", pod["metadata"]["name"]), None)
+        self.server.remove_pod(pod["metadata"]["uid"], PERSON)
 
     def exit_record(
         self, pod: Object, code: int, failure_class: FailureClass | None, **record: Any

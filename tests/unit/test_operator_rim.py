@@ -195,7 +195,8 @@ async def test_warnings_are_the_newest_and_none_that_has_passed() -> None:
     world.now = START + timedelta(seconds=1000)
 
     def event(message: str, seconds: float, **more: Any) -> None:
-        body = {"kind": "Event", "metadata": {"name": message}, "message": message}
+        metadata = {"name": message}
+        body = {"kind": "Event", "metadata": metadata, "type": "Warning", "message": message}
         time = (START + timedelta(seconds=seconds)).isoformat()
         world.add(body | {"involvedObject": {"uid": "u"}, "lastTimestamp": time} | more)
 
@@ -216,6 +217,7 @@ async def test_claim_that_cannot_be_made_says_why() -> None:
     world.add(
         {
             "kind": "Event",
+            "type": "Warning",
             "metadata": {"name": "e"},
             "involvedObject": {"uid": claim["metadata"]["uid"]},
             "message": "access mode not supported",
