@@ -102,8 +102,10 @@ class World:
         self.story.append((self._loop.time(), text))
 
     def violated(self, text: str) -> None:
-        self.tell(f"VIOLATED: {text}")
-        self.violations.append(text)
+        """A promise is broken; once is enough to be told."""
+        if text not in self.violations:
+            self.tell(f"VIOLATED: {text}")
+            self.violations.append(text)
 
     def _failed(self, context: dict[str, Any]) -> None:
         """The simulation itself, or a task of the operator, has raised."""
