@@ -103,6 +103,19 @@ class JobReconciler:
     def attempt(self) -> int:
         return self._view.plan.status.attempt if self._view else 0
 
+    async def tell_trouble(self, sentence: str) -> None:
+        """Say in an event that this job cannot be looked at: its status may be what cannot be
+        written. Best effort, and once per attempt, as every event."""
+        uid, attempt = self._life
+        namespace, name = self.key
+        job: Object = {"metadata": {"name": name, "namespace": namespace, "uid": uid}}
+        applier = Applier(gateway=self._gateway, job=job, now=self._clock())
+        event = PublishEvent(
+            type="Warning", reason="ReconcileFailed", message=sentence, attempt=attempt
+        )
+        await applier.apply([event])
+        self.event_errors = applier.event_errors
+
     async def look(self) -> Outcome:
         """A whole pass on a fresh view."""
         job = await self._gateway.get(api.KIND, *self.key)

@@ -1,7 +1,8 @@
 """One serial task per unfinished job.
 
 Promise: events only wake; a job that nothing wakes is looked at anyway; a pass that fails is tried
-again ever more slowly, and the others do not notice; at most PASSES_AT_ONCE_MAX passes and
+again ever more slowly, and the others do not notice; after ERRORS_TO_TELL of
+them an event of the job says so; at most PASSES_AT_ONCE_MAX passes and
 PULLS_AT_ONCE_MAX pulls run at a time, so that a thousand jobs after a restart are a queue and not a
 stampede. Traps avoided: kopf can miss a deletion, so a GET that says 404 ends the task; a dead
 pod's report is waited for while its replacement could be made, so an event cuts a pull short; our
@@ -28,6 +29,8 @@ DEBOUNCE_SECONDS = 0.02
 """Events that come together are one pass."""
 ERROR_SECONDS_MIN = 0.5
 ERROR_SECONDS_MAX = 60.0
+ERRORS_TO_TELL = 5
+"""Errors in a row that are more than a passing trouble of the API server: about 15 seconds."""
 CLOSE_SECONDS_MAX = 2.0
 FRAMES_MAX = 10
 
@@ -147,14 +150,14 @@ class JobTasks:
                 outcome = await what()
                 job.errors = 0
             except Exception as error:
-                outcome = self._failed(job, error)
+                outcome = await self._failed(job, error)
             finally:
                 job.pass_since = None
                 self._metrics.reconcile_seconds.observe(loop.time() - started)
         self._log_event_errors(job)
         return outcome
 
-    def _failed(self, job: _Job, error: Exception) -> Outcome:
+    async def _failed(self, job: _Job, error: Exception) -> Outcome:
         reason = error.reason if isinstance(error, ApiError) else type(error).__name__
         self._metrics.reconcile_errors.labels(reason or "Unknown").inc()
         wait = backoff_seconds(first=ERROR_SECONDS_MIN, limit=ERROR_SECONDS_MAX, earlier=job.errors)
@@ -167,6 +170,12 @@ class JobTasks:
             extra={**self._who(job), "reason": reason}
             | ({} if is_answer else {"frames": _frames(error)}),
         )
+        if job.errors == ERRORS_TO_TELL:
+            what = str(error) if is_answer else f"{type(error).__name__} in the operator"
+            await job.reconciler.tell_trouble(
+                f"the operator failed {job.errors} times in a row to look at this job, and tries "
+                f"again every {ERROR_SECONDS_MAX:.0f} s: {what}; its log has more"
+            )
         return Outcome(look_seconds=wait)
 
     def _log_event_errors(self, job: _Job) -> None:

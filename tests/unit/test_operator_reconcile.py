@@ -87,6 +87,18 @@ async def test_what_is_left_of_an_ended_job_goes_when_it_has_been_kept(
     assert ("ConfigMap", "tiny-job-file") in world.objects, "somebody else's"
 
 
+async def test_trouble_is_an_event_also_of_a_job_that_was_never_looked_at(world: World) -> None:
+    """Once, however often it is told."""
+    operator = world.operator()
+    for _ in range(2):
+        await operator.tell_trouble("422 Invalid: status is too long")
+    (event,) = [one for (kind, _), one in world.objects.items() if kind == "Event"]
+    assert (event["reason"], event["type"]) == ("ReconcileFailed", "Warning")
+    assert event["message"] == "422 Invalid: status is too long"
+    assert event["involvedObject"]["name"] == "tiny"
+    assert operator.event_errors == []
+
+
 async def test_second_look_at_a_still_world_writes_nothing(world: World) -> None:
     """P12: it gets there, and stays."""
     operator = world.operator()

@@ -9,7 +9,7 @@ import pytest
 from lmtraining_operator.gateway import ApiError
 from lmtraining_operator.metrics import Metrics
 from lmtraining_operator.reconcile import JobKey, Outcome
-from lmtraining_operator.tasks import PASSES_AT_ONCE_MAX, JobTasks
+from lmtraining_operator.tasks import ERRORS_TO_TELL, PASSES_AT_ONCE_MAX, JobTasks
 
 pytestmark = pytest.mark.unit
 
@@ -28,6 +28,10 @@ class FakeReconciler:
         self.event_errors: list[ApiError] = []
         self.hold: asyncio.Event | None = None
         self.pull_forever = False
+        self.troubles: list[str] = []
+
+    async def tell_trouble(self, sentence: str) -> None:
+        self.troubles.append(sentence)
 
     async def look(self) -> Outcome:
         self.looks += 1
@@ -139,6 +143,28 @@ async def test_error_is_counted_and_tried_again(bench: Bench) -> None:
     await until(lambda: bench.value("reconcile_errors_total", reason="InternalError") == 1)
     bench.tasks.wake(KEY)
     await until(lambda: bench.value("reconcile_errors_total", reason="ValueError") == 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ApiError(422, "Invalid", "status is too long"), "422 Invalid: status is too long"),
+        (ValueError("s3://secret"), "ValueError in the operator"),
+    ],
+)
+async def test_a_job_that_cannot_be_looked_at_again_and_again_says_so_once(
+    bench: Bench, error: Exception, told: str
+) -> None:
+    """P4; and P11: the text of a foreign error may quote the spec."""
+    bench.outcomes = [error] * (ERRORS_TO_TELL + 2)
+    for looks in range(1, ERRORS_TO_TELL + 3):
+        bench.tasks.wake(KEY)
+        await until(lambda looks=looks: bench.one.looks == looks)
+        await until(lambda: bench.tasks.oldest_pass_seconds() == 0.0)
+        assert len(bench.one.troubles) == (looks >= ERRORS_TO_TELL)
+    assert f"failed {ERRORS_TO_TELL} times in a row" in bench.one.troubles[0]
+    assert told in bench.one.troubles[0]
+    assert "secret" not in bench.one.troubles[0]
 
 
 async def test_log_of_an_error_has_no_text_of_the_spec(

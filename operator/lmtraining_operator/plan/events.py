@@ -3,7 +3,8 @@
 Promise: only transitions make events, so their number is bounded by the number of attempts. The
 reasons, and nothing else: NotAccepted, Paused, AttemptStarted, TrainingStarted, AttemptFailed,
 PodReplaced, Suspended, Completed, Failed, Diverged, DeadlineExceeded, Stalled, Skip, Rewind, Rerun,
-RanksRestarted, CheckpointPassedOver, and the reasons of Scheduled that a person must act on.
+RanksRestarted, CheckpointPassedOver, and the reasons of Scheduled that a person must act on; and,
+from outside the plan, ReconcileFailed.
 """
 
 from lmtraining_api.names import POD_REPLACED
