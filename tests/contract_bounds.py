@@ -12,6 +12,8 @@ from tests.contract_cases import Document, minimal
 
 #: What a block needs before another field of it can be the only one that is wrong.
 BESIDE: Document = {
+    "rollback.name": {"toStep": 1},
+    "rollback.toStep": {"name": "back"},
     "accelerator.resource": {"count": 1},
     "storage.credentials": {"uri": "s3://bucket"},
 }

@@ -63,6 +63,11 @@ class Change:
     allow: Document
     refuse: Document
     at: str
+    sentence: str = "{at} cannot be changed once the job exists: make a new job, or undo the change"
+
+    @property
+    def told(self) -> str:
+        return self.sentence.format(at=self.at)
 
 
 def config(**fields: Any) -> Document:
@@ -425,6 +430,15 @@ CHANGES = (
         allow={"training": {"seed": 1}},
         refuse={"training": {"optimizer": {"learningRate": 0.01}}},
         at="spec.training",
+        sentence="{at} cannot be changed once the job exists, but for training.budget: make "
+        "a new job, or undo the change",
+    ),
+    Change(
+        allow={"training": {"budget": {"steps": 10}}},
+        refuse={"training": {"budget": {"steps": 9}}},
+        at="spec.training.budget.steps",
+        sentence="{at} can only be raised once the job exists, since steps that are done cannot be "
+        "taken back: put the old value back, or set a larger one",
     ),
     Change(
         allow={"parallelism": {"layout": "ddp"}},
@@ -448,8 +462,10 @@ CHANGES = (
     ),
     Change(
         allow={"checkpoint": {"storage": {"claim": {"size": "10Gi"}}}},
-        refuse={"checkpoint": {"keepLast": 4}},
+        refuse={"checkpoint": {"keepLast": 4, "everySteps": 5}},
         at="spec.checkpoint",
+        sentence="{at} cannot be changed once the job exists, but for checkpoint.everySteps: make "
+        "a new job, or undo the change",
     ),
 )
 
@@ -471,6 +487,9 @@ MUTABLE = {
     "recovery": {"restartsMax": 9},
     "suspend": True,
     "keepPodsSeconds": 0,
+    "requests": {"checkpoint": "a", "rollback": {"name": "b", "toStep": 0}},
+    "training": {"budget": {"steps": 11}},
+    "checkpoint": {"everySteps": 5},
     "deadlines": {"startSeconds": 60, "runSeconds": 3600},
 }
 

@@ -16,6 +16,7 @@ from lmtraining_api.records import (
     ROBUSTNESS_MAX,
     SLOWEST_RANKS_MAX,
 )
+from lmtraining_api.wishes import REFUSAL_LENGTH_MAX, REQUEST_LENGTH_MAX
 from tests.contract_status import TIME
 
 EXIT: dict[str, Any] = {
@@ -173,6 +174,14 @@ def report_at_its_bounds() -> TrainerReport:
                 ]
                 * HUNG_RANKS_MAX,
                 "time": TIME,
+            },
+            "applied": {
+                "generation": 10**6,
+                "checkpoint": longest(REQUEST_LENGTH_MAX),
+                "checkpointStep": 10**8,
+                "rollback": longest(REQUEST_LENGTH_MAX),
+                "rollbackStep": 10**8,
+                "refusal": longest(REFUSAL_LENGTH_MAX),
             },
             "lastExit": exit_at_its_bounds().model_dump(),
         }

@@ -29,10 +29,12 @@ from lmtraining_api.status import (
     ConditionType,
     LMTrainingJobStatus,
 )
+from lmtraining_api.wishes import Applied, RollbackWish, Wishes
 
 __all__ = [
     "CLASS_OF_CODE",
     "CODE_OF_CLASS",
+    "Applied",
     "CheckpointReport",
     "Condition",
     "ConditionType",
@@ -54,6 +56,7 @@ __all__ = [
     "Record",
     "RemedyReport",
     "RobustnessReport",
+    "RollbackWish",
     "Rule",
     "SpecModel",
     "State",
@@ -62,6 +65,7 @@ __all__ = [
     "TrainerReport",
     "TrainingSpec",
     "TransitionRule",
+    "Wishes",
     "explain_validation_error",
     "names",
     "problems_of",

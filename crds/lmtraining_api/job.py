@@ -12,10 +12,11 @@ import math
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
+from pydantic.fields import FieldInfo
 
 from lmtraining_api.base import Rule, SpecModel, Term, TransitionRule
 from lmtraining_api.fields import ObjectName
-from lmtraining_api.lifecycle import YEAR_SECONDS, Deadlines
+from lmtraining_api.lifecycle import YEAR_SECONDS, Deadlines, Requests, Rollback
 from lmtraining_api.names import API_VERSION, JOB_NAME_LENGTH_MAX, KIND
 from lmtraining_api.optimization import Budget, FineTuning, Optimizer, Regularisation, Schedule
 from lmtraining_api.training import (
@@ -65,8 +66,10 @@ __all__ = [
     "Precision",
     "Recovery",
     "Regularisation",
+    "Requests",
     "Resources",
     "Robustness",
+    "Rollback",
     "Schedule",
     "SecretReference",
     "Stability",
@@ -228,23 +231,54 @@ class TrainingSpec(SpecModel):
         return self.training.batch_tokens // self.data.sequence_length
 
 
-def _immutable(block: str) -> TransitionRule:
+def _same(path: str, field: FieldInfo) -> str:
+    """CEL: the field is what it was. Not by CEL's optional values, which have no bounds that an API
+    server could price the rule by."""
+    there, same = f"has(self.{path})", f"self.{path} == oldSelf.{path}"
+    is_always_there = field.is_required() or field.default is not None
+    return same if is_always_there else f"{there} == has(oldSelf.{path}) && (!{there} || {same})"
+
+
+_CHANGEABLE = {"training": "budget", "checkpoint": "everySteps"}
+"""What may be changed in a block that stays otherwise."""
+
+
+def _immutable(block: str, *, but: str = "") -> TransitionRule:
+    """The block stays as it was made, but for one of its fields."""
+    fields = TrainingSpec.model_fields[block].annotation.model_fields  # type: ignore[union-attr]
+    parts = [_same(f"{block}.{i.alias or n}", i) for n, i in fields.items() if n != but]
+    same = " && ".join(parts) if but else f"self.{block} == oldSelf.{block}"
+    exception = f", but for {block}.{_CHANGEABLE[block]}" if but else ""
     return TransitionRule(
-        cel=f"self.{block} == oldSelf.{block}",
-        message=f"spec.{block} cannot be changed once the job exists: make a new job, or undo the "
-        "change",
+        cel=same,
+        message=f"spec.{block} cannot be changed once the job exists{exception}: make a new job, "
+        "or undo the change",
         at=block,
     )
 
 
+def _raised(unit: str) -> TransitionRule:
+    """The budget in this unit is what it was, or more."""
+    path = f"training.budget.{unit}"
+    there = f"has(self.{path})"
+    return TransitionRule(
+        cel=f"{there} == has(oldSelf.{path}) && (!{there} || self.{path} >= oldSelf.{path})",
+        message=f"spec.{path} can only be raised once the job exists, since steps that are done "
+        "cannot be taken back: put the old value back, or set a larger one",
+        at=path,
+    )
+
+
 class LMTrainingJobSpec(TrainingSpec):
-    """What the job should be. Only suspend, deadlines, keepPodsSeconds and recovery may be
-    changed later."""
+    """What the job should be. Only suspend, deadlines, keepPodsSeconds, recovery, requests,
+    checkpoint.everySteps and, upwards, training.budget may be changed later."""
 
     recovery: Recovery = Recovery()
     """How faults are answered."""
     deadlines: Deadlines = Deadlines()
     """By when the job must have come somewhere."""
+    requests: Requests = Requests()
+    """What is to be done once while the job runs."""
     suspend: bool = False
     """true: save a checkpoint and free the devices; false again: go on from it."""
     keep_pods_seconds: int | None = Field(default=None, ge=0, le=YEAR_SECONDS)
@@ -252,18 +286,23 @@ class LMTrainingJobSpec(TrainingSpec):
     NetworkPolicy stay. The job with its status, the claim and the run directory stay in any case.
     Left out: as long as the job."""
 
-    transition_rules: ClassVar = tuple(
-        _immutable(block)
-        for block in (
-            "model",
-            "data",
-            "training",
-            "parallelism",
-            "precision",
-            "stability",
-            "workers",
-            "checkpoint",
-        )
+    transition_rules: ClassVar = (
+        _immutable("model"),
+        _immutable("data"),
+        _immutable("training", but="budget"),
+        _raised("steps"),
+        _raised("tokens"),
+        TransitionRule(
+            cel=_same("training.budget.epochs", Budget.model_fields["epochs"]),
+            message="spec.training.budget.epochs cannot be changed once the job exists: make a new "
+            "job, or undo the change",
+            at="training.budget.epochs",
+        ),
+        _immutable("parallelism"),
+        _immutable("precision"),
+        _immutable("stability"),
+        _immutable("workers"),
+        _immutable("checkpoint", but="every_steps"),
     )
 
 

@@ -41,6 +41,7 @@ from lmtraining_api.report_parts import (
     TimeAccounts,
     Word,
 )
+from lmtraining_api.wishes import Applied, Wishes
 
 __all__ = [
     "FRAMES_MAX",
@@ -120,6 +121,8 @@ class Intent(Record):
     generation: int = Field(ge=1)
     """metadata.generation of the job that this intent was made from."""
     peers: list[Peer] = Field(default=[], max_length=REPLICAS_MAX)
+    wishes: Wishes | None = None
+    """What may change while the pods run; absent from an older operator."""
 
 
 def gang_digest(pod_uids: Iterable[str]) -> str:
@@ -298,6 +301,9 @@ class TrainerReport(Record):
     )
     """Of all pods, the slowest first, as of the newest comparison of this round; empty for a rank
     alone."""
+    applied: Applied | None = None
+    """What of the intent's wishes the ranks go by; absent until they have been read, and from an
+    older trainer."""
     last_exit: ExitRecord | None = None
     """How the attempt before this one ended, from the run directory."""
     gang: Annotated[str, Field(max_length=64)] = ""
@@ -319,6 +325,7 @@ class JournalEntry(Record):
         "Rejected",  # a checkpoint was not loaded, and why
         "Skipped",  # a bad batch, and what was bad about it
         "Rewound",  # to a healthy checkpoint, and past which data
+        "Asked",  # a wish of a person was followed or refused
         "Rerun",  # a bad batch was computed again and came out otherwise
         "Saved",  # a checkpoint is intact
         "Stopped",  # told to stop, saved

@@ -29,6 +29,7 @@ from lmtraining_api.fields import Frames, Message, Notice
 
 __all__ = [
     "Accepted",
+    "AppliedStatus",
     "Artifacts",
     "CheckpointStatus",
     "Checkpointed",
@@ -178,7 +179,7 @@ class LastRemedy(StatusModel):
     """Skip, Rewind or Rerun."""
     fault: Short
     """What was found: NonFinite, LossSpike, ZeroGradient, Divergence, ExplodingUpdate,
-    ReplicaDivergence or SilentCorruption."""
+    ReplicaDivergence or SilentCorruption; Requested, where a person asked for a rewind."""
     step: Count
     """Steps done when it was found."""
     to_step: Count | None = None
@@ -273,6 +274,25 @@ class LastRecovery(StatusModel):
     """Steps done again."""
 
 
+class AppliedStatus(StatusModel):
+    """What the ranks go by of what may be changed while they train, and what became of
+    spec.requests."""
+
+    generation: Count = 0
+    """metadata.generation whose training.budget, checkpoint.everySteps and requests all ranks
+    have followed."""
+    checkpoint: Reason = ""
+    """The newest requests.checkpoint that was saved."""
+    checkpoint_step: Count | None = None
+    """Its step."""
+    rollback: Reason = ""
+    """The newest requests.rollback that was made, or refused."""
+    rollback_step: Count | None = None
+    """The step that it went back to; absent where it was refused."""
+    refusal: Message = ""
+    """Why it was refused, with the steps that there are."""
+
+
 class Artifacts(StatusModel):
     """What the run leaves behind."""
 
@@ -347,6 +367,8 @@ class LMTrainingJobStatus(StatusModel):
     """The newest failure."""
     last_recovery: LastRecovery | None = None
     """How it was mended."""
+    applied: AppliedStatus | None = None
+    """What was changed or asked for while the job ran, as far as the ranks have followed."""
     artifacts: Artifacts = Artifacts()
     """What the run leaves behind."""
 

@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lmtraining_api import JobFile, State
+from lmtraining_api import JobFile, State, Wishes
 from lmtraining_trainer.files import write_json
 from lmtraining_trainer.phase import Phase
 from lmtraining_trainer.rank import run_rank
@@ -87,6 +87,9 @@ class Instants:
 
     def stop_requested(self) -> bool:
         return self.link.stop_requested()
+
+    def wishes(self) -> Wishes | None:
+        return self.link.wishes()
 
     def hook(self, run_directory: Path) -> Callable[[str, tuple[Any, ...]], None]:
         """For `sys.addaudithook`."""

@@ -4,7 +4,7 @@ import os
 import signal
 from dataclasses import dataclass, field
 
-from lmtraining_api import JobFile, State
+from lmtraining_api import JobFile, State, Wishes
 from lmtraining_trainer.phase import Phase
 from lmtraining_trainer.rank import run_rank
 from lmtraining_trainer.rank_link import RankLink, RankPlace
@@ -50,3 +50,6 @@ class HangingLink:
 
     def stop_requested(self) -> bool:
         return self.link.stop_requested()
+
+    def wishes(self) -> Wishes | None:
+        return self.link.wishes()

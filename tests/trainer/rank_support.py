@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 import lmtraining_trainer.loop
 import lmtraining_trainer.startup
-from lmtraining_api import FailureClass, JobFile, State, TrainingSpec
+from lmtraining_api import FailureClass, JobFile, State, TrainingSpec, Wishes
 from lmtraining_trainer.data.batches import BatchPlan
 from lmtraining_trainer.errors import Preempted, TrainerError
 from lmtraining_trainer.files import nothing
@@ -62,6 +62,9 @@ class Faults:
     world: Mapping[int, Callable[[], object]] = field(default_factory=dict)
     """What befalls the world when a rank reports that step: in its process, of which a test sees
     nothing where it is not this one."""
+    wishes: Mapping[int, Wishes] = field(default_factory=dict)
+    """No fault: what is wanted once the lead has finished that step, and is followed after the next
+    one; in the order of the steps."""
     stop_when: Callable[[Mapping[str, Any]], bool] | None = None
     """The rank is asked to stop once its report is so."""
     saves_beside: bool = False
@@ -95,6 +98,10 @@ class LocalLink:
         if self.faults.stop_when is not None and self.faults.stop_when(self.report):
             return True
         return self.step >= self.faults.stop_at.get(self.rank, 1 << 60)
+
+    def wishes(self) -> Wishes | None:
+        said = [wish for step, wish in self.faults.wishes.items() if step <= max(self.step, 0)]
+        return said[-1] if said else None
 
     @property
     def report(self) -> dict[str, Any]:

@@ -140,10 +140,13 @@ def test_every_transition_rule_has_a_pair() -> None:
     assert [f"spec.{rule.at}" for rule in LMTrainingJobSpec.transition_rules] == [
         change.at for change in CHANGES
     ]
+    assert [rule.message for rule in LMTrainingJobSpec.transition_rules] == [
+        change.told for change in CHANGES
+    ]
 
 
 def test_every_block_of_the_spec_is_immutable_or_meant_to_change() -> None:
-    immutable = {rule.at for rule in LMTrainingJobSpec.transition_rules}
+    immutable = {rule.at.partition(".")[0] for rule in LMTrainingJobSpec.transition_rules}
     assert set(aliases(LMTrainingJobSpec)) == immutable | set(MUTABLE)
 
 

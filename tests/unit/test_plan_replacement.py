@@ -17,6 +17,7 @@ from lmtraining_api.status import (
     Scheduled,
     Succeeded,
 )
+from lmtraining_api.wishes import Wishes
 from lmtraining_operator.plan import Disruption, ObservedPod, ObservedReport, Plan, SetIntent
 from lmtraining_operator.plan.failures import GANG_INCOMPLETE, INCOMPLETE_SECONDS_MAX
 from lmtraining_operator.plan.replacement import WAIT_SECONDS_MAX
@@ -44,7 +45,8 @@ DONE = Progress(step=12, step_time=NOW)
 def armed(*pods: ObservedPod) -> tuple[ObservedPod, ...]:
     """The same pods, as told that they are each other's peers."""
     peers = [Peer(replica=p.replica, pod_uid=p.uid, address=p.address) for p in pods]
-    told = Intent(job_uid=UID, attempt=1, generation=1, peers=peers)
+    wishes = Wishes(generation=1, budget_steps=20)
+    told = Intent(job_uid=UID, attempt=1, generation=1, peers=peers, wishes=wishes)
     return tuple(replace(pod, intent=told.model_dump_json(by_alias=True)) for pod in pods)
 
 

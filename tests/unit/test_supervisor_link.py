@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lmtraining_api import CheckpointReport, FailureClass
+from lmtraining_api import CheckpointReport, FailureClass, Wishes
 from lmtraining_trainer.phase import PhaseReader, PhaseWriter
 from lmtraining_trainer.rank_link import RankUpdate
 from lmtraining_trainer.supervisor.failure import RankEnd
@@ -31,7 +31,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 def _link(sender: Connection, directory: Path) -> PipeLink:
     path = directory / "phases"
     PhaseReader(path, now=0.0)
-    return PipeLink(sender, PhaseWriter(path))
+    return PipeLink(sender, PhaseWriter(path), path.with_name("wishes.json"))
 
 
 def _fields(body: bytes) -> dict[str, Any]:
@@ -110,3 +110,20 @@ def test_an_end_crosses_whole(tmp_path: Path) -> None:
 
 def test_a_rank_function_is_named_by_its_path() -> None:
     assert load_function("json:dumps") is json.dumps
+
+
+def test_a_wish_is_read_when_it_is_another_one(tmp_path: Path) -> None:
+    """The same object until then: the loop asks at every step."""
+    _, sender = multiprocessing.Pipe(duplex=False)
+    place = _link(sender, tmp_path)
+    assert place.wishes() is None
+    path = tmp_path / "wishes.json"
+    for steps in (40, 50):
+        path.with_suffix(".new").write_text(
+            Wishes(generation=1, budget_steps=steps).model_dump_json()
+        )
+        path.with_suffix(".new").rename(path)
+        found = place.wishes()
+        assert found is not None
+        assert found.budget_steps == steps
+        assert place.wishes() is found

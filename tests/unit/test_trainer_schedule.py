@@ -5,6 +5,7 @@ import math
 import pytest
 
 from lmtraining_api.job import Training
+from lmtraining_trainer.budgets import Budgets
 from lmtraining_trainer.schedule import learning_rate
 
 pytestmark = pytest.mark.unit
@@ -33,6 +34,15 @@ def training(*, warmup: float, peak: float = 1.0, **schedule: float | str) -> Tr
 )
 def test_warm_up_and_cosine(step: int, rate: float) -> None:
     assert learning_rate(training(warmup=0.1), step, total_steps=100) == pytest.approx(rate)
+
+
+def test_a_step_has_the_rate_of_the_budget_that_held_when_it_was_first_taken() -> None:
+    """P7: also where it is taken again, by a resume or after a way back."""
+    budgets = Budgets(first=10).with_change(4, 20)
+    assert [budgets.at(step) for step in (0, 3, 4, 19)] == [10, 10, 20, 20]
+    back = budgets.with_change(2, 40)
+    assert [back.at(step) for step in (1, 2, 4)] == [10, 40, 40]
+    assert (budgets.newest, back.newest, Budgets(first=7).newest) == (20, 40, 7)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from lmtraining_api.records import SLOWEST_RANKS_MAX
 from lmtraining_trainer import rng
 from lmtraining_trainer.errors import Preempted
 from lmtraining_trainer.evaluation import validate
+from lmtraining_trainer.follow import follow
 from lmtraining_trainer.freezing import drop_frozen
 from lmtraining_trainer.guard import (
     Judgement,
@@ -54,6 +55,7 @@ def train(trainer: Trainer) -> None:
     state = trainer.state
     if state.counters.step == 0:
         _save(trainer)  # what a rewind can always go back to
+    follow(trainer)
     while state.counters.step < trainer.total_steps:
         judgement, verdict = _step(trainer)
         if verdict.stop:
@@ -62,6 +64,8 @@ def train(trainer: Trainer) -> None:
             raise Preempted(state.counters.step)
         if judgement.remedy is Remedy.ACCEPT:
             _after_step(trainer, wanted=verdict.save)
+        if verdict.news or state.counters.step == trainer.total_steps:
+            follow(trainer)
     # A stop right after the last step left its validation to this attempt.
     if state.counters.validation_step != state.counters.step:
         _validate(trainer)
@@ -145,6 +149,7 @@ def _judged_late(trainer: Trainer, computed: Computed) -> Judged:
         computed.measured,
         stop=trainer.voice.stop_requested(),
         save=trainer.wants_save,
+        news=trainer.has_news,
     )
     center, rise_max = loss_rise_max(counters.window, limits)
     clip = clip_norm(counters.window, limits, trainer.spec.training.gradient_clip_norm)
@@ -155,7 +160,7 @@ def _judged_late(trainer: Trainer, computed: Computed) -> Judged:
     with trainer.voice.during(Phase.COLLECTIVE):
         verdict = asked.read()
     judgement = _judgement(trainer, verdict)
-    if judgement.finding is not None or verdict.stop or verdict.save:
+    if judgement.finding is not None or verdict.stop or verdict.save or verdict.news:
         _drop(trainer, trainer.ahead)
         trainer.ahead = None
     return verdict, judgement
@@ -210,6 +215,7 @@ def _judged(trainer: Trainer, computed: Computed) -> Judged:
             computed.measured,
             stop=trainer.voice.stop_requested(),
             save=trainer.wants_save,
+            news=trainer.has_news,
         )
     return verdict, _judgement(trainer, verdict)
 

@@ -15,10 +15,10 @@ import torch
 from transformers import PreTrainedModel
 
 from lmtraining_api import FailureClass, JobFile, names
-from lmtraining_trainer.accounts import Accounts
 from lmtraining_trainer.device import device_of, is_out_of_memory
 from lmtraining_trainer.errors import Preempted, TrainerError
 from lmtraining_trainer.export import write_export
+from lmtraining_trainer.following import wished
 from lmtraining_trainer.gang import Gang
 from lmtraining_trainer.heartbeat import while_alive
 from lmtraining_trainer.loop import train
@@ -56,7 +56,7 @@ def run_rank(
 
 def _run(job: JobFile, place: RankPlace, gang: Gang, voice: Voice, credentials: Path) -> None:
     mirror = Mirror.of(job, credentials, voice.alive)
-    run, finished = _claim(job, place, gang, mirror, voice.accounts)
+    run, finished = _claim(job, place, gang, mirror, voice)
     if finished is not None:
         voice.say("Finished", **finished)
         voice.accounts.close()
@@ -73,7 +73,7 @@ def _run(job: JobFile, place: RankPlace, gang: Gang, voice: Voice, credentials: 
 
 
 def _claim(
-    job: JobFile, place: RankPlace, gang: Gang, mirror: Mirror | None, accounts: Accounts
+    job: JobFile, place: RankPlace, gang: Gang, mirror: Mirror | None, voice: Voice
 ) -> tuple[Run | None, dict[str, Any] | None]:
     """The run directory, on the lead; and the final report where the run had finished before."""
     claimed: list[Run] = []
@@ -81,8 +81,8 @@ def _claim(
     def on_lead() -> dict[str, Any] | None:
         run = claim_run(job, place, mirror)
         claimed.append(run)
-        accounts.open(run)
-        return run.finished(job.spec)
+        voice.accounts.open(run)
+        return run.finished(wished(job.spec, voice.wishes()))
 
     finished = gang.lead_does("claim the run directory", on_lead)
     return (claimed[0] if claimed else None), finished

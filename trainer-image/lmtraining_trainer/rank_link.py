@@ -8,7 +8,7 @@ Trap avoided: a signal handler that does anything but set a flag.
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from lmtraining_api import State
+from lmtraining_api import State, Wishes
 from lmtraining_trainer.phase import Phase
 
 
@@ -57,3 +57,7 @@ class RankLink(Protocol):
     def stop_requested(self) -> bool:
         """True once this rank was asked to save and stop. Ranks may see it at different steps, so
         they must agree before they act."""
+
+    def wishes(self) -> Wishes | None:
+        """What is wanted beyond training on, where anybody has said; the same object until it
+        changes. Asked of rank 0 alone."""

@@ -130,10 +130,20 @@ def rewind_or_stop(trainer: Trainer, judgement: Judgement) -> None:
     )
     if to_step is None:
         raise _diverged(trainer, judgement)
-    saver.saved_step = None
-    trainer.resumed = resume(state, saver, trainer.spec.training.seed)
-    trainer.remedies = trainer.resumed.remedies
+    load_rewound(trainer)
     _report(trainer, Remedy.REWIND, finding, step=from_step, to_step=state.counters.step)
+
+
+def load_rewound(trainer: Trainer) -> None:
+    """Load what the newest rewind in the journal goes back to. Raises TrainerError."""
+    trainer.saver.saved_step = None
+    trainer.resumed = resume(
+        trainer.state,
+        trainer.saver,
+        seed=trainer.spec.training.seed,
+        total_steps=trainer.budgets.first,
+    )
+    trainer.remedies = trainer.resumed.remedies
 
 
 def _journal_rewind(trainer: Trainer, run: Run | None, judgement: Judgement) -> int | None:

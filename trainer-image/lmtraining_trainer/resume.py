@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lmtraining_api import CheckpointReport
+from lmtraining_trainer.budgets import Budgets
 from lmtraining_trainer.checkpoint import (
     Chosen,
     Contents,
@@ -46,14 +47,17 @@ class Resumed:
     """The furthest that an earlier attempt came, as far as is known."""
     remedies: Remedies
     """What the journal says was done about bad steps."""
+    budgets: Budgets
+    """What the journal says of the budget."""
 
     def replayed(self, step: int) -> int:
         """How many of the steps up to `step` an earlier attempt had done and this one did again."""
         return max(0, min(step, self.highest_step) - self.step)
 
 
-def resume(state: TrainState, saver: Saver, seed: int) -> Resumed:
-    """Load the newest intact checkpoint into `state`, where there is one, and replay the journal.
+def resume(state: TrainState, saver: Saver, *, seed: int, total_steps: int) -> Resumed:
+    """Load the newest intact checkpoint into `state`, where there is one, and replay the journal;
+    `total_steps` is the budget where that tells of no other.
 
     Raises TrainerError(CONFIGURATION) where it is of another model.
     """
@@ -63,7 +67,8 @@ def resume(state: TrainState, saver: Saver, seed: int) -> Resumed:
     contents: Contents = {}
     chosen = _chosen(state, saver, contents)
     found = gang.lead_does(
-        "go on from a checkpoint", lambda: _found(run, saver, state, chosen) if run else {}
+        "go on from a checkpoint",
+        lambda: _found(run, saver, state, chosen, total_steps) if run else {},
     )
     if chosen is not None:
         with storage_errors(Path(chosen.directory)):
@@ -89,7 +94,13 @@ def resume(state: TrainState, saver: Saver, seed: int) -> Resumed:
     remedies = Remedies.of_json(found["remedies"])
     for position in state.counters.skipped_positions:  # the journal may have been on a full disk
         remedies = remedies.with_skip(position, step=state.counters.step)
-    return Resumed(step=state.counters.step, highest_step=found["highest_step"], remedies=remedies)
+    changes = tuple((int(step), int(steps)) for step, steps in found["changes"])
+    return Resumed(
+        step=state.counters.step,
+        highest_step=found["highest_step"],
+        remedies=remedies,
+        budgets=Budgets(first=found["first"], changes=changes),
+    )
 
 
 def _chosen(state: TrainState, saver: Saver, contents: Contents) -> Chosen | None:
@@ -131,7 +142,9 @@ def _pass_over(run: Run | None, chosen: Chosen, why: str) -> None:
             reject(run, Path(chosen.directory), why)
 
 
-def _found(run: Run, saver: Saver, state: TrainState, chosen: Chosen | None) -> dict[str, Any]:
+def _found(
+    run: Run, saver: Saver, state: TrainState, chosen: Chosen | None, total_steps: int
+) -> dict[str, Any]:
     """On the lead, which goes on from `chosen`: what the journal and the progress mark know."""
     with storage_errors(run.directory):
         broken = passed_over(run)
@@ -140,11 +153,14 @@ def _found(run: Run, saver: Saver, state: TrainState, chosen: Chosen | None) -> 
             _journal_loaded(run, chosen, saver.gang.world_size, state)
         tidy(run, saver.keep)
     intact = filter(layout.is_marked_intact, layout.newest_first(run.checkpoints))
+    budgets = Budgets.of_journal(run.journal.entries, first=total_steps)
     return {
         "passed_over": broken,
         "highest_step": max(run.mark.highest, *(entry.step for entry in run.journal.entries)),
         "unproven": [layout.step_of(path) for path in intact if not layout.is_marked_healthy(path)],
         "remedies": Remedies.of_journal(run.journal.entries).json(),
+        "first": budgets.first,
+        "changes": budgets.changes,
     }
 
 

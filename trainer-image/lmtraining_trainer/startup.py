@@ -32,6 +32,7 @@ from lmtraining_trainer.data.prepared import check_enough
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.evaluation import ValidationPlan
 from lmtraining_trainer.files import json_bytes, sha256_of
+from lmtraining_trainer.following import Following, with_changes
 from lmtraining_trainer.freezing import freeze
 from lmtraining_trainer.gang import Gang
 from lmtraining_trainer.interval import SaveClock
@@ -159,9 +160,10 @@ def build_trainer(
     if regularisation.average_decay is not None:
         state.average = Average(model, regularisation.average_decay)
     saver = _saver(job, data, state, run=run, gang=gang, voice=voice, mirror=mirror, device=device)
-    resumed = resume(state, saver, spec.training.seed)
     total_steps = spec.total_steps(plan.epoch_sequences)
-    _refuse_smaller_budget(job, resumed.step, total_steps)
+    resumed = resume(state, saver, seed=spec.training.seed, total_steps=total_steps)
+    spec = with_changes(spec, budget_steps=resumed.budgets.newest)
+    _refuse_smaller_budget(job, resumed.step, resumed.budgets.newest)
     trainer = Trainer(
         spec=spec,
         gang=gang,
@@ -177,7 +179,8 @@ def build_trainer(
         resumed=resumed,
         remedies=resumed.remedies,
         saver=saver,
-        total_steps=total_steps,
+        budgets=resumed.budgets,
+        following=Following.of_journal(run.journal.entries if run else ()),
         save_clock=None
         if run is None or spec.checkpoint.every_steps is not None
         else SaveClock(run, voice.accounts, ranks=gang.world_size),

@@ -2,7 +2,7 @@
 
 Promise: nothing that is not finite reaches parameters or optimizer state (P6), and every rank takes
 the same decision before any of them acts: one small all-reduce per step carries the loss, the
-non-finite flag and the wishes to stop and to save.
+non-finite flag and the wishes to stop, to save and to follow a person's.
 Where the host reads the verdict late, the device has already left out a bad update, by the flag
 that torch's fused optimizers take: parameters, moments and step counts stay as they were.
 Trap avoided: a branch on a rank's own loss leaves the ranks at different steps; multiplying a bad
@@ -68,25 +68,30 @@ class Verdict:
     """Some rank was asked to stop."""
     save: bool
     """The lead wants a checkpoint of this step."""
+    news: bool = False
+    """The lead was told of wishes that all must follow after this step."""
 
     @classmethod
     def of(cls, sums: Sequence[float], world_size: int) -> "Verdict":
         """From the sums over the ranks of what `_numbers` gives."""
-        loss, norms, bad, stops, saves = sums
+        loss, norms, bad, stops, saves, news = sums
         return cls(
             loss=loss / world_size,
             gradient_norm=norms / world_size,
             is_finite=bad == 0.0,
             stop=stops > 0.0,
             save=saves > 0.0,
+            news=news > 0.0,
         )
 
 
 class Asked:
     """A verdict on its way from the device."""
 
-    def __init__(self, gang: Gang, measured: Measured, *, stop: bool, save: bool) -> None:
-        self._sums = gang.added(_numbers(measured, stop=stop, save=save))
+    def __init__(
+        self, gang: Gang, measured: Measured, *, stop: bool, save: bool, news: bool
+    ) -> None:
+        self._sums = gang.added(_numbers(measured, stop, save, news))
         self._world_size = gang.world_size
         is_far = self._sums.device.type == "cuda"
         self._copy = torch.empty_like(self._sums, device="cpu", pin_memory=is_far)
@@ -139,19 +144,19 @@ def forward_backward(
     )
 
 
-def agree(gang: Gang, measured: Measured, *, stop: bool, save: bool) -> Verdict:
+def agree(gang: Gang, measured: Measured, *, stop: bool, save: bool, news: bool = False) -> Verdict:
     """One verdict from what the ranks measured."""
-    sums = gang.sum(_numbers(measured, stop=stop, save=save).tolist())
+    sums = gang.sum(_numbers(measured, stop, save, news).tolist())
     return Verdict.of(sums, gang.world_size)
 
 
-def _numbers(measured: Measured, *, stop: bool, save: bool) -> torch.Tensor:
-    """Loss, gradient norm, whether either is not finite, and the wishes to stop and to save, in one
+def _numbers(measured: Measured, *wanted: bool) -> torch.Tensor:
+    """Loss, gradient norm, whether either is not finite, and what this rank wants, in one
     vector."""
     figures = torch.stack([measured.loss, measured.gradient_norm]).double()
     is_bad = ~figures.isfinite().all()
     # Filled on the device: a copy from the host would wait for it.
-    wishes = [figures.new_full((1,), float(wish)) for wish in (stop, save)]
+    wishes = [figures.new_full((1,), float(wish)) for wish in wanted]
     return torch.cat([figures, is_bad.double().reshape(1), *wishes])
 
 

@@ -10,8 +10,10 @@ from torch import nn
 
 from lmtraining_api import RobustnessReport, TrainingSpec
 from lmtraining_trainer import rng
+from lmtraining_trainer.budgets import Budgets
 from lmtraining_trainer.data.batches import Batch, BatchPlan
 from lmtraining_trainer.evaluation import ValidationPlan
+from lmtraining_trainer.following import Following
 from lmtraining_trainer.gang import Gang
 from lmtraining_trainer.guard import Remedies
 from lmtraining_trainer.interval import SaveClock
@@ -42,7 +44,9 @@ class Computed:
 @dataclass
 class Trainer:
     """What a rank trains with. Only `state`, `remedies`, `resumed`, `ahead`, `speed`, `own_work`,
-    `stragglers`, the time of the first step, `robustness` and `zero_share` change."""
+    `stragglers`, the time of the first step, `robustness` and `zero_share` change, and what a
+    person may change: the budget and the interval in `spec`, `budgets`, `save_clock`,
+    `following`."""
 
     spec: TrainingSpec
     gang: Gang
@@ -62,8 +66,10 @@ class Trainer:
     remedies: Remedies
     """What was done about bad steps, as the journal has it."""
     saver: Saver
-    total_steps: int
-    """Of the budget, resolved to steps."""
+    budgets: Budgets
+    """The budget of each step, for its learning rate; the newest is in `spec`."""
+    following: Following = field(default_factory=Following)
+    """On the lead: which wishes have been followed."""
     reads_late: bool = False
     """The host reads a step's verdict after it has given the device the next batch."""
     ahead: Computed | None = None
@@ -80,11 +86,16 @@ class Trainer:
     """Share of the weights that are zero, once training has ended, where that was asked for."""
 
     @property
+    def total_steps(self) -> int:
+        """Of the newest budget."""
+        return self.budgets.newest
+
+    @property
     def learning_rate(self) -> float:
         """The rate of the next step: the schedule's, lowered by rewinds."""
         step = self.state.counters.step
-        rate = learning_rate(self.spec.training, step, total_steps=self.total_steps)
-        return rate * self.remedies.rate_factor(step)
+        scheduled = learning_rate(self.spec.training, step, total_steps=self.budgets.at(step))
+        return scheduled * self.remedies.rate_factor(step)
 
     @property
     def remedies_taken(self) -> dict[str, Any]:
@@ -126,6 +137,11 @@ class Trainer:
         validates = step % self.spec.training.evaluation.every_steps == 0
         early = validates and self.spec.checkpoint.keep_best > 0
         return self.saver.is_idle and self.save_clock.is_due(early=early)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether this rank, the lead, was told of wishes that nobody follows yet."""
+        return self.gang.is_lead and self.following.is_news(self.voice.wishes())
 
     def tokens_per_second(self, step_seconds: float | None) -> float | None:
         """The speed of steps of that length."""

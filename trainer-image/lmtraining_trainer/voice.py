@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from lmtraining_api import State
+from lmtraining_api import State, Wishes
 from lmtraining_trainer.accounts import CAUSE_OF_STATE, Accounts
 from lmtraining_trainer.errors import Preempted
 from lmtraining_trainer.files import nothing
@@ -67,6 +67,10 @@ class Voice:
     def stop_requested(self) -> bool:
         """Whether this rank was asked to stop."""
         return self._link.stop_requested()
+
+    def wishes(self) -> Wishes | None:
+        """What is wanted beyond training on; on the lead."""
+        return self._link.wishes()
 
     def progress(self, state: State, message: str) -> None:
         """`alive` with words, for long work before the first step. Raises Preempted where any rank

@@ -44,6 +44,12 @@ def completed(situation: Situation, record: ExitRecord) -> Plan:
     where = status.artifacts
     place = names.place(where.claim, where.uri)
     message = f"the exported model is in {where.export} of {place}"
+    wanted = situation.spec.training.planned_steps or 0
+    if status.progress.step < wanted:
+        message += (
+            f"; training.budget was raised to {wanted} steps after its last step, "
+            f"{status.progress.step}: to go on, make a new job with checkpoint.existingRun Resume"
+        )
     return ended(
         situation.having(status).saying(
             Verdict("True", Succeeded.COMPLETED, message),

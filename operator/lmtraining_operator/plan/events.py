@@ -3,13 +3,14 @@
 Promise: only transitions make events, so their number is bounded by the number of attempts. The
 reasons, and nothing else: NotAccepted, Paused, AttemptStarted, TrainingStarted, AttemptFailed,
 PodReplaced, Suspended, Completed, Failed, Diverged, DeadlineExceeded, Stalled, Skip, Rewind, Rerun,
-RanksRestarted, CheckpointPassedOver, and the reasons of Scheduled that a person must act on; and,
-from outside the plan, ReconcileFailed.
+RanksRestarted, CheckpointPassedOver, CheckpointSaved, RollbackRefused, and the reasons of Scheduled
+that a person must act on; and, from outside the plan, ReconcileFailed.
 """
 
 from lmtraining_api.names import POD_REPLACED
 from lmtraining_api.status import (
     Accepted,
+    AppliedStatus,
     Condition,
     ConditionType,
     LMTrainingJobStatus,
@@ -55,6 +56,7 @@ def transitions(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> list[Publ
         _remedied(old, new),
         _ranks_restarted(old, new),
         _checkpoint_passed_over(old, new),
+        _requested(old, new),
         _summary(old, new),
     ]
     return [event for event in events if event is not None]
@@ -123,6 +125,17 @@ def _checkpoint_passed_over(
     if after is None or not after.passed_over or after == before:
         return None
     return _warning("CheckpointPassedOver", after.passed_over, new)
+
+
+def _requested(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> PublishEvent | None:
+    """What became of a request; a rollback that was made is a remedy, and told as one."""
+    before, after = old.applied or AppliedStatus(), new.applied or AppliedStatus()
+    if after.refusal and after.refusal != before.refusal:
+        return _warning("RollbackRefused", after.refusal, new)
+    if after.checkpoint and after.checkpoint != before.checkpoint:
+        what = f"step {after.checkpoint_step} was saved (requests.checkpoint {after.checkpoint})"
+        return _normal("CheckpointSaved", what, new)
+    return None
 
 
 def _remedied(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> PublishEvent | None:

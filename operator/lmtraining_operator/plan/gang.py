@@ -14,7 +14,9 @@ from itertools import takewhile
 
 from pydantic import ValidationError
 
+from lmtraining_api.job import LMTrainingJob
 from lmtraining_api.records import Intent, Peer
+from lmtraining_api.wishes import RollbackWish, Wishes
 from lmtraining_operator.plan import manifests, names
 from lmtraining_operator.plan.backoff import refusal_wait_seconds
 from lmtraining_operator.plan.model import (
@@ -138,8 +140,22 @@ def _intent(situation: Situation, pods: tuple[ObservedPod, ...]) -> str:
         attempt=situation.attempt,
         generation=situation.job.metadata.generation,
         peers=[Peer(replica=pod.replica, pod_uid=pod.uid, address=pod.address) for pod in pods],
+        wishes=_wishes(situation.job),
     )
     return intent.model_dump_json(by_alias=True)
+
+
+def _wishes(job: LMTrainingJob) -> Wishes:
+    """What may change while the pods run."""
+    spec = job.spec
+    rollback = spec.requests.rollback
+    return Wishes(
+        generation=job.metadata.generation,
+        budget_steps=spec.training.planned_steps or 1,
+        checkpoint_every_steps=spec.checkpoint.every_steps,
+        checkpoint=spec.requests.checkpoint or "",
+        rollback=RollbackWish(name=rollback.name, to_step=rollback.to_step) if rollback else None,
+    )
 
 
 def grace_seconds(situation: Situation) -> int | None:

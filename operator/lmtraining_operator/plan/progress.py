@@ -19,6 +19,7 @@ from lmtraining_api.records import (
     TrainerReport,
 )
 from lmtraining_api.status import (
+    AppliedStatus,
     CheckpointStatus,
     Goodput,
     LastFailure,
@@ -30,6 +31,7 @@ from lmtraining_api.status import (
     RobustnessStatus,
     StabilityStatus,
 )
+from lmtraining_api.wishes import Applied
 from lmtraining_operator.plan import figures, names
 from lmtraining_operator.plan.conditions import is_fault_of_ranks
 from lmtraining_operator.plan.failures import lead_exit_record
@@ -60,6 +62,8 @@ def with_report(situation: Situation) -> LMTrainingJobStatus:
             "stability": _stability(status.stability, report),
             "last_recovery": _recovery(situation, report) or status.last_recovery,
         }
+    if report.applied is not None:
+        changes["applied"] = _applied(report.applied)
     if report.export_path:
         changes["artifacts"] = status.artifacts.model_copy(
             update={"export": _in_volume(situation, report.export_path)}
@@ -91,8 +95,8 @@ def with_exit_record(situation: Situation, record: ExitRecord) -> LMTrainingJobS
     """The status of a finished run: its last report may have been pulled before its end."""
     status = situation.status
     planned, known = situation.spec.training.planned_steps, status.progress
-    total = planned or (known.total_steps if known else 0) or record.step or 0
-    step = record.step or total
+    step = record.step or planned or (known.total_steps if known else 0)
+    total = step  # the budget of a finished run, however it was changed
     progress: dict[str, object] = {
         "step": step,
         "total_steps": total,
@@ -131,6 +135,21 @@ def checkpoint_status(report: CheckpointReport | None) -> CheckpointStatus | Non
         size_bytes=figures.count(report.size_bytes),
         sha256=report.sha256,
     )
+
+
+def _applied(said: Applied) -> AppliedStatus:
+    return AppliedStatus(
+        generation=figures.count(said.generation),
+        checkpoint=said.checkpoint,
+        checkpoint_step=_maybe(said.checkpoint_step),
+        rollback=said.rollback,
+        rollback_step=_maybe(said.rollback_step),
+        refusal=said.refusal,
+    )
+
+
+def _maybe(value: int | None) -> int | None:
+    return None if value is None else figures.count(value)
 
 
 def _in_volume(situation: Situation, path: str) -> str:
@@ -215,7 +234,7 @@ def _last_remedy(done: RemedyReport) -> LastRemedy:
         remedy=done.remedy,
         fault=done.fault,
         step=figures.count(done.step),
-        to_step=None if done.to_step is None else figures.count(done.to_step),
+        to_step=_maybe(done.to_step),
         message=done.message,
         time=done.time,
     )

@@ -40,6 +40,8 @@ class Fault(StrEnum):
     EXPLODING_UPDATE = "ExplodingUpdate"
     REPLICA_DIVERGENCE = "ReplicaDivergence"
     SILENT_CORRUPTION = "SilentCorruption"
+    REQUESTED = "Requested"
+    """Nothing: a person asked for the rewind."""
     KNOWN_BAD = "KnownBad"
     """The journal says that this batch was found bad before."""
 

@@ -98,6 +98,8 @@ class Remedies:
                 device_faults=self.device_faults + 1,
                 newest_step=int(detail["to_step"]),
             )
+        if detail["fault"] == Fault.REQUESTED:
+            return replace(self, lineage=self.lineage + 1)
         lowered = float(detail["rate_scale"]) < self.rate_scale
         window = (int(detail["from_position"]), int(detail["to_position"]))
         return replace(

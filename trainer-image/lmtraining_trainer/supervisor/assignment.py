@@ -14,6 +14,8 @@ from lmtraining_trainer.supervisor.identity import Identity
 from lmtraining_trainer.supervisor.intent import Gang
 from lmtraining_trainer.supervisor.rank_process import RankTask
 
+WISHES_FILE = "wishes.json"
+"""Where the supervisor of rank 0 writes down what is wanted beyond training on."""
 RANK_FUNCTION = "lmtraining_trainer.rank:run_rank"
 
 
@@ -61,4 +63,5 @@ class Assignment:
             log=self.rank_log,
             stack=stack_file(scratch, place.rank),
             phases=phases_file(scratch, place.rank),
+            wishes=scratch / WISHES_FILE,
         )

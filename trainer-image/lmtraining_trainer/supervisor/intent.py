@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from lmtraining_api import Intent, JobFile
+from lmtraining_api import Intent, JobFile, Wishes
 from lmtraining_api.records import gang_digest
 from lmtraining_trainer.supervisor.identity import Identity
 
@@ -74,6 +74,16 @@ def gang_of(text: str, *, identity: Identity, job: JobFile) -> Gang | Waiting:
             f"attempt {intent.attempt}"
         )
     return _gang_of_peers(intent, identity=identity, replicas=job.spec.workers.replicas)
+
+
+def wishes_of(text: str, *, identity: Identity, job: JobFile) -> Wishes | None:
+    """What an intent for this job and attempt wants beyond a gang; None where it does not say."""
+    try:
+        intent = Intent.model_validate_json(text)
+    except ValidationError:
+        return None
+    is_ours = intent.job_uid == job.job_uid and intent.attempt == identity.attempt
+    return intent.wishes if is_ours else None
 
 
 def _gang_of_peers(intent: Intent, *, identity: Identity, replicas: int) -> Gang | Waiting:

@@ -64,6 +64,7 @@ from lmtraining_trainer.supervisor.rounds import (
     wait_seconds,
 )
 from lmtraining_trainer.supervisor.wake import Wake
+from lmtraining_trainer.supervisor.wish_post import WishPost
 
 WATCH_SECONDS_MAX = 1.0
 ENDING_SECONDS = 1.0
@@ -108,6 +109,7 @@ class Supervisor:
         self._ask_peers_at = 0.0
         self._scratch = TemporaryDirectory(prefix="lmtraining-", ignore_cleanup_errors=True)
         self._hang_watch = HangWatch(assignment, Path(self._scratch.name))
+        self._wish_post = WishPost(assignment, Path(self._scratch.name))
         self._stops_passed_on = 0
         self._patience_ends = float("inf")
         self._logged = (self.snapshot.report.state, float("-inf"))
@@ -187,6 +189,7 @@ class Supervisor:
             self._assignment.task(local, gang, round_number=number, scratch=scratch)
             for local in range(ranks_each)
         ]
+        self._wish_post.pass_on(time.monotonic())  # known before the first step
         self._hang_watch.begin_round(task.place.rank for task in tasks)
         try:
             self._ranks.start(tasks, fork_server)
@@ -318,6 +321,7 @@ class Supervisor:
         pod is in the place of one of theirs."""
         while not self._ranks.all_gone:
             self._pass_on_stops()
+            self._wish_post.pass_on(time.monotonic())
             self._end_a_silent_rank()
             self._end_a_round_that_another_pod_left(gang)
             self._end_a_broken_gang()

@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 
 from pydantic_core import to_jsonable_python
 
-from lmtraining_api import CODE_OF_CLASS, ExitCode, FailureClass, JobFile, State
+from lmtraining_api import CODE_OF_CLASS, ExitCode, FailureClass, JobFile, State, Wishes
 from lmtraining_trainer.errors import Preempted
 from lmtraining_trainer.phase import Phase, PhaseWriter
 from lmtraining_trainer.rank_link import RankLink, RankPlace, RankUpdate
@@ -59,13 +59,18 @@ class RankTask:
     """Where it writes its stack when it is asked to."""
     phases: Path
     """Where it writes what it is doing."""
+    wishes: Path
+    """Where it reads what is wanted beyond training on."""
 
 
 class PipeLink:
-    """`RankLink` over a pipe, and a file for the phases."""
+    """`RankLink` over a pipe, a file for the phases, and one for wishes."""
 
-    def __init__(self, pipe: Connection, phases: PhaseWriter) -> None:
+    def __init__(self, pipe: Connection, phases: PhaseWriter, wishes_file: Path) -> None:
         self._pipe = pipe
+        self._wishes_file = wishes_file
+        self._wishes: Wishes | None = None
+        self._wishes_seen = (0, 0)
         self._phases = phases
         self._unsaid: dict[str, object] = {}
         self._stop = False
@@ -92,6 +97,18 @@ class PipeLink:
         """True once SIGTERM has come."""
         return self._stop
 
+    def wishes(self) -> Wishes | None:
+        """What the supervisor has written down last. A look costs a microsecond: the file is
+        renamed into its place, and read only when it is another one."""
+        try:
+            found = self._wishes_file.stat()
+        except OSError:
+            return self._wishes
+        if (found.st_ino, found.st_mtime_ns) != self._wishes_seen:
+            self._wishes_seen = (found.st_ino, found.st_mtime_ns)
+            self._wishes = Wishes.model_validate_json(self._wishes_file.read_bytes())
+        return self._wishes
+
     def request_stop(self) -> None:
         """The signal handler: a flag and nothing else."""
         self._stop = True
@@ -113,7 +130,7 @@ class PipeLink:
 def rank_main(pipe: Connection, task: RankTask) -> NoReturn:
     """The whole life of a rank."""
     rank = task.place.rank
-    link = PipeLink(pipe, PhaseWriter(task.phases))
+    link = PipeLink(pipe, PhaseWriter(task.phases), task.wishes)
     for number in (signal.SIGINT, signal.SIGHUP):  # from a terminal, to the whole group
         signal.signal(number, signal.SIG_IGN)  # the supervisor acts
     signal.signal(signal.SIGTERM, lambda *_: link.request_stop())

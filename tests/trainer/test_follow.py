@@ -1,0 +1,161 @@
+"""What a person changes or asks for while a job runs: all ranks follow at one step, and once."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmtraining_api import RollbackWish, Wishes
+from lmtraining_trainer.following import RETRY_SECONDS, Following
+from lmtraining_trainer.schedule import learning_rate
+from tests.trainer.rank_support import (
+    Faults,
+    Outcome,
+    assert_equal_tensors,
+    exported,
+    job_of,
+    run_alone,
+    run_gang,
+    tiny_spec,
+    write_text,
+)
+from tests.trainer.terminal import journal as journal_of
+
+pytestmark = pytest.mark.trainer
+
+
+def wish(generation: int = 2, **changes: Any) -> Wishes:
+    values: dict[str, Any] = {"budget_steps": 12, "checkpoint_every_steps": 4}
+    return Wishes.model_validate({"generation": generation, **values, **changes})
+
+
+def journal(directory: Path) -> list[dict[str, Any]]:
+    return journal_of(directory / "run")
+
+
+def saved_steps(directory: Path) -> list[int]:
+    return [entry["step"] for entry in journal(directory) if entry["kind"] == "Saved"]
+
+
+def asked(directory: Path) -> list[dict[str, Any]]:
+    return [entry for entry in journal(directory) if entry["kind"] == "Asked"]
+
+
+def rates(outcome: Outcome) -> list[float]:
+    said = (update.fields for update in outcome.link.updates)
+    return [fields["learning_rate"] for fields in said if "learning_rate" in fields]
+
+
+LONGER = Faults(wishes={0: wish(1), 4: wish(budget_steps=20)})
+
+
+def test_p7_a_budget_is_raised_at_one_step_and_a_resume_knows_it(tmp_path: Path) -> None:
+    """The steps before keep the rate that they had, also where they are taken again."""
+    spec = tiny_spec(write_text(tmp_path / "text.jsonl"))
+    straight, broken = job_of(spec, tmp_path / "straight"), job_of(spec, tmp_path / "broken")
+    outcome = run_alone(straight, faults=LONGER)
+    assert (outcome.end, outcome.link.report["step"]) == ("finished", 20)
+    assert outcome.link.report["total_steps"] == 20
+    assert outcome.link.report["applied"].generation == 2
+    longer = spec.training.model_copy(
+        update={"budget": spec.training.budget.model_copy(update={"steps": 20})}
+    )
+    assert rates(outcome) == [
+        learning_rate(spec.training if step < 5 else longer, step) for step in range(20)
+    ]
+    (entry,) = asked(tmp_path / "straight")
+    assert entry["step"] == 5
+    assert (entry["detail"]["from_steps"], entry["detail"]["budget_steps"]) == (12, 20)
+
+    (killed,) = run_gang(broken, 1, faults=Faults(wishes=LONGER.wishes, kill_at={0: 7}))
+    assert killed.end == "died"
+    resumed = run_alone(broken, attempt=2, faults=Faults(wishes={0: wish(budget_steps=20)}))
+    assert resumed.end == "finished", resumed.message
+    assert resumed.link.report["resumed_from_step"] == 4
+    assert len(asked(tmp_path / "broken")) == 1, "followed once"
+    assert_equal_tensors(exported(straight), exported(broken))
+    ended = run_alone(broken, attempt=3, faults=Faults(wishes={0: wish(budget_steps=20)}))
+    assert ended.link.states == ["Starting", "Finished"], "P2: it is the run that was finished"
+
+
+def test_all_ranks_follow_what_only_the_lead_is_told(tmp_path: Path) -> None:
+    """Also in the very last step."""
+    job = job_of(tiny_spec(write_text(tmp_path / "text.jsonl"), world_size=2), tmp_path)
+    wishes = {12: wish(3, budget_steps=14, checkpoint_every_steps=2, checkpoint="now")}
+    outcomes = run_gang(job, 2, faults=Faults(wishes=wishes))
+    assert [outcome.end for outcome in outcomes] == ["finished"] * 2, outcomes
+    assert outcomes[0].link.report["step"] == 14
+    assert outcomes[0].link.report["applied"].checkpoint_step == 12
+
+
+def test_the_interval_changes_without_a_restart(tmp_path: Path) -> None:
+    wishes = {0: wish(1), 4: wish(checkpoint_every_steps=2)}
+    run_alone(
+        job_of(tiny_spec(write_text(tmp_path / "text.jsonl")), tmp_path),
+        faults=Faults(wishes=wishes),
+    )
+    assert saved_steps(tmp_path) == [0, 4, 6, 8, 10, 12]
+
+
+def test_a_checkpoint_that_is_asked_for_is_made_once(tmp_path: Path) -> None:
+    job = job_of(tiny_spec(write_text(tmp_path / "text.jsonl")), tmp_path)
+    request = wish(checkpoint="before-lunch")
+    stopped = run_alone(job, faults=Faults(wishes={0: wish(1), 4: request}, stop_at={0: 6}))
+    assert stopped.end == "preempted"
+    applied = stopped.link.report["applied"]
+    assert (applied.checkpoint, applied.checkpoint_step) == ("before-lunch", 5)
+    resumed = run_alone(job, attempt=2, faults=Faults(wishes={0: request}))
+    assert resumed.link.report["applied"].checkpoint_step == 5
+    assert saved_steps(tmp_path) == [0, 4, 5, 7, 8, 12]
+
+
+def test_p3_a_rollback_is_journalled_named_and_made_once(tmp_path: Path) -> None:
+    """It takes the same steps again: the run ends with the bits of one that never went back."""
+    uri = write_text(tmp_path / "text.jsonl")
+    straight = job_of(tiny_spec(uri), tmp_path / "straight")
+    run_alone(straight)
+    job = job_of(tiny_spec(uri), tmp_path)
+    back = wish(rollback=RollbackWish(name="back", to_step=4))
+    stopped = run_alone(job, faults=Faults(wishes={0: wish(1), 9: back}, stop_at={0: 10}))
+    assert stopped.end == "preempted"
+    report = stopped.link.report
+    assert (report["last_remedy"].remedy, report["last_remedy"].fault) == ("Rewind", "Requested")
+    assert (report["last_remedy"].step, report["last_remedy"].to_step) == (10, 4)
+    assert (report["rewinds"], report["is_stable"]) == (0, True), "no incident, and no budget"
+    kinds = [entry["kind"] for entry in journal(tmp_path)]
+    assert kinds.index("Rewound") < len(kinds) - 1 - kinds[::-1].index("Loaded")
+    resumed = run_alone(job, attempt=2, faults=Faults(wishes={0: back}))
+    assert resumed.end == "finished", resumed.message
+    applied = resumed.link.report["applied"]
+    assert (applied.rollback, applied.rollback_step) == ("back", 4)
+    assert [entry["kind"] for entry in journal(tmp_path)].count("Rewound") == 1
+    assert_equal_tensors(exported(straight), exported(job))
+
+
+def test_a_rollback_to_no_checkpoint_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    """And stays refused when there is one of that step: it was asked for when there was none."""
+    job = job_of(tiny_spec(write_text(tmp_path / "text.jsonl")), tmp_path)
+    nowhere = wish(rollback=RollbackWish(name="nowhere", to_step=8))
+    stopped = run_alone(job, faults=Faults(wishes={0: wish(1), 5: nowhere}, stop_at={0: 9}))
+    applied = stopped.link.report["applied"]
+    assert (applied.rollback, applied.rollback_step) == ("nowhere", None)
+    assert applied.refusal == (
+        "requests.rollback.toStep 8 has no intact checkpoint: choose one of 4, 0, under another "
+        "requests.rollback.name"
+    )
+    outcome = run_alone(job, attempt=2, faults=Faults(wishes={0: nowhere}))
+    assert (outcome.end, outcome.link.report["replayed_steps"]) == ("finished", 0)
+    assert outcome.link.report["applied"].refusal == applied.refusal
+
+
+def test_what_cannot_be_followed_is_not_tried_at_every_step() -> None:
+    now = [100.0]
+    following = Following(clock=lambda: now[0])
+    assert following.is_news(wish())
+    following = following.reading(wish()).later()
+    assert not following.is_news(wish())
+    now[0] += RETRY_SECONDS
+    assert following.is_news(wish())
+    following = following.followed()
+    assert not following.is_news(wish())
+    assert following.is_news(wish(checkpoint="again"))
