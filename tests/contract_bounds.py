@@ -20,6 +20,10 @@ BESIDE: Document = {
 NOT_QUANTITIES = ("2GB", "2gib", "2 G", "10E", "-", "", -1, 0, "100P", "9" * 31)
 
 
+#: What an entry of a list needs beside the field that is wrong.
+ENTRY: Document = {"rules": {"failureClass": "Crash", "action": "Retry"}}
+
+
 def just_out_of_bounds() -> list[tuple[str, Document]]:
     """The path of the field as an API server writes it, and the job."""
     spec = root_schema()["properties"]["spec"]
@@ -57,9 +61,13 @@ def _values_outside(field: Document) -> Iterator[Any]:
     if "minItems" in field:
         yield []
     if "maxItems" in field:
-        is_block = "properties" in field["items"]
+        properties = field["items"].get("properties")
         yield [
-            {"uri": f"s3://many/{n}"} if is_block else f"many.{n}"
+            f"many.{n}"
+            if properties is None
+            else ENTRY["rules"]
+            if "action" in properties
+            else {"uri": f"s3://many/{n}"}
             for n in range(field["maxItems"] + 1)
         ]
     if "x-kubernetes-int-or-string" in field:
@@ -72,5 +80,6 @@ def _patch(location: Sequence[str], value: Any) -> Document:
         return {name: value}
     inner = _patch(below, value)
     if name.endswith("[]"):
-        return {name.removesuffix("[]"): [{"uri": f"s3://{name.removesuffix('[]')}/1"} | inner]}
+        plain = name.removesuffix("[]")
+        return {plain: [ENTRY.get(plain, {"uri": f"s3://{plain}/1"}) | inner]}
     return {name: BESIDE.get(f"{name}.{below[0]}", {}) | inner}

@@ -105,6 +105,7 @@ def named(name: str) -> Document:
 
 SECRET = {"secretRef": {"name": "storage-key"}}
 DEVICES = {"count": 2}
+CRASH_RULE = {"failureClass": "Crash", "exitCode": 137, "restartsMax": 2}
 TRAIN_URI = "spec.data.train[0].uri"
 STORE_URI = "spec.checkpoint.storage.uri"
 
@@ -412,6 +413,12 @@ PAIRS = (
         refuse=minimal(recovery={"backoffSeconds": 61}),
         at="spec.recovery.backoffSeconds",
         sentence="backoffSeconds 61 is above backoffSecondsMax 60: lower it or raise the limit",
+    ),
+    Pair(
+        accept=minimal(recovery={"rules": [{**CRASH_RULE, "action": "Retry"}]}),
+        refuse=minimal(recovery={"rules": [{**CRASH_RULE, "action": "Fail"}]}),
+        at="spec.recovery.rules[0].restartsMax",
+        sentence="restartsMax 2 has no effect with action Fail: remove it, or set action to Retry",
     ),
 )
 

@@ -12,9 +12,11 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from lmtraining_api.base import Rule, SpecModel, Term, value_at
+from lmtraining_api.exits import FailureClass
 from lmtraining_api.fields import (
     IMAGE_PATTERN,
     QUANTITY_PATTERN,
+    REASON_PATTERN,
     UPWARDS_PATTERN,
     USERINFO_PATTERN,
     ObjectName,
@@ -285,6 +287,34 @@ class Checkpoint(SpecModel):
     )
 
 
+class RecoveryRule(SpecModel):
+    """What to do about failures of one kind. One matches where everything that is given does."""
+
+    failure_class: FailureClass
+    """Class of the failure, as in status.lastFailure.failureClass."""
+    reason: Annotated[str, Field(pattern=REASON_PATTERN, min_length=1, max_length=64)] | None = None
+    """Its reason, such as RankRaised."""
+    exit_code: int | None = Field(default=None, ge=0, le=255)
+    """Exit code of the container."""
+    message: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """A part of its message."""
+    action: Literal["Retry", "Fail"]
+    """Retry: try again, also where that is not done otherwise. Fail: end the job at once."""
+    restarts_max: int | None = Field(default=None, ge=0, le=1000)
+    """A budget of its own: so many new attempts and replaced pods after failures of this class.
+    Left out: they spend recovery.restartsMax."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="self.action == 'Retry' || !has(self.restartsMax)",
+            message="restartsMax {restartsMax} has no effect with action Fail: remove it, or set "
+            "action to Retry",
+            check=lambda r: r.action == "Retry" or r.restarts_max is None,
+            at="restartsMax",
+        ),
+    )
+
+
 class Recovery(SpecModel):
     """How faults are answered."""
 
@@ -297,6 +327,9 @@ class Recovery(SpecModel):
     """Longest wait before a new attempt or pod."""
     grace_seconds: int = Field(default=60, ge=1, le=86400)
     """Time that a pod told to stop has to save a checkpoint; a change is for pods made after it."""
+    failure_rules: list[RecoveryRule] = Field(default=[], max_length=16, alias="rules")
+    """What to do otherwise than usual; the first that matches holds. Only for failures that come to
+    the operator: what the ranks mend in a new round does not."""
 
     rules: ClassVar = (
         Rule(

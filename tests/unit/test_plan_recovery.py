@@ -1,6 +1,7 @@
 """What follows a failure?"""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -98,8 +99,66 @@ def test_disruptions_in_a_row_wait_even_without_a_backoff() -> None:
 def test_restarts_are_counted_by_class() -> None:
     restarts = Restarts()
     for failure_class in (C.CRASH, C.POD_LOST, C.CRASH):
-        restarts = with_restart(restarts, failure_class)
+        restarts = with_restart(restarts, failure_status(failure_class), Recovery())
     assert restarts == Restarts(total=3, counted=2, by_reason={C.CRASH: 2, C.POD_LOST: 1})
+
+
+FAIL_137 = {"failureClass": "Crash", "exitCode": 137, "action": "Fail"}
+DATA = {"failureClass": "Data", "action": "Retry"}
+PLENTY = {"failureClass": "Disruption", "action": "Retry", "restartsMax": 2}
+TOLD = {"failureClass": "Crash", "message": "by the trainer", "reason": "Crash", "action": "Fail"}
+RULES = (
+    ("no rule", [], C.CRASH, {}, None, 1),
+    ("another exit code", [FAIL_137], C.CRASH, {"exit_code": 89}, None, 1),
+    ("this exit code", [FAIL_137], C.CRASH, {"exit_code": 137}, "recovery.rules[0] says Fail", 1),
+    ("the first that matches", [DATA, TOLD, FAIL_137], C.CRASH, {}, "recovery.rules[1] says", 1),
+    ("another reason", [TOLD], C.CRASH, {"reason": "OOMKilled"}, None, 1),
+    ("another message", [TOLD], C.CRASH, {"message": "else"}, None, 1),
+    ("what is not tried otherwise", [DATA], C.DATA, {}, None, 1),
+    ("a budget of its own", [PLENTY | {"restartsMax": 3}], C.DISRUPTION, {}, None, 0),
+    ("which is spent", [PLENTY], C.DISRUPTION, {}, "recovery.rules[0].restartsMax 2 is spent", 0),
+    ("what is nobody's fault", [PLENTY], C.POD_LOST, {}, None, 0),
+    (
+        "counted, though nobody's fault",
+        [{**PLENTY, "restartsMax": None}],
+        C.DISRUPTION,
+        {},
+        None,
+        1,
+    ),
+)
+
+
+@pytest.mark.parametrize("case", RULES, ids=[case[0] for case in RULES])
+def test_a_rule_of_the_job_goes_before_what_is_usual(case: tuple[Any, ...]) -> None:
+    what, rules, failure_class, failure, ends, counts = case
+    recovery = Recovery.model_validate({"rules": rules, "restartsMax": 5, "backoffSeconds": 2})
+    failed = failure_status(failure_class, **failure)
+    restarts = Restarts(total=4, counted=2, by_reason={C.DISRUPTION: 2, C.CRASH: 2})
+    end = end_of_job(failed, restarts=restarts, recovery=recovery)
+    assert (end is not None) is (ends is not None), what
+    assert end is None or ends in end.message
+    assert with_restart(restarts, failed, recovery).counted == 2 + counts
+
+
+def test_a_counted_rule_spends_the_common_budget() -> None:
+    recovery = Recovery.model_validate({"rules": [DATA], "restartsMax": 2})
+    end = end_of_job(failure_status(C.DATA), restarts=Restarts(counted=2), recovery=recovery)
+    assert end is not None
+    assert "recovery.restartsMax 2 is spent" in end.message
+
+
+def test_what_a_rule_tries_again_waits_as_often_as_it_was_tried() -> None:
+    recovery = Recovery.model_validate({"rules": [PLENTY], "backoffSeconds": 2})
+    when = next_attempt_time(
+        failure_status(C.DISRUPTION),
+        status=status_of(restarts=Restarts(total=1, by_reason={C.DISRUPTION: 1})),
+        recovery=recovery,
+        productive=True,
+        job_uid="u",
+        now=NOW,
+    )
+    assert when == NOW + timedelta(seconds=4)
 
 
 def test_backoff_is_bounded_for_any_count() -> None:

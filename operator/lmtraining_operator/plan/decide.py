@@ -228,7 +228,7 @@ def _failed(situation: Situation, failure: Failure, *, productive: bool) -> Situ
         now=situation.now,
     )
     situation = situation.with_status(
-        restarts=recovery.with_restart(situation.status.restarts, said.failure_class),
+        restarts=recovery.with_restart(situation.status.restarts, said, situation.spec.recovery),
         next_attempt_time=when if when > situation.now else None,
     )
     return _answered(situation, said, failure)

@@ -1,14 +1,15 @@
 """What follows a failure: a new attempt, when, or the end of the job.
 
-Promise: what must fail again is not tried again; a disruption neither spends the budget nor waits
-(the first time); the job ends with the reason and the evidence of its last failure.
+Promise: what must fail again is not tried again, unless a rule of the job says so; a disruption
+neither spends the budget nor waits (the first time); the job ends with the reason and the evidence
+of its last failure.
 """
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from lmtraining_api.exits import FailureClass
-from lmtraining_api.job import Recovery
+from lmtraining_api.job import Recovery, RecoveryRule
 from lmtraining_api.status import LastFailure, LMTrainingJobStatus, Restarts, Succeeded
 from lmtraining_operator.plan import figures
 from lmtraining_operator.plan.backoff import backoff_seconds, jitter
@@ -29,27 +30,57 @@ class End:
     message: str
 
 
+def rule_for(failure: LastFailure, recovery: Recovery) -> tuple[int, RecoveryRule] | None:
+    """The first of recovery.rules that is about this failure, with its place among them."""
+    for index, rule in enumerate(recovery.failure_rules):
+        if _matches(rule, failure):
+            return index, rule
+    return None
+
+
+def _matches(rule: RecoveryRule, failure: LastFailure) -> bool:
+    return (
+        rule.failure_class is failure.failure_class
+        and rule.reason in (None, failure.reason)
+        and rule.exit_code in (None, failure.exit_code)
+        and (rule.message is None or rule.message in failure.message)
+    )
+
+
+def is_counted(failure: LastFailure, recovery: Recovery) -> bool:
+    """Whether another attempt or pod after this failure spends recovery.restartsMax."""
+    found = rule_for(failure, recovery)
+    if found is None:
+        return failure.failure_class not in UNCOUNTED
+    return found[1].restarts_max is None
+
+
 def end_of_job(failure: LastFailure, *, restarts: Restarts, recovery: Recovery) -> End | None:
     """Why no further attempt is made, or None when one is."""
     failure_class = failure.failure_class
+    why = _why_not(failure, restarts, recovery)
+    if why is None:
+        return None
     if failure_class is FailureClass.DIVERGED:
         return End(reason=Succeeded.DIVERGED, message=failure.message)
-    if not failure_class.may_retry:
-        return End(
-            reason=Succeeded.FAILED,
-            message=figures.bounded(
-                f"{failure.message} ({failure_class}: trying again would fail the same way)"
-            ),
-        )
-    if failure_class in UNCOUNTED or restarts.counted < recovery.restarts_max:
+    message = figures.bounded(f"{failure.message} ({failure_class}{why})")
+    return End(reason=Succeeded.FAILED, message=message)
+
+
+def _why_not(failure: LastFailure, restarts: Restarts, recovery: Recovery) -> str | None:
+    """Why it is not tried again, to stand behind the class."""
+    found = rule_for(failure, recovery)
+    if found is None and not failure.failure_class.may_retry:
+        return ": trying again would fail the same way"
+    if found is not None and found[1].action == "Fail":
+        return f": recovery.rules[{found[0]}] says Fail"
+    if found is not None and found[1].restarts_max is not None:
+        limit, done = found[1].restarts_max, restarts.by_reason.get(failure.failure_class, 0)
+        spent = f"; recovery.rules[{found[0]}].restartsMax {limit} is spent"
+        return spent if done >= limit else None
+    if not is_counted(failure, recovery) or restarts.counted < recovery.restarts_max:
         return None
-    return End(
-        reason=Succeeded.FAILED,
-        message=figures.bounded(
-            f"{failure.message} ({failure_class}; recovery.restartsMax {recovery.restarts_max} "
-            "is spent)"
-        ),
-    )
+    return f"; recovery.restartsMax {recovery.restarts_max} is spent"
 
 
 def next_attempt_time(
@@ -68,12 +99,13 @@ def next_attempt_time(
     make a hot loop. A gang that found no place always waits, and not as long as the next one, lest
     two of them block each other again.
     """
-    restarts = status.restarts
-    if failure.failure_class not in UNCOUNTED:
+    restarts, is_own = status.restarts, rule_for(failure, recovery) is not None
+    if failure.reason != GANG_INCOMPLETE and (is_own or is_counted(failure, recovery)):
+        of_class = restarts.by_reason.get(failure.failure_class, 0)
         wait = backoff_seconds(
             first=recovery.backoff_seconds,
             limit=recovery.backoff_seconds_max,
-            earlier=restarts.counted,
+            earlier=restarts.counted if is_counted(failure, recovery) else of_class,
         )
         return now + timedelta(seconds=wait)
     uncounted = restarts.total - restarts.counted
@@ -103,12 +135,13 @@ def without_clock_jump(
     return None if when is None else min(when, now + timedelta(seconds=longest))
 
 
-def with_restart(restarts: Restarts, failure_class: FailureClass) -> Restarts:
+def with_restart(restarts: Restarts, failure: LastFailure, recovery: Recovery) -> Restarts:
     """The counts after one more attempt that answers this failure."""
+    failure_class = failure.failure_class
     by_reason = dict(restarts.by_reason)
     by_reason[failure_class] = by_reason.get(failure_class, 0) + 1
     return Restarts(
         total=restarts.total + 1,
-        counted=restarts.counted + (failure_class not in UNCOUNTED),
+        counted=restarts.counted + is_counted(failure, recovery),
         by_reason=by_reason,
     )
