@@ -22,6 +22,7 @@ def outputs() -> dict[str, str]:
         f"crds/{name}": crd,
         f"charts/lm-training-operator/files/crds/{name}": crd,
         "docs/reference/lmtrainingjob.md": reference.rendered(),
+        "docs/conditions.md": reference.conditions_page(),
     }
 
 

@@ -24,6 +24,19 @@ INTRODUCTION = f"""<!-- Made by `make crds` from crds/lmtraining_api. Do not edi
 A field without a default is required where its block is given, unless it is marked optional.
 """
 
+CONDITIONS_INTRODUCTION = """<!-- Made by `make crds` from crds/lmtraining_api. Do not edit. -->
+# What a job says, and what to do
+
+`kubectl describe lmtj NAME` shows the conditions with their messages and the events; the `STATE`
+column is the reason of `Succeeded`. The message has the particulars: which pod, which field, which
+value.
+"""
+
+STATES = """## Conditions, exit codes and failure classes
+
+Each with what to do: [conditions.md](../conditions.md).
+"""
+
 UNKNOWN_FIELDS = """## A misspelt field
 
 `kubectl` asks the API server for strict checking and answers `unknown field "spec.trainng"`; the
@@ -43,10 +56,15 @@ def rendered() -> str:
         _rules(),
         UNKNOWN_FIELDS,
         _commands(),
-        _conditions(),
-        _failures(),
+        STATES,
         *(_block(path, node) for path, node in _objects("status", root["status"], {})),
     ]
+    return "\n".join(part.strip() + "\n" for part in parts)
+
+
+def conditions_page() -> str:
+    """docs/conditions.md: what status says, and what a person does about it."""
+    parts = [CONDITIONS_INTRODUCTION, _conditions(), _failures()]
     return "\n".join(part.strip() + "\n" for part in parts)
 
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from lmtraining_api import LMTrainingJob
+from lmtraining_api.exits import FailureClass
 from lmtraining_api.names import KIND
 from lmtraining_api.reasons import REASON_HELP, REASONS_OF
 from lmtraining_crdgen import __main__ as command
@@ -125,8 +126,15 @@ class TestReference:
             assert set(REASON_HELP[kind]) == {reason.value for reason in reasons}
             assert all(help_.means and help_.do for help_ in REASON_HELP[kind].values())
 
+    def test_the_page_of_conditions_has_all_that_status_may_say(self) -> None:
+        text = reference.conditions_page()
+        said = [reason for reasons in REASONS_OF.values() for reason in reasons]
+        for word in (*said, *FailureClass):
+            assert f"| `{word}` |" in text
+
     def test_has_nothing_that_markdown_would_swallow(self) -> None:
-        tables = [line for line in reference.rendered().splitlines() if line.startswith("|")]
+        pages = f"{reference.rendered()}\n{reference.conditions_page()}"
+        tables = [line for line in pages.splitlines() if line.startswith("|")]
         assert not any(re.search("<[a-z]", line) for line in tables)
 
 
