@@ -33,6 +33,8 @@ FULL_STATUS: dict[str, Any] = {
         condition(ConditionType.HEALTHY, "True", "Stable"),
         condition(ConditionType.CHECKPOINTED, "True", "Fresh"),
     ],
+    "hardwareFaults": {"node-1": 2},
+    "avoidedNodes": [{"name": "node-1", "reason": "2 hardware faults on it", "time": TIME}],
     "applied": {
         "generation": 3,
         "checkpoint": "before-lunch",

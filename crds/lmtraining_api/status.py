@@ -31,6 +31,7 @@ __all__ = [
     "Accepted",
     "AppliedStatus",
     "Artifacts",
+    "AvoidedNode",
     "CheckpointStatus",
     "Checkpointed",
     "Condition",
@@ -253,6 +254,17 @@ class LastFailure(StatusModel):
     """When it was seen."""
 
 
+class AvoidedNode(StatusModel):
+    """A node that new pods of this job keep away from."""
+
+    name: Annotated[str, Field(max_length=253)]
+    """Its name."""
+    reason: Message = ""
+    """Why."""
+    time: AwareDatetime
+    """Since when."""
+
+
 class LastRecovery(StatusModel):
     """How the newest failure was mended."""
 
@@ -365,6 +377,12 @@ class LMTrainingJobStatus(StatusModel):
     """The newest intact checkpoint."""
     last_failure: LastFailure | None = None
     """The newest failure."""
+    hardware_faults: dict[Annotated[str, Field(max_length=253)], Count] = Field(
+        default={}, max_length=64
+    )
+    """Failures of class Hardware so far, by node."""
+    avoided_nodes: list[AvoidedNode] = Field(default=[], max_length=16)
+    """Nodes that new pods keep away from: two hardware faults, or a rule with RetryElsewhere."""
     last_recovery: LastRecovery | None = None
     """How it was mended."""
     applied: AppliedStatus | None = None

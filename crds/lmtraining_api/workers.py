@@ -298,18 +298,19 @@ class RecoveryRule(SpecModel):
     """Exit code of the container."""
     message: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     """A part of its message."""
-    action: Literal["Retry", "Fail"]
-    """Retry: try again, also where that is not done otherwise. Fail: end the job at once."""
+    action: Literal["Retry", "RetryElsewhere", "Fail"]
+    """Retry: try again, also where that is not done otherwise. RetryElsewhere: and keep away from
+    the node that it happened on. Fail: end the job at once."""
     restarts_max: int | None = Field(default=None, ge=0, le=1000)
     """A budget of its own: so many new attempts and replaced pods after failures of this class.
     Left out: they spend recovery.restartsMax."""
 
     rules: ClassVar = (
         Rule(
-            cel="self.action == 'Retry' || !has(self.restartsMax)",
+            cel="self.action != 'Fail' || !has(self.restartsMax)",
             message="restartsMax {restartsMax} has no effect with action Fail: remove it, or set "
             "action to Retry",
-            check=lambda r: r.action == "Retry" or r.restarts_max is None,
+            check=lambda r: r.action != "Fail" or r.restarts_max is None,
             at="restartsMax",
         ),
     )

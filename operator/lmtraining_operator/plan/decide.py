@@ -30,6 +30,7 @@ from lmtraining_operator.plan import (
     events,
     gang,
     names,
+    nodes,
     recovery,
     replacement,
     scheduling,
@@ -214,7 +215,8 @@ def _failed(situation: Situation, failure: Failure, *, productive: bool) -> Situ
     end = recovery.end_of_job(
         said, restarts=situation.status.restarts, recovery=situation.spec.recovery
     )
-    situation = situation.having(without_speed(situation.status)).with_status(last_failure=said)
+    known_of_nodes = nodes.after_failure(situation.status, said, situation.spec.recovery)
+    situation = situation.having(without_speed(known_of_nodes)).with_status(last_failure=said)
     if said.failure_class is FailureClass.DATA:
         situation = situation.saying(Verdict("False", DataReady.FAILED, said.message))
     if end is not None:

@@ -3,8 +3,8 @@
 Promise: only transitions make events, so their number is bounded by the number of attempts. The
 reasons, and nothing else: NotAccepted, Paused, AttemptStarted, TrainingStarted, AttemptFailed,
 PodReplaced, Suspended, Completed, Failed, Diverged, DeadlineExceeded, Stalled, Skip, Rewind, Rerun,
-RanksRestarted, CheckpointPassedOver, CheckpointSaved, RollbackRefused, and the reasons of Scheduled
-that a person must act on; and, from outside the plan, ReconcileFailed.
+RanksRestarted, CheckpointPassedOver, CheckpointSaved, RollbackRefused, NodeAvoided, and the reasons
+of Scheduled that a person must act on; and, from outside the plan, ReconcileFailed.
 """
 
 from lmtraining_api.names import POD_REPLACED
@@ -57,6 +57,7 @@ def transitions(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> list[Publ
         _ranks_restarted(old, new),
         _checkpoint_passed_over(old, new),
         _requested(old, new),
+        _avoided(old, new),
         _summary(old, new),
     ]
     return [event for event in events if event is not None]
@@ -125,6 +126,15 @@ def _checkpoint_passed_over(
     if after is None or not after.passed_over or after == before:
         return None
     return _warning("CheckpointPassedOver", after.passed_over, new)
+
+
+def _avoided(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> PublishEvent | None:
+    """A node that new pods keep away from."""
+    known = {one.name for one in old.avoided_nodes}
+    added = [one for one in new.avoided_nodes if one.name not in known]
+    if not added:
+        return None
+    return _warning("NodeAvoided", f"node {added[0].name}: {added[0].reason}", new)
 
 
 def _requested(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> PublishEvent | None:

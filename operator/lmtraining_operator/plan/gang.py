@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from lmtraining_api.job import LMTrainingJob
 from lmtraining_api.records import Intent, Peer
 from lmtraining_api.wishes import RollbackWish, Wishes
-from lmtraining_operator.plan import manifests, names
+from lmtraining_operator.plan import manifests, names, nodes
 from lmtraining_operator.plan.backoff import refusal_wait_seconds
 from lmtraining_operator.plan.model import (
     Action,
@@ -65,6 +65,7 @@ def wanted(situation: Situation) -> list[Create]:
                 replica=situation.expected[name],
                 intent=_intent(situation, ()),
                 image=situation.trainer_image,
+                avoided_nodes=nodes.names(situation.status),
             )
         )
         for name in situation.missing

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from lmtraining_api import names as api
 from lmtraining_api.job import LMTrainingJob, TrainingSpec
 from lmtraining_api.records import JobFile
-from lmtraining_operator.plan import names
+from lmtraining_operator.plan import names, nodes
 from lmtraining_operator.plan.model import Object
 
 USER_ID = 65532
@@ -101,7 +101,14 @@ def network_policy(job: LMTrainingJob) -> Object:
 
 
 def pod(
-    job: LMTrainingJob, name: str, *, attempt: int, replica: int, intent: str, image: str
+    job: LMTrainingJob,
+    name: str,
+    *,
+    attempt: int,
+    replica: int,
+    intent: str,
+    image: str,
+    avoided_nodes: tuple[str, ...] = (),
 ) -> Object:
     """One pod of the gang; it waits until its intent names all peers."""
     workers = job.spec.workers
@@ -128,6 +135,8 @@ def pod(
         spec["tolerations"] = [
             {"key": workers.accelerator.resource, "operator": "Exists", "effect": "NoSchedule"}
         ]
+    if avoided_nodes:
+        spec["affinity"] = nodes.affinity(avoided_nodes)
     metadata = _metadata(job, name, attempt=attempt, replica=replica)
     metadata["annotations"] = {api.ANNOTATION_INTENT: intent}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from lmtraining_api.exits import FailureClass
-from lmtraining_api.job import Recovery, RecoveryRule
+from lmtraining_api.job import Recovery
 from lmtraining_api.status import LastFailure, LMTrainingJobStatus, Restarts, Succeeded
 from lmtraining_operator.plan import figures
 from lmtraining_operator.plan.backoff import backoff_seconds, jitter
 from lmtraining_operator.plan.failures import GANG_INCOMPLETE, UNCOUNTED
+from lmtraining_operator.plan.rules import rule_for
 
 DISRUPTION_BACKOFF_SECONDS_MIN = 1.0
 """First wait between disruptions in a row, where recovery.backoffSeconds is 0."""
@@ -28,23 +29,6 @@ class End:
 
     reason: Succeeded
     message: str
-
-
-def rule_for(failure: LastFailure, recovery: Recovery) -> tuple[int, RecoveryRule] | None:
-    """The first of recovery.rules that is about this failure, with its place among them."""
-    for index, rule in enumerate(recovery.failure_rules):
-        if _matches(rule, failure):
-            return index, rule
-    return None
-
-
-def _matches(rule: RecoveryRule, failure: LastFailure) -> bool:
-    return (
-        rule.failure_class is failure.failure_class
-        and rule.reason in (None, failure.reason)
-        and rule.exit_code in (None, failure.exit_code)
-        and (rule.message is None or rule.message in failure.message)
-    )
 
 
 def is_counted(failure: LastFailure, recovery: Recovery) -> bool:

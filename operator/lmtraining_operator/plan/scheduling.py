@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from lmtraining_api.job import Credentials, TrainingSpec
 from lmtraining_api.status import Scheduled
-from lmtraining_operator.plan import gang, names, obstacles
+from lmtraining_operator.plan import gang, names, nodes, obstacles
 from lmtraining_operator.plan.model import ObservedPod, PodWarning, Refusal
 from lmtraining_operator.plan.situation import Situation
 from lmtraining_operator.plan.verdicts import Verdict
@@ -197,7 +197,7 @@ def _placement(situation: Situation) -> Verdict | None:
     return _not(
         Scheduled.UNSCHEDULABLE,
         f"no node takes pod {pod.name}, which needs {resources.cpu} CPU, {resources.memory} memory"
-        f"{devices}: {cause}: {fix}",
+        f"{devices}: {cause}: {fix}{nodes.advice(situation.status)}",
     )
 
 

@@ -1,0 +1,70 @@
+"""Which nodes do new pods of this job keep away from?
+
+Promise: a node on which devices failed twice, or from which a rule of the job wants to go
+elsewhere, gets no new pod of it; status says which and why, before the first pod that keeps away.
+It is our own evidence, so it needs no right to read nodes.
+Trap avoided: a list that grows until no node is left. It is bounded, and the oldest entry goes
+first.
+"""
+
+from collections.abc import Iterable
+
+from lmtraining_api.exits import FailureClass
+from lmtraining_api.job import Recovery
+from lmtraining_api.status import AvoidedNode, LastFailure, LMTrainingJobStatus
+from lmtraining_operator.plan.model import Object
+from lmtraining_operator.plan.rules import rule_for
+
+HARDWARE_FAULTS_MAX = 2
+"""So many on one node are no chance."""
+FAULTY_NODES_MAX = 64
+AVOIDED_NODES_MAX = 16
+RETRY_ELSEWHERE = "RetryElsewhere"
+
+
+def after_failure(
+    status: LMTrainingJobStatus, failure: LastFailure, recovery: Recovery
+) -> LMTrainingJobStatus:
+    """The status with what this failure says of its node."""
+    if not failure.node:
+        return status
+    faults = dict(status.hardware_faults)
+    if failure.failure_class is FailureClass.HARDWARE:
+        faults[failure.node] = faults.pop(failure.node, 0) + 1
+        faults = dict(list(faults.items())[-FAULTY_NODES_MAX:])
+    status = status.model_copy(update={"hardware_faults": faults})
+    why = _why_to_avoid(status, failure, recovery)
+    known = {one.name for one in status.avoided_nodes}
+    if not why or failure.node in known:
+        return status
+    added = AvoidedNode(name=failure.node, reason=why, time=failure.time)
+    kept = [*status.avoided_nodes, added][-AVOIDED_NODES_MAX:]
+    return status.model_copy(update={"avoided_nodes": kept})
+
+
+def _why_to_avoid(status: LMTrainingJobStatus, failure: LastFailure, recovery: Recovery) -> str:
+    found = rule_for(failure, recovery)
+    if found is not None and found[1].action == RETRY_ELSEWHERE:
+        return f"recovery.rules[{found[0]}] says {RETRY_ELSEWHERE} after {failure.failure_class}"
+    count = status.hardware_faults.get(failure.node, 0)
+    return f"{count} hardware faults on it" if count >= HARDWARE_FAULTS_MAX else ""
+
+
+def names(status: LMTrainingJobStatus) -> tuple[str, ...]:
+    """The nodes that new pods keep away from."""
+    return tuple(one.name for one in status.avoided_nodes)
+
+
+def affinity(avoided: Iterable[str]) -> Object:
+    """A pod's affinity that keeps it away from these nodes. By the node's name and not by a label,
+    which somebody may change; such a requirement takes one name."""
+    fields = [{"key": "metadata.name", "operator": "NotIn", "values": [name]} for name in avoided]
+    term: Object = {"nodeSelectorTerms": [{"matchFields": fields}]}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}}
+
+
+def advice(status: LMTrainingJobStatus) -> str:
+    """What to add where no node takes a pod."""
+    avoided = ", ".join(f"{one.name} ({one.reason})" for one in status.avoided_nodes[:4])
+    more = f" and {len(status.avoided_nodes) - 4} more" if len(status.avoided_nodes) > 4 else ""
+    return f"; it keeps away from {avoided}{more}" if avoided else ""
