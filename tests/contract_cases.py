@@ -510,6 +510,7 @@ OUT_OF_BOUNDS: tuple[tuple[Document, str], ...] = (
     (minimal(training={"optimizer": {"learningRate": 0}}), "spec.training.optimizer"),
     (minimal(training={"optimizer": {"beta2": 1}}), "spec.training.optimizer.beta2"),
     (minimal(data={"train": []}), "spec.data.train"),
+    (minimal(data={"validationFraction": 0}), "spec.data.validationFraction"),
     (minimal(data={"tokenizer": {"vocabSize": 257}}), "spec.data.tokenizer.vocabSize"),
     (config(architecture="gpt3"), "spec.model.config.architecture"),
     (minimal(parallelism={"layout": "zero3"}), "spec.parallelism.layout"),

@@ -122,6 +122,7 @@ FULL_STATUS: dict[str, Any] = {
         "failureClass": "Crash",
         "reason": "RankRaised",
         "message": "rank 1 raised ValueError at step 30.",
+        "advice": "Look at the pod's log.",
         "attempt": 1,
         "pod": "tiny-1-0-0",
         "replacedBy": "tiny-1-0-1",

@@ -233,7 +233,9 @@ class LastFailure(StatusModel):
     reason: Reason
     """One CamelCase word."""
     message: Message = ""
-    """One sentence: what failed and what to do."""
+    """One sentence: what failed, where, and what to do where that is known."""
+    advice: Message = ""
+    """What to do about failures of this class."""
     attempt: Count
     """The attempt that failed."""
     pod: Annotated[str, Field(max_length=253)] = ""

@@ -100,6 +100,7 @@ def _converted(
     for key in ("items", "additionalProperties"):
         if isinstance(node.get(key), dict):
             result[key] = _converted(node[key], definitions, decorate, path=f"{path}[]")
+    result |= _above_zero(result)
     return decorate(node[MODEL], result) if MODEL in node else result
 
 
@@ -145,6 +146,16 @@ def _bounds(node: Schema) -> Schema:
     if node.get("format") == "date-time":
         bounds["maxLength"] = _DATE_TIME_LENGTH
     return bounds
+
+
+def _above_zero(node: Schema) -> Schema:
+    """A rule beside a minimum between 0 and 1: an API server compares a whole number with the
+    bound's whole part, and so would take 0."""
+    if node.get("type") != "number" or not 0 < node.get("minimum", 0) < 1:
+        return {}
+    message = f"should be greater than or equal to {node['minimum']}"
+    rule = {"rule": "self != 0.0", "message": message, "reason": "FieldValueInvalid"}
+    return {"x-kubernetes-validations": [rule]}
 
 
 def _merge_type(node: Schema) -> Schema:

