@@ -39,6 +39,18 @@ def trains_until_stopped(job: JobFile, place: RankPlace, link: RankLink) -> None
         time.sleep(POLL_SECONDS)
 
 
+def says_what_is_wanted(job: JobFile, place: RankPlace, link: RankLink) -> None:
+    """Reports the budget that it was told of, as if it had followed."""
+    _note(job, place)
+    deadline = time.monotonic() + LIFE_SECONDS_MAX
+    while not link.stop_requested() and time.monotonic() < deadline:
+        wishes = link.wishes()
+        told = {} if wishes is None else {"total_steps": wishes.budget_steps}
+        link.say("Training", step=1, **told)
+        time.sleep(POLL_SECONDS)
+    raise Preempted(1)
+
+
 def ignores_the_stop(job: JobFile, place: RankPlace, link: RankLink) -> None:
     """Never saves, but leaves a file once it was asked to."""
     _note(job, place)
