@@ -371,3 +371,57 @@ def test_operator_killed_and_restarted_restarts_no_pod(
     status = stage.status("steady")
     assert status.attempt == 1
     assert [c.last_transition_time for c in status.conditions] == transitions
+
+
+def test_edits_reach_the_pods_that_run(
+    stage: Stage, operator: OperatorProcess, start_trainer: Callable[..., Trainer]
+) -> None:
+    """P10: by the intent, and no pod is made or deleted for them."""
+    stage.create_job("tiny")
+    trainer = start_trainer("tiny")
+    gang = stage.run_pods("tiny", attempt=1, count=2)
+    trainer.train(5)
+    stage.wait_for("tiny", "Training")
+    stage.patch_job("tiny", training={"budget": {"steps": 500}}, requests={"checkpoint": "a"})
+
+    def wanted(pod: Object) -> tuple[int, str]:
+        wishes = stage.intent(pod).wishes
+        return (wishes.budget_steps, wishes.checkpoint) if wishes else (0, "")
+
+    for pod in gang:
+        stage.wait("the wish", lambda pod=pod: wanted(pod) == (500, "a") or None)
+    trainer.say(applied={"generation": 2, "checkpoint": "a", "checkpointStep": 6}, total_steps=500)
+    stage.wait_for_event("tiny", "CheckpointSaved")
+    status = stage.status("tiny")
+    assert status.applied is not None
+    assert (status.applied.generation, status.applied.checkpoint_step) == (2, 6)
+    uids = [pod["metadata"]["uid"] for pod in gang]
+    assert [pod["metadata"]["uid"] for pod in stage.pods("tiny")] == uids
+
+
+def test_a_paused_job_is_left_alone_until_it_is_not(
+    stage: Stage, operator: OperatorProcess
+) -> None:
+    """P4, P12: the annotation is seen at once, though it is no part of the spec."""
+
+    def annotate(value: str | None) -> None:
+        patch: Object = {"metadata": {"annotations": {api.ANNOTATION_PAUSED: value}}}
+        stage.do("PATCH", api.PLURAL, "/tiny", patch)
+
+    def accepted(reason: str) -> bool | None:
+        condition = stage.status("tiny").condition(ConditionType.ACCEPTED)
+        return (condition is not None and condition.reason == reason) or None
+
+    stage.create_job("tiny")
+    gang = stage.run_pods("tiny", attempt=1, count=2)
+    annotate("true")
+    stage.wait("paused", lambda: accepted("Paused"))
+    stage.vanish(gang[1])
+    stage.patch_job("tiny", suspend=True)
+    stage.wait("seen", lambda: stage.status("tiny").observed_generation == 2 or None)
+    assert [pod["metadata"]["name"] for pod in stage.pods("tiny")] == ["tiny-1-0-0"]
+    assert stage.status("tiny").last_failure is None
+    annotate(None)
+    stage.wait("taken up", lambda: accepted("Valid"))
+    stage.bury(gang[0])
+    stage.wait_for("tiny", "Suspended")
