@@ -159,3 +159,20 @@ def test_what_cannot_be_followed_is_not_tried_at_every_step() -> None:
     following = following.followed()
     assert not following.is_news(wish())
     assert following.is_news(wish(checkpoint="again"))
+
+
+def test_p7_wishes_are_followed_alike_where_verdicts_are_read_late(tmp_path: Path) -> None:
+    """As on a GPU: the batch that was computed ahead is dropped."""
+    uri = write_text(tmp_path / "text.jsonl")
+    back = RollbackWish(name="back", to_step=4)
+    wishes = {
+        0: wish(1),
+        4: wish(2, budget_steps=20),
+        9: wish(3, budget_steps=20, checkpoint="now", rollback=back),
+    }
+    early, late = (job_of(tiny_spec(uri), tmp_path / name) for name in ("early", "late"))
+    for job, is_late in ((early, False), (late, True)):
+        outcome = run_alone(job, faults=Faults(wishes=wishes, late=is_late))
+        assert (outcome.end, outcome.link.report["step"]) == ("finished", 20)
+        assert outcome.link.report["applied"].checkpoint_step == 10
+    assert_equal_tensors(exported(early), exported(late))
