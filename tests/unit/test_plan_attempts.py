@@ -159,3 +159,24 @@ def test_children_are_read_only_when_some_may_be_made(
     """A thousand running, suspended or ended jobs are two requests each."""
     job = job_object(suspend=suspend)
     assert may_make(job, status_of(**status), pods) is expected
+
+
+def test_a_deleted_pod_that_saved_first_was_no_loss() -> None:
+    """It is seen to go before it has ended; what it says in the end is told, and counted, then."""
+    going = replace(PEER, is_deleting=True)
+    status = decide(status_of(state=Succeeded.TRAINING), pods=(LEAD, going)).status
+    assert status.last_failure is not None
+    assert status.last_failure.failure_class is FailureClass.POD_LOST
+    killed = decide(status, pods=(LEAD, ended(going, 137))).status
+    assert killed.last_failure == status.last_failure, "that one saved nothing"
+    told = {"failure_class": FailureClass.DISRUPTION, "reason": "Preempted", "step": 17}
+    saved = replace(ended(going, 80, **told), is_deleting=True)
+    plan = decide(status, pods=(LEAD, saved))
+    failure = plan.status.last_failure
+    assert failure is not None
+    assert (failure.failure_class, failure.reason) == (FailureClass.DISRUPTION, "Preempted")
+    assert (failure.step, failure.exit_code, failure.attempt) == (17, 80, 1)
+    assert plan.status.restarts.by_reason == {FailureClass.DISRUPTION: 1}
+    assert (plan.status.restarts.total, plan.status.restarts.counted) == (1, 0)
+    again = decide(plan.status, pods=(LEAD, saved))
+    assert (again.status.last_failure, again.status.restarts) == (failure, plan.status.restarts)

@@ -38,6 +38,7 @@ from lmtraining_operator.plan import (
 from lmtraining_operator.plan.ending import RELEASING_SECONDS
 from lmtraining_operator.plan.failures import (
     Failure,
+    after_its_save,
     all_failures,
     first_failure,
 )
@@ -187,6 +188,7 @@ def _accepted(situation: Situation) -> Situation:
     job = situation.job
     situation = situation.having(with_report(situation))
     situation = situation.having(with_last_checkpoint(situation))
+    situation = _in_better_words(situation)
     if situation.attempt_is_over or situation.awaits_gang or situation.spec.suspend:
         situation = situation.having(without_speed(situation.status))
         forgotten = conditions.straggler_forgotten(situation)
@@ -204,6 +206,17 @@ def _accepted(situation: Situation) -> Situation:
         artifacts=artifacts,
     )
     return situation.saying(Verdict("True", Accepted.VALID))
+
+
+def _in_better_words(situation: Situation) -> Situation:
+    """A pod that was deleted and has saved first was no loss."""
+    known, said = situation.status.last_failure, after_its_save(situation)
+    if known is None or said is None:
+        return situation
+    restarts = recovery.renamed(
+        situation.status.restarts, was=known.failure_class, is_now=said.failure_class
+    )
+    return situation.with_status(last_failure=said, restarts=restarts)
 
 
 def _failed(situation: Situation, failure: Failure, *, productive: bool) -> Situation:

@@ -41,6 +41,7 @@ GANG_INCOMPLETE = "GangIncomplete"
 """Reason of an attempt that was given up because some of its pods found no place."""
 INCOMPLETE_SECONDS_MAX = 600.0
 """How long pods may hold places while others of their gang find none."""
+POD_DELETED = "PodDeleted"
 _NO_RECORD = (
     "its container ended with exit code 0 and left no record of a finished run, so nothing says "
     "that it trained: check that workers.image is a trainer image, and correct it in a new job"
@@ -221,9 +222,35 @@ def _was_stopped(pod: ObservedPod, ended: ContainerExit) -> bool:
     return pod.is_deleting and was_killed and not ended.termination_message
 
 
+def after_its_save(situation: Situation) -> LastFailure | None:
+    """The newest failure in better words, where a pod that was found to be deleted has told since
+    that it saved a checkpoint first; else None. The failure is seen before the pod has ended."""
+    known = situation.status.last_failure
+    if known is None or known.failure_class is not FailureClass.POD_LOST:
+        return None
+    pods = situation.observed.pods if known.reason == POD_DELETED else ()
+    pod = next((pod for pod in pods if pod.name == known.pod and pod.exit is not None), None)
+    ended = pod.exit if pod is not None else None
+    if pod is None or ended is None:
+        return None
+    record = exit_record_of(pod, ended, situation.job.metadata.uid)
+    if record is None or record.exit_code != ExitCode.PREEMPTED:
+        return None
+    said = _from_exit(pod, ended, job_uid=situation.job.metadata.uid, now=situation.now)
+    changes = {
+        "failure_class": FailureClass.DISRUPTION,
+        "reason": said.reason,
+        "message": figures.bounded(said.message),
+        "advice": FAILURE_HELP[FailureClass.DISRUPTION].do,
+        "step": _count(record.step),
+        "exit_code": said.exit_code,
+    }
+    return known.model_copy(update=changes)
+
+
 def _lost(pod: ObservedPod, now: datetime) -> Failure:
     """A pod that somebody deletes, or that ended without saying how."""
-    reason = "PodDeleted" if pod.is_deleting else "PodFailed"
+    reason = POD_DELETED if pod.is_deleting else "PodFailed"
     what = "it is being deleted" if pod.is_deleting else "it failed without an exit code"
     return _failure(pod, FailureClass.POD_LOST, reason, what, time=now)
 
@@ -232,7 +259,7 @@ def lost_pod(name: str, replica: int, now: datetime) -> Failure:
     """A pod that ran and is no longer there."""
     return Failure(
         failure_class=FailureClass.POD_LOST,
-        reason="PodDeleted",
+        reason=POD_DELETED,
         message=f"Pod {name}: it was deleted while it ran",
         time=now,
         pod=name,

@@ -129,3 +129,14 @@ def with_restart(restarts: Restarts, failure: LastFailure, recovery: Recovery) -
         counted=restarts.counted + is_counted(failure, recovery),
         by_reason=by_reason,
     )
+
+
+def renamed(restarts: Restarts, *, was: FailureClass, is_now: FailureClass) -> Restarts:
+    """The counts after the newest failure has turned out to be of another class, of those that
+    spend nothing either."""
+    by_reason = dict(restarts.by_reason)
+    left = by_reason.pop(was, 0) - 1
+    if left > 0:
+        by_reason[was] = left
+    by_reason[is_now] = by_reason.get(is_now, 0) + 1
+    return restarts.model_copy(update={"by_reason": by_reason})
