@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from bench.train_speed import batch_of, spec_of
-from lmtraining_api import JobFile, State
+from lmtraining_api import JobFile, State, Wishes
 from lmtraining_api.job import Checkpoint
 from lmtraining_trainer.checkpoint import (
     Contents,
@@ -78,6 +78,9 @@ class Silence:
 
     def stop_requested(self) -> bool:
         return False
+
+    def wishes(self) -> Wishes | None:
+        return None
 
 
 class Training:

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 from bench.checkpoint import Silence
-from lmtraining_api import JobFile, State
+from lmtraining_api import JobFile, State, Wishes
 from lmtraining_trainer.files import write_json
 from lmtraining_trainer.phase import Phase
 from lmtraining_trainer.rank import run_rank
@@ -52,6 +52,9 @@ class Marking:
 
     def stop_requested(self) -> bool:
         return self.link.stop_requested()
+
+    def wishes(self) -> Wishes | None:
+        return self.link.wishes()
 
     def _leave(self, what: str, **fields: float) -> None:
         write_json(self.marks / f"{what}-{self.place.round}.json", fields)

@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from lmtraining_api import State
+from lmtraining_api import State, Wishes
 from lmtraining_trainer.phase import PHASE_OF_STATE, Phase, PhaseReader, PhaseWriter
 from lmtraining_trainer.voice import Voice
 
@@ -103,6 +103,9 @@ class Link:
 
     def stop_requested(self) -> bool:
         return False
+
+    def wishes(self) -> Wishes | None:
+        return None
 
 
 def test_a_voice_goes_back_to_the_phase_it_was_in() -> None:
