@@ -87,18 +87,21 @@ def test_the_cost_is_what_saving_took_from_the_loop(tmp_path: Path) -> None:
     assert clock.is_due(early=False)
 
 
-@pytest.mark.parametrize("wish", [0.0, 1.0])
-def test_the_wish_of_one_rank_is_that_of_all(wish: float) -> None:
+@pytest.mark.parametrize("wished", [(), ("save",), ("news",), ("stop", "save", "news")])
+def test_the_wish_of_one_rank_is_that_of_all(wished: tuple[str, ...]) -> None:
     """The rank that does not wish would train on while the others wait for it in a save."""
+    wishes = ("stop", "save", "news")
 
     class Pair:
         world_size = 2
 
         def sum(self, values: list[float]) -> list[float]:
-            return [*(2 * value for value in values[:-1]), values[-1] + wish]
+            figures, ours = values[:3], values[3:]
+            theirs = [float(wish in wished) for wish in wishes]
+            return [*(2 * v for v in figures), *(a + b for a, b in zip(ours, theirs, strict=True))]
 
     one = torch.tensor(1.0)
     measured = Measured(loss=one, gradient_norm=one, own_seconds=float)
     verdict = agree(Pair(), measured, stop=False, save=False)  # type: ignore[arg-type]
-    assert verdict.save is bool(wish)
-    assert (verdict.loss, verdict.stop, verdict.is_finite) == (1.0, False, True)
+    assert {wish for wish in wishes if getattr(verdict, wish)} == set(wished)
+    assert (verdict.loss, verdict.is_finite) == (1.0, True)
