@@ -1,12 +1,17 @@
 """The one door to the API server.
 
 Promise: dict in, dict out; a LIST is a consistent read, never a cache; every request has a time
-limit; a delete and a patch name the UID they mean. Traps avoided: typed decoding (13 times slower,
-and it blocks the loop); a child of another life of the same name.
+limit; a delete and a patch name the UID they mean; no write leaves here without the right to write,
+asked for at that very moment. A server that is busy is asked again when it says; a token that it
+does not take any more is read anew. Traps avoided: typed decoding (13 times slower, and it blocks
+the loop); a child of another life of the same name; asking again after an answer that does not say
+whether the request was carried out.
 """
 
+import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import aiohttp
@@ -23,9 +28,15 @@ REQUEST_SECONDS_MAX = 30.0
 CONNECT_SECONDS_MAX = 5.0
 CONNECTIONS_MAX = 64
 ERROR_MESSAGE_LENGTH_MAX = 1024
+BUSY_TRIES_MAX = 3
+BUSY_SECONDS_MAX = 5.0
+"""Longest wait for a busy server within one request; what is longer is the caller's to wait."""
+RETRY_AFTER_SECONDS_MAX = 60.0
 
+UNAUTHORIZED = 401
 NOT_FOUND = 404
 CONFLICT = 409
+TOO_MANY_REQUESTS = 429
 
 _PATHS = {
     names.KIND: (f"/apis/{names.API_VERSION}", names.PLURAL),
@@ -34,17 +45,22 @@ _PATHS = {
     "PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims"),
     "Event": ("/api/v1", "events"),
     "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies"),
+    "Lease": ("/apis/coordination.k8s.io/v1", "leases"),
 }
 
 
 class ApiError(Exception):
     """An answer of the API server other than success; code 0 when there was none."""
 
-    def __init__(self, code: int, reason: str, message: str) -> None:
+    def __init__(
+        self, code: int, reason: str, message: str, *, retry_after_seconds: float = 0.0
+    ) -> None:
         super().__init__(f"{code} {reason}: {message}")
         self.code = code
         self.reason = reason
         self.message = message
+        self.retry_after_seconds = retry_after_seconds
+        """When the server wants to be asked again; 0 where it does not say."""
 
 
 class Gateway(Protocol):
@@ -80,23 +96,47 @@ class Gateway(Protocol):
 OnAnswer = Callable[[str, str, int], None]
 
 
+async def log_in(configuration: Configuration) -> None:
+    """By the service account in a cluster, by the kubeconfig outside, as they are now."""
+    try:
+        config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    except config.ConfigException:
+        await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What came back."""
+
+    code: int
+    data: bytes
+    retry_after: str
+
+
 class KubernetesGateway:
     """`Gateway` over the official client's transport."""
 
-    def __init__(self, client: ApiClient, on_answer: OnAnswer) -> None:
+    def __init__(
+        self,
+        client: ApiClient,
+        on_answer: OnAnswer,
+        *,
+        may_write: Callable[[], bool] = lambda: True,
+        log_in: Callable[[Configuration], Awaitable[None]] = log_in,
+    ) -> None:
         self._client = client
         self._on_answer = on_answer
+        self._may_write = may_write
+        self._log_in = log_in
 
     @classmethod
-    async def connect(cls, on_answer: OnAnswer) -> "KubernetesGateway":
-        """By the service account in a cluster, by the kubeconfig outside."""
+    async def connect(
+        cls, on_answer: OnAnswer, *, may_write: Callable[[], bool] = lambda: True
+    ) -> "KubernetesGateway":
         configuration = Configuration()
-        try:
-            config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-        except config.ConfigException:
-            await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        await log_in(configuration)
         configuration.connection_pool_maxsize = CONNECTIONS_MAX
-        return cls(ApiClient(configuration), on_answer)
+        return cls(ApiClient(configuration), on_answer, may_write=may_write)
 
     async def close(self) -> None:
         await self._client.close()  # type: ignore[no-untyped-call]
@@ -128,6 +168,18 @@ class KubernetesGateway:
             "POST",
             body["kind"],
             body["metadata"]["namespace"],
+            query={"fieldManager": FIELD_MANAGER},
+            body=body,
+        )
+
+    async def replace(self, body: Object) -> Object:
+        """Write it over the version that it names; ApiError 409 when that is not the newest."""
+        metadata = body["metadata"]
+        return await self._request(
+            "PUT",
+            body["kind"],
+            metadata["namespace"],
+            metadata["name"],
             query={"fieldManager": FIELD_MANAGER},
             body=body,
         )
@@ -191,32 +243,53 @@ class KubernetesGateway:
         root, plural = _PATHS[kind]
         space = f"namespaces/{namespace}" if namespace else ""
         parts = [root, space, plural, name, subresource]
-        method, url, headers, payload, _ = await self._client.param_serialize(
-            verb,
-            "/".join(part for part in parts if part),
-            query_params=list((query or {}).items()),
-            header_params={"Accept": "application/json", "Content-Type": content_type},
-            body=body,
-            auth_settings=["BearerToken"],
-        )
-        code, data = await self._call(method, url, headers, payload)
-        self._on_answer(verb, kind, code)
-        if code >= 400:
-            raise _error(code, data)
-        return _lean(json.loads(data))
+        path = "/".join(part for part in parts if part)
 
-    async def _call(
-        self, method: str, url: str, headers: dict[str, str], payload: Any
-    ) -> tuple[int, bytes]:
+        async def send() -> _Answer:
+            request = await self._client.param_serialize(
+                verb,
+                path,
+                query_params=list((query or {}).items()),
+                header_params={"Accept": "application/json", "Content-Type": content_type},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            if verb != "GET" and not self._may_write():
+                raise ApiError(0, "NotLeader", "this operator does not hold the lease")
+            answer = await self._call(*request[:4])
+            self._on_answer(verb, kind, answer.code)
+            return answer
+
+        answer = await self._answer(send)
+        if answer.code >= 400:
+            raise _error(answer)
+        return _lean(json.loads(answer.data))
+
+    async def _answer(self, send: Callable[[], Awaitable[_Answer]]) -> _Answer:
+        """The answer, after those that ask for another try and were surely not carried out."""
+        answer = await send()
+        if answer.code == UNAUTHORIZED:
+            await self._log_in(self._client.configuration)
+            answer = await send()
+        for _ in range(BUSY_TRIES_MAX - 1):
+            wait_seconds = seconds_of(answer.retry_after)
+            if answer.code != TOO_MANY_REQUESTS or not 0 < wait_seconds <= BUSY_SECONDS_MAX:
+                break
+            await asyncio.sleep(wait_seconds)
+            answer = await send()
+        return answer
+
+    async def _call(self, method: str, url: str, headers: dict[str, str], payload: Any) -> _Answer:
         timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS_MAX, connect=CONNECT_SECONDS_MAX)
         try:
             answer = await self._client.call_api(
                 method, url, header_params=headers, body=payload, _request_timeout=timeout
             )
             content = await answer.read()  # type: ignore[no-untyped-call]
-            return int(answer.status), bytes(content)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ApiError(0, "Unreachable", f"{type(error).__name__}: {error}") from error
+        retry_after = answer.getheader("Retry-After", "")  # type: ignore[no-untyped-call]
+        return _Answer(int(answer.status), bytes(content), str(retry_after))
 
 
 def _lean(found: Object) -> Object:
@@ -225,11 +298,21 @@ def _lean(found: Object) -> Object:
     return found
 
 
-def _error(code: int, data: bytes) -> ApiError:
+def seconds_of(retry_after: str) -> float:
+    """What the header Retry-After asks for, within bounds; 0 where it is no number of seconds."""
+    return min(float(retry_after), RETRY_AFTER_SECONDS_MAX) if retry_after.isdecimal() else 0.0
+
+
+def _error(answer: _Answer) -> ApiError:
     """The API server's Status object, or whatever stood in its way."""
     try:
-        status = json.loads(data)
+        status = json.loads(answer.data)
         reason, message = str(status.get("reason", "")), str(status.get("message", ""))
     except (ValueError, AttributeError):
-        reason, message = "", data.decode(errors="replace")
-    return ApiError(code, reason, message[:ERROR_MESSAGE_LENGTH_MAX])
+        reason, message = "", answer.data.decode(errors="replace")
+    return ApiError(
+        answer.code,
+        reason,
+        message[:ERROR_MESSAGE_LENGTH_MAX],
+        retry_after_seconds=seconds_of(answer.retry_after),
+    )

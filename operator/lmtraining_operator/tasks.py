@@ -163,6 +163,8 @@ class JobTasks:
         wait = backoff_seconds(first=ERROR_SECONDS_MIN, limit=ERROR_SECONDS_MAX, earlier=job.errors)
         job.errors += 1
         is_answer = isinstance(error, ApiError)
+        if isinstance(error, ApiError):
+            wait = max(wait, error.retry_after_seconds)
         logger.error(
             "the job could not be looked at; trying again in %.1f s: %s",
             wait,

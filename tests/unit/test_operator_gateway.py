@@ -1,4 +1,4 @@
-"""The door to the API server: no request waits for ever."""
+"""The door to the API server: no request waits for ever, no write leaves without the right."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -43,11 +43,12 @@ async def silent(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[KubernetesGat
         lambda g: g.list_objects("Pod", "team"),
         lambda g: g.list_page("Pod", "team", limit=1),
         lambda g: g.create(BODY),
+        lambda g: g.replace(BODY),
         lambda g: g.delete(*POD, uid="u", grace_seconds=0),
         lambda g: g.annotate(*POD, uid="u", annotations={}),
         lambda g: g.apply_status(BODY),
     ],
-    ids=["get", "list", "list page", "create", "delete", "annotate", "apply status"],
+    ids=["get", "list", "list page", "create", "replace", "delete", "annotate", "apply status"],
 )
 async def test_server_that_never_answers(
     silent: KubernetesGateway, ask: Callable[[KubernetesGateway], Awaitable[object]]
@@ -56,3 +57,40 @@ async def test_server_that_never_answers(
         with pytest.raises(ApiError) as error:
             await ask(silent)
     assert error.value.code == 0
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda g: g.create(BODY),
+        lambda g: g.replace(BODY),
+        lambda g: g.delete(*POD, uid="u", grace_seconds=0),
+        lambda g: g.annotate(*POD, uid="u", annotations={}),
+        lambda g: g.apply_status(BODY),
+    ],
+    ids=["create", "replace", "delete", "annotate", "apply status"],
+)
+async def test_no_write_leaves_without_the_right_to(
+    write: Callable[[KubernetesGateway], Awaitable[object]],
+) -> None:
+    """Asked for at each write, and before a connection is made."""
+    configuration = Configuration()
+    configuration.host = "http://127.0.0.1:1"
+    answers: list[object] = []
+    made = KubernetesGateway(
+        ApiClient(configuration), lambda *answer: answers.append(answer), may_write=lambda: False
+    )
+    with pytest.raises(ApiError, match="NotLeader"):
+        await write(made)
+    with pytest.raises(ApiError, match="Unreachable"):
+        await made.get(*POD)
+    await made.close()
+    assert answers == []
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("", 0.0), ("1", 1.0), ("100000", 60.0), ("-1", 0.0), ("Fri, 27 Nov 2026 12:00:00 GMT", 0.0)],
+)
+def test_retry_after(header: str, seconds: float) -> None:
+    assert gateway.seconds_of(header) == seconds
