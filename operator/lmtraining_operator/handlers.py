@@ -2,11 +2,9 @@
 
 Promise: no finalizer, no annotation, no write by kopf. Traps avoided: a label selector under the
 key 'v1/pods' silently matches nothing, so it is the tuple; kopf would log in through the official
-client when that is installed, so the login is explicit; the liveness endpoint says 200 whatever
-happens unless a probe raises with PERMANENT.
+client when that is installed, so the login is explicit.
 """
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import kopf
@@ -39,12 +37,7 @@ def settings() -> kopf.OperatorSettings:
     return made
 
 
-def registry(
-    tasks: JobTasks,
-    *,
-    probe: Callable[[], str],
-    close: Callable[[], Awaitable[None]],
-) -> kopf.OperatorRegistry:
+def registry(tasks: JobTasks) -> kopf.OperatorRegistry:
     """The handlers, in a registry of their own."""
     made = kopf.OperatorRegistry()
 
@@ -62,14 +55,6 @@ def registry(
         job = body.metadata.labels.get(names.LABEL_JOB_NAME)
         if job:
             tasks.wake(JobKey(str(body.metadata.namespace), job))
-
-    @kopf.on.probe(registry=made, id="reconciles", errors=kopf.ErrorsMode.PERMANENT)
-    async def reconciles(**_: object) -> str:
-        return probe()
-
-    @kopf.on.cleanup(registry=made)
-    async def cleanup(**_: object) -> None:
-        await close()
 
     return made
 

@@ -6,23 +6,26 @@ Promise: SIGTERM ends the process within seconds; what was cut short is done aga
 import argparse
 import asyncio
 import logging
-from collections.abc import Sequence
-from contextlib import suppress
+import socket
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
-import kopf
-from prometheus_client import start_http_server
+from prometheus_client import CollectorRegistry, start_http_server
 
 from lmtraining_api import names as api
-from lmtraining_operator import handlers, health, logs
+from lmtraining_operator import logs
+from lmtraining_operator.election import Alone, Election, Leadership, LeaseName
 from lmtraining_operator.gateway import NOT_FOUND, ApiError, KubernetesGateway
+from lmtraining_operator.health import Health, served
+from lmtraining_operator.leading import Leader
 from lmtraining_operator.metrics import Metrics
 from lmtraining_operator.plan import Settings
 from lmtraining_operator.reconcile import JobKey, JobReconciler
 from lmtraining_operator.reports import Reports
-from lmtraining_operator.tasks import JobTasks
 
 DISTRIBUTION = "lm-training-operator"
 INSTALL = f"kubectl apply --server-side -f crds/{api.PLURAL}.{api.GROUP}.yaml"
@@ -36,6 +39,7 @@ class Options:
 
     trainer_image: str
     namespaces: tuple[str, ...] = ()
+    lease: LeaseName | None = None
     health_address: str = "0.0.0.0:8080"
     metrics_address: str = "0.0.0.0:9090"
     log_format: logs.LogFormat = "json"
@@ -69,21 +73,31 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         help="watch these namespaces only (default: all)",
     )
     run_command.add_argument(
-        "--health-address", default=Options.health_address, metavar="HOST:PORT", help="/healthz"
+        "--lease",
+        metavar="NAMESPACE/NAME",
+        help="run jobs only while holding this Lease (default: this operator is the only one)",
+    )
+    run_command.add_argument(
+        "--health-address",
+        default=Options.health_address,
+        metavar="HOST:PORT",
+        help="/healthz and /readyz",
     )
     run_command.add_argument(
         "--metrics-address", default=Options.metrics_address, metavar="HOST:PORT", help="/metrics"
     )
     run_command.add_argument("--log-format", choices=("json", "text"), default="json")
     parsed = parser.parse_args(arguments)
-    for address in (parsed.health_address, parsed.metrics_address):
-        try:
+    try:
+        for address in (parsed.health_address, parsed.metrics_address):
             host_and_port(address)
-        except ValueError as error:
-            parser.error(str(error))
+        lease = LeaseName.parse(parsed.lease) if parsed.lease else None
+    except ValueError as error:
+        parser.error(str(error))
     return Options(
         trainer_image=parsed.trainer_image,
         namespaces=tuple(parsed.namespaces),
+        lease=lease,
         health_address=parsed.health_address,
         metrics_address=parsed.metrics_address,
         log_format=parsed.log_format,
@@ -98,10 +112,12 @@ def host_and_port(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-async def run(options: Options, *, stop: asyncio.Event | None = None) -> None:
-    """The operator, until SIGTERM, SIGINT or `stop`."""
+async def run(options: Options) -> None:
+    """The operator, until SIGTERM or SIGINT."""
     metrics = Metrics(_version())
-    gateway = await KubernetesGateway.connect(metrics.count_answer)
+    leases = await KubernetesGateway.connect(metrics.count_answer)
+    leadership = _leadership(options.lease, leases)
+    gateway = await KubernetesGateway.connect(metrics.count_answer, may_write=leadership.is_held)
     await require_jobs(gateway, options.namespaces)
     reports = Reports()
     settings = Settings(trainer_image=options.trainer_image)
@@ -111,30 +127,41 @@ async def run(options: Options, *, stop: asyncio.Event | None = None) -> None:
             key, gateway=gateway, reports=reports, settings=settings, clock=utc_now
         )
 
-    tasks = JobTasks(reconciler, metrics)
-    metrics.show_jobs(tasks.count_by_state)
-    host, port = host_and_port(options.metrics_address)
-    server, thread = start_http_server(port, host, registry=metrics.registry)
-    lag = asyncio.create_task(health.watch_loop(metrics))
+    leader = Leader(
+        leadership, reconciler=reconciler, metrics=metrics, namespaces=options.namespaces
+    )
+    metrics.show_jobs(leader.count_by_state)
+    health = Health(
+        metrics,
+        oldest_pass_seconds=leader.oldest_pass_seconds,
+        not_ready=leader.not_ready,
+    )
+    watch = asyncio.create_task(health.watch_loop())
     try:
-        await kopf.operator(
-            registry=handlers.registry(
-                tasks,
-                probe=lambda: health.probe(metrics, tasks.oldest_pass_seconds),
-                close=tasks.close,
-            ),
-            settings=handlers.settings(),
-            standalone=True,
-            clusterwide=not options.namespaces,
-            namespaces=options.namespaces,
-            liveness_endpoint=f"http://{options.health_address}/healthz",
-            stop_flag=stop,
-        )
+        with (
+            served(health, *host_and_port(options.health_address)),
+            _metrics_served(metrics.registry, *host_and_port(options.metrics_address)),
+        ):
+            await leader.run()
     finally:
-        lag.cancel()
-        await tasks.close()
-        await reports.close()
-        await gateway.close()
+        watch.cancel()
+        for one in (reports, gateway, leases):
+            await one.close()
+
+
+def _leadership(lease: LeaseName | None, leases: KubernetesGateway) -> Leadership:
+    """One name per process: a container that starts again in its pod is another operator."""
+    if lease is None:
+        return Alone()
+    return Election(leases, lease, identity=f"{socket.gethostname()}_{uuid.uuid4()}")
+
+
+@contextmanager
+def _metrics_served(registry: CollectorRegistry, host: str, port: int) -> Iterator[None]:
+    server, thread = start_http_server(port, host, registry=registry)
+    try:
+        yield
+    finally:
         server.shutdown()
         thread.join()
 

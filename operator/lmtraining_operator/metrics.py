@@ -48,6 +48,11 @@ class Metrics:
             "How late the event loop ran a timer the last time.",
             registry=self.registry,
         )
+        self.leader = Gauge(
+            f"{PREFIX}_leader",
+            "1 while this operator runs the jobs, 0 while it follows another.",
+            registry=self.registry,
+        )
         self.build = Info(f"{PREFIX}_build", "The running version.", registry=self.registry)
         self.build.info({"version": version})
 

@@ -1,8 +1,9 @@
 """The rim: command line, kopf's settings, logs, health, reports."""
 
+import http.client
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -10,8 +11,10 @@ import aiohttp.web
 import kopf
 import pytest
 
+from devcluster.apiserver import free_ports
 from lmtraining_api.names import LABEL_JOB_UID, REPORT_BYTES_MAX, REPORT_PORT
 from lmtraining_operator import handlers, health, main
+from lmtraining_operator.election import LeaseName
 from lmtraining_operator.gateway import ApiError
 from lmtraining_operator.logs import JsonFormatter, TextFormatter
 from lmtraining_operator.metrics import Metrics
@@ -30,9 +33,20 @@ ADDRESS = "127.1.0.5"
 
 def test_command_line() -> None:
     options = main.parse(
-        ["run", "--trainer-image", "r/t:1", "--watch-namespace", "a", "b", "--watch-namespace=c"]
+        [
+            "run",
+            "--trainer-image",
+            "r/t:1",
+            "--watch-namespace",
+            "a",
+            "b",
+            "--watch-namespace=c",
+            "--lease=system/operator",
+        ]
     )
-    assert options == main.Options(trainer_image="r/t:1", namespaces=("a", "b", "c"))
+    assert options == main.Options(
+        trainer_image="r/t:1", namespaces=("a", "b", "c"), lease=LeaseName("system", "operator")
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,18 +69,10 @@ def test_pods_are_watched_by_label_under_the_key_that_works() -> None:
 
 def test_kopf_has_no_handler_that_writes() -> None:
     """No finalizer and no annotation: nothing but events."""
-    registry = handlers.registry(
-        None,  # type: ignore[arg-type]
-        probe=lambda: "ok",
-        close=_nothing,
-    )
+    registry = handlers.registry(None)  # type: ignore[arg-type]
     assert not list(registry._changing.get_all_handlers())
     assert not list(registry._spawning.get_all_handlers())
     assert len(list(registry._watching.get_all_handlers())) == 2
-
-
-async def _nothing() -> None:
-    """Nothing to close."""
 
 
 def test_status_of_a_job_event_does_not_matter() -> None:
@@ -98,13 +104,58 @@ def test_health(lag: float, oldest: float, words: str) -> None:
     found = health.problem(lag_seconds=lag, oldest_pass_seconds=oldest)
     assert words in found
     assert bool(found) is bool(words)
-    metrics = Metrics("test")
-    metrics.loop_lag_seconds.set(lag)
-    if found:
-        with pytest.raises(health.UnhealthyError, match=words):
-            health.probe(metrics, lambda: oldest)
-    else:
-        assert health.probe(metrics, lambda: oldest) == "ok"
+
+
+class Probes:
+    """A loop whose time the test moves, and what the kubelet hears of it."""
+
+    def __init__(self) -> None:
+        self.now, self.pass_seconds, self.not_ready, self.port = 100.0, 0.0, "", 0
+        self.health = health.Health(
+            Metrics("test"),
+            oldest_pass_seconds=lambda: self.pass_seconds,
+            not_ready=lambda: self.not_ready,
+            clock=lambda: self.now,
+        )
+
+    def get(self, path: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        content = answer.read().decode()
+        connection.close()
+        return answer.status, content
+
+
+@pytest.fixture
+def probes() -> Iterator[Probes]:
+    made = Probes()
+    (port,) = free_ports(1)
+    with health.served(made.health, "127.0.0.1", port):
+        made.port = port
+        yield made
+
+
+def test_loop_that_stands_still_is_told_by_a_thread(probes: Probes) -> None:
+    assert probes.get("/healthz") == (200, "ok")
+    probes.now += health.LAG_SECONDS_MAX + 0.5
+    code, words = probes.get("/healthz")
+    assert code == 503
+    assert "the event loop is 10.5 s late" in words
+    assert probes.get("/readyz")[0] == 503
+
+
+def test_pass_that_does_not_come_back_is_told(probes: Probes) -> None:
+    probes.pass_seconds = health.PASS_SECONDS_MAX + 1
+    probes.health.beat()
+    assert "a pass over a job has lasted 181 s" in probes.get("/healthz")[1]
+
+
+def test_operator_that_could_not_take_over_is_alive_but_not_ready(probes: Probes) -> None:
+    probes.not_ready = "Lease a/b was last read or written 20 s ago"
+    assert probes.get("/healthz")[0] == 200
+    assert probes.get("/readyz") == (503, probes.not_ready)
+    assert probes.get("/elsewhere")[0] == 404
 
 
 def test_jobs_are_counted_by_state() -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from devcluster.apiserver import ApiServer, free_ports
@@ -19,10 +20,16 @@ from tests.api.operator.stage import (
 
 
 class OperatorProcess:
-    """`python -m lmtraining_operator run`, outside the cluster."""
+    """`python -m lmtraining_operator run`, outside the cluster; no namespace: all of them."""
 
     def __init__(
-        self, server: ApiServer, namespace: str, log: Path, *, kubeconfig: Path | None = None
+        self,
+        server: ApiServer,
+        namespace: str,
+        log: Path,
+        *,
+        kubeconfig: Path | None = None,
+        arguments: Sequence[str] = (),
     ) -> None:
         self.health_port, self.metrics_port = free_ports(2)
         self.log = log
@@ -32,16 +39,17 @@ class OperatorProcess:
             "lmtraining_operator",
             "run",
             f"--trainer-image={TRAINER_IMAGE}",
-            f"--watch-namespace={namespace}",
+            *([f"--watch-namespace={namespace}"] if namespace else []),
             f"--health-address=127.0.0.1:{self.health_port}",
             f"--metrics-address=127.0.0.1:{self.metrics_port}",
+            *arguments,
         ]
         environment = os.environ | {"KUBECONFIG": str(kubeconfig or server.kubeconfig)}
         with log.open("ab") as output:
             self._process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
 
     def get(self, path: str) -> tuple[int, str]:
-        port = self.health_port if path == "/healthz" else self.metrics_port
+        port = self.metrics_port if path == "/metrics" else self.health_port
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_SECONDS_MAX)
         try:
             connection.request("GET", path)
@@ -66,11 +74,14 @@ class OperatorProcess:
 
     def wait_ready(self) -> None:
         wait_until(
-            "the operator answers /healthz",
-            lambda: self.get("/healthz")[0] == 200 or None,
+            "the operator answers /readyz",
+            lambda: self.get("/readyz")[0] == 200 or None,
             limit_seconds=WAIT_SECONDS_MAX,
             poll_seconds=POLL_SECONDS,
         )
+
+    def leads(self) -> bool:
+        return "lmtraining_operator_leader 1.0" in self.get("/metrics")[1]
 
     def resident_bytes(self) -> int:
         fields = Path(f"/proc/{self._process.pid}/statm").read_text().split()
