@@ -46,6 +46,8 @@ def install(cluster: Cluster) -> Product:
         "--set", f"image.tag={operator.tag}",
         "--set", f"trainerImage.repository={trainer.repository}",
         "--set", f"trainerImage.tag={trainer.tag}",
+        # On one node a second operator would be lost with the first, and its room is for jobs.
+        "--set", "replicas=1",
         # On a small node that jobs have filled, an upgraded operator must still find its place.
         "--set", "priorityClassName=system-cluster-critical",
         "--wait", "--timeout", f"{INSTALL_SECONDS_MAX}s",

@@ -14,6 +14,7 @@ from devcluster.paths import Layout
 from lmtraining_api import names
 from lmtraining_api.job import LMTrainingJob
 from lmtraining_operator import main
+from lmtraining_operator.election import LeaseName
 
 pytestmark = pytest.mark.unit
 
@@ -102,6 +103,9 @@ def test_defaults_install_little(helm: Path) -> None:
         "ClusterRoleBinding",
         "CustomResourceDefinition",
         "Deployment",
+        "PodDisruptionBudget",
+        "Role",
+        "RoleBinding",
         "ServiceAccount",
     ]
 
@@ -110,7 +114,8 @@ def test_watching_named_namespaces_needs_no_right_outside_them(helm: Path) -> No
     manifests = rendered(helm, EVERYTHING)
     assert of_kind(manifests, "ClusterRoleBinding") == []
     for kind in ("Role", "RoleBinding"):
-        spaces = [manifest["metadata"]["namespace"] for manifest in of_kind(manifests, kind)]
+        found = [manifest["metadata"] for manifest in of_kind(manifests, kind)]
+        spaces = [one["namespace"] for one in found if not one["name"].endswith("-lease")]
         assert spaces == ["team-a", "team-b"]
     arguments = container(manifests)["args"]
     assert arguments == [
@@ -118,6 +123,7 @@ def test_watching_named_namespaces_needs_no_right_outside_them(helm: Path) -> No
         "--trainer-image=mirror.example/trainer:123456789012",
         "--watch-namespace=team-a",
         "--watch-namespace=team-b",
+        "--lease=system/lm-lm-training-operator",
         "--log-format=json",
         "--health-address=0.0.0.0:8080",
     ]
@@ -154,9 +160,37 @@ def rights(role: Manifest) -> dict[tuple[str, str], str]:
 
 def test_the_operators_rights_are_these_in_both_modes(helm: Path) -> None:
     everywhere = of_kind(rendered(helm), "ClusterRole")[0]
-    named = of_kind(rendered(helm, EVERYTHING), "Role")
+    named = [role for role in of_kind(rendered(helm, EVERYTHING), "Role") if not of_lease(role)]
     assert rights(everywhere) == OPERATOR_RIGHTS
     assert [rights(role) for role in named] == [OPERATOR_RIGHTS, OPERATOR_RIGHTS]
+
+
+def of_lease(role: Manifest) -> bool:
+    return str(role["metadata"]["name"]).endswith("-lease")
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["everywhere", "named namespaces"])
+def test_the_lease_is_one_object_in_the_releases_namespace(helm: Path, values: Manifest) -> None:
+    manifests = rendered(helm, values)
+    (role,) = [role for role in of_kind(manifests, "Role") if of_lease(role)]
+    assert role["metadata"]["namespace"] == "system"
+    written = [(rule.get("resourceNames"), rule["verbs"]) for rule in role["rules"]]
+    assert written == [(["lm-lm-training-operator"], ["get", "update"]), (None, ["create"])]
+    lease = main.parse(container(manifests)["args"]).lease
+    assert lease == LeaseName("system", "lm-lm-training-operator")
+
+
+@pytest.mark.parametrize(("replicas", "budgets"), [(1, 0), (2, 1), (3, 1)])
+def test_a_drain_leaves_an_operator_where_there_are_several(
+    helm: Path, replicas: int, budgets: int
+) -> None:
+    manifests = rendered(helm, {"replicas": replicas})
+    (deployment,) = of_kind(manifests, "Deployment")
+    assert deployment["spec"]["replicas"] == replicas
+    found = of_kind(manifests, "PodDisruptionBudget")
+    assert [budget["spec"]["maxUnavailable"] for budget in found] == [1] * budgets
+    for budget in found:
+        assert budget["spec"]["selector"] == deployment["spec"]["selector"]
 
 
 def test_nobody_gets_secrets_or_a_wildcard(helm: Path) -> None:
@@ -180,7 +214,9 @@ def test_the_pod_can_do_nothing_to_its_node(helm: Path) -> None:
     manifests = rendered(helm)
     (deployment,) = of_kind(manifests, "Deployment")
     pod = deployment["spec"]["template"]["spec"]
-    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+    rolling = {"maxSurge": 0, "maxUnavailable": 1}
+    assert deployment["spec"]["strategy"] == {"type": "RollingUpdate", "rollingUpdate": rolling}
+    assert container(manifests)["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     security = container(manifests)["securityContext"]
@@ -251,6 +287,7 @@ def test_the_crd_may_go_with_the_chart_or_stay_out_of_it(helm: Path) -> None:
         ({"image": {"tga": "x"}}, "at '/image': additional properties 'tga' not allowed"),
         ({"crds": {"keep": "maybe"}}, "at '/crds/keep': got string, want boolean"),
         ({"watchNamespaces": "team-a"}, "at '/watchNamespaces': got string, want array"),
+        ({"replicas": 0}, "at '/replicas': minimum: got 0, want 1"),
         ({"image": {"digest": "latest"}}, "at '/image/digest': 'latest' does not match pattern"),
         ({"image": {"pullPolicy": "Sometimes"}}, "at '/image/pullPolicy': value must be one of"),
         ({"image": {"tag": 123}}, "at '/image/tag': got number, want string"),
