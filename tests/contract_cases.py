@@ -443,9 +443,10 @@ CHANGES = (
     Change(
         allow={"training": {"budget": {"steps": 10}}},
         refuse={"training": {"budget": {"steps": 9}}},
-        at="spec.training.budget.steps",
-        sentence="{at} can only be raised once the job exists, since steps that are done cannot be "
-        "taken back: put the old value back, or set a larger one",
+        at="spec.training.budget",
+        sentence="{at} can only be raised once the job exists, in steps or tokens as it was made, "
+        "since steps that are done cannot be taken back: put the old value back, or set a larger "
+        "one",
     ),
     Change(
         allow={"parallelism": {"layout": "ddp"}},

@@ -259,16 +259,10 @@ def _immutable(block: str, *, but: str = "") -> TransitionRule:
     )
 
 
-def _raised(unit: str) -> TransitionRule:
-    """The budget in this unit is what it was, or more."""
-    path = f"training.budget.{unit}"
+def _as_large(path: str) -> str:
+    """CEL: the field is there as it was, and not smaller."""
     there = f"has(self.{path})"
-    return TransitionRule(
-        cel=f"{there} == has(oldSelf.{path}) && (!{there} || self.{path} >= oldSelf.{path})",
-        message=f"spec.{path} can only be raised once the job exists, since steps that are done "
-        "cannot be taken back: put the old value back, or set a larger one",
-        at=path,
-    )
+    return f"{there} == has(oldSelf.{path}) && (!{there} || self.{path} >= oldSelf.{path})"
 
 
 class LMTrainingJobSpec(TrainingSpec):
@@ -292,13 +286,13 @@ class LMTrainingJobSpec(TrainingSpec):
         _immutable("model"),
         _immutable("data"),
         _immutable("training", but="budget"),
-        _raised("steps"),
-        _raised("tokens"),
         TransitionRule(
-            cel=_same("training.budget.epochs", Budget.model_fields["epochs"]),
-            message="spec.training.budget.epochs cannot be changed once the job exists: make a new "
-            "job, or undo the change",
-            at="training.budget.epochs",
+            cel=f"{_as_large('training.budget.steps')} && {_as_large('training.budget.tokens')} && "
+            f"{_same('training.budget.epochs', Budget.model_fields['epochs'])}",
+            message="spec.training.budget can only be raised once the job exists, in steps or "
+            "tokens as it was made, since steps that are done cannot be taken back: put the old "
+            "value back, or set a larger one",
+            at="training.budget",
         ),
         _immutable("parallelism"),
         _immutable("precision"),

@@ -80,6 +80,6 @@ def test_a_budget_that_was_raised_too_late_is_told() -> None:
     longer = job_object(training__budget__steps=30)
     plan = decide(TRAINING, job=longer, pods=(ended(lead, 0, step=20), ended(peer, 0)))
     assert (plan.status.progress.step, plan.status.progress.total_steps) == (20, 20)
-    assert "raised to 30 after its last step, 20" in message(plan)
+    assert "raised to 30 steps after its last step, 20" in message(plan)
     plan = decide(TRAINING, job=longer, pods=(ended(lead, 0, step=30), ended(peer, 0)))
     assert (plan.status.progress.step, "raised" in message(plan)) == (30, False)
