@@ -15,6 +15,10 @@ BESIDE: Document = {
     "rollback.name": {"toStep": 1},
     "rollback.toStep": {"name": "back"},
     "accelerator.resource": {"count": 1},
+    "budget.tokens": {"steps": None},
+    "budget.epochs": {"steps": None},
+    "optimizer.momentum": {"name": "sgd"},
+    "optimizer.l1": {"name": "ftrl"},
     "storage.credentials": {"uri": "s3://bucket"},
 }
 NOT_QUANTITIES = ("2GB", "2gib", "2 G", "10E", "-", "", -1, 0, "100P", "9" * 31)
