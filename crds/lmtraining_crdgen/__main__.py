@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lmtraining_crdgen import manifest, reference
+from lmtraining_crdgen import manifest, metrics_page, reference
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,6 +23,7 @@ def outputs() -> dict[str, str]:
         f"charts/lm-training-operator/files/crds/{name}": crd,
         "docs/reference/lmtrainingjob.md": reference.rendered(),
         "docs/conditions.md": reference.conditions_page(),
+        "docs/metrics.md": metrics_page.rendered(),
     }
 
 

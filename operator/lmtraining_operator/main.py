@@ -124,7 +124,12 @@ async def run(options: Options) -> None:
 
     def reconciler(key: JobKey) -> JobReconciler:
         return JobReconciler(
-            key, gateway=gateway, reports=reports, settings=settings, clock=utc_now
+            key,
+            gateway=gateway,
+            reports=reports,
+            settings=settings,
+            clock=utc_now,
+            on_written=metrics.count_milestones,
         )
 
     leader = Leader(

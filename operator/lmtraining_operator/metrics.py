@@ -1,17 +1,139 @@
-"""The operator's own metrics.
+"""The operator's own metrics: every name, label, unit and help is data in `METRICS`.
 
-Promise: names, labels and help are all here; no label takes a job's name, so their number is
-bounded.
+Promise: no label takes a job's name, and each has a limit that is kept here, so the number of
+series is bounded however many jobs there are.
+Trap avoided: the reason of an error is a word of somebody else's; past its limit it is counted as
+Other, and still counted.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from lmtraining_api.exits import FailureClass
+from lmtraining_api.metrics import Label, MetricDefinition
+from lmtraining_api.status import Succeeded
+from lmtraining_operator.milestones import Milestones
+
 PREFIX = "lmtraining_operator"
+OTHER = "Other"
+REASONS_MAX = 64
+CODES_MAX = 32
+
 RECONCILE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+START_BUCKETS = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0, 86400.0)
+RECOVERY_BUCKETS = (2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+
+LABELS: Final[Mapping[str, Label]] = {
+    "reason": Label(
+        help=f"Reason of the API server, or class of the exception; past the limit {OTHER}.",
+        values_max=REASONS_MAX + 1,
+    ),
+    "verb": Label(help="What was asked of the API server.", values_max=8),
+    "kind": Label(help="Kind of object that was asked about.", values_max=8),
+    "code": Label(
+        help=f"HTTP status; 0 where there was no answer; past the limit {OTHER}.",
+        values_max=CODES_MAX + 1,
+    ),
+    "result": Label(help="ok or failed.", values_max=2),
+    "state": Label(help="Reason of the condition Succeeded.", values_max=len(Succeeded)),
+    "failure_class": Label(
+        help="Class of the failure, as in status.restarts.byReason.", values_max=len(FailureClass)
+    ),
+    "version": Label(help="Version of the package.", values_max=1),
+}
+
+RECONCILE_SECONDS: Final = MetricDefinition(
+    name=f"{PREFIX}_reconcile_duration_seconds",
+    kind="histogram",
+    unit="seconds",
+    help="Time of one pass over one job, waiting excluded.",
+    buckets=RECONCILE_BUCKETS,
+)
+RECONCILE_ERRORS: Final = MetricDefinition(
+    name=f"{PREFIX}_reconcile_errors_total",
+    kind="counter",
+    unit="passes",
+    help="Passes that ended in an error, by reason.",
+    labels=("reason",),
+)
+API_REQUESTS: Final = MetricDefinition(
+    name=f"{PREFIX}_api_requests_total",
+    kind="counter",
+    unit="requests",
+    help="Requests to the API server, by verb, kind and status code (0: no answer).",
+    labels=("verb", "kind", "code"),
+)
+REPORT_PULLS: Final = MetricDefinition(
+    name=f"{PREFIX}_report_pulls_total",
+    kind="counter",
+    unit="requests",
+    help="Reports asked for, by result: ok, failed.",
+    labels=("result",),
+)
+LOOP_LAG_SECONDS: Final = MetricDefinition(
+    name=f"{PREFIX}_event_loop_lag_seconds",
+    kind="gauge",
+    unit="seconds",
+    help="How late the event loop ran a timer the last time.",
+)
+LEADER: Final = MetricDefinition(
+    name=f"{PREFIX}_leader",
+    kind="gauge",
+    unit="boolean",
+    help="1 while this operator runs the jobs, 0 while it follows another.",
+)
+JOBS: Final = MetricDefinition(
+    name=f"{PREFIX}_jobs",
+    kind="gauge",
+    unit="jobs",
+    help="Jobs known, by state: the reason of their condition Succeeded.",
+    labels=("state",),
+)
+START_SECONDS: Final = MetricDefinition(
+    name=f"{PREFIX}_job_start_duration_seconds",
+    kind="histogram",
+    unit="seconds",
+    help="From the acceptance of a job until all of its pods ran for the first time.",
+    buckets=START_BUCKETS,
+)
+RECOVERY_SECONDS: Final = MetricDefinition(
+    name=f"{PREFIX}_job_recovery_duration_seconds",
+    kind="histogram",
+    unit="seconds",
+    help="From a failure until the first optimizer step after it has ended.",
+    buckets=RECOVERY_BUCKETS,
+)
+RESTARTS: Final = MetricDefinition(
+    name=f"{PREFIX}_job_restarts_total",
+    kind="counter",
+    unit="restarts",
+    help="New attempts and replaced pods, by the class of the failure.",
+    labels=("failure_class",),
+)
+BUILD: Final = MetricDefinition(
+    name=f"{PREFIX}_build_info",
+    kind="info",
+    unit="none",
+    help="The running version.",
+    labels=("version",),
+)
+METRICS: Final = (
+    RECONCILE_SECONDS,
+    RECONCILE_ERRORS,
+    API_REQUESTS,
+    REPORT_PULLS,
+    LOOP_LAG_SECONDS,
+    LEADER,
+    JOBS,
+    START_SECONDS,
+    RECOVERY_SECONDS,
+    RESTARTS,
+    BUILD,
+)
 
 
 class Metrics:
@@ -19,49 +141,62 @@ class Metrics:
 
     def __init__(self, version: str) -> None:
         self.registry = CollectorRegistry()
-        self.reconcile_seconds = Histogram(
-            f"{PREFIX}_reconcile_duration_seconds",
-            "Time of one pass over one job, waiting excluded.",
-            buckets=RECONCILE_BUCKETS,
-            registry=self.registry,
-        )
-        self.reconcile_errors = Counter(
-            f"{PREFIX}_reconcile_errors",
-            "Passes that ended in an error, by reason.",
-            ["reason"],
-            registry=self.registry,
-        )
-        self.api_requests = Counter(
-            f"{PREFIX}_api_requests",
-            "Requests to the API server, by verb, kind and status code (0: no answer).",
-            ["verb", "kind", "code"],
-            registry=self.registry,
-        )
-        self.report_pulls = Counter(
-            f"{PREFIX}_report_pulls",
-            "Reports asked for, by result: ok, failed.",
-            ["result"],
-            registry=self.registry,
-        )
+        self.reconcile_seconds = self._histogram(RECONCILE_SECONDS)
+        self.report_pulls = self._counter(REPORT_PULLS)
         self.loop_lag_seconds = Gauge(
-            f"{PREFIX}_event_loop_lag_seconds",
-            "How late the event loop ran a timer the last time.",
-            registry=self.registry,
+            LOOP_LAG_SECONDS.name, LOOP_LAG_SECONDS.help, registry=self.registry
         )
-        self.leader = Gauge(
-            f"{PREFIX}_leader",
-            "1 while this operator runs the jobs, 0 while it follows another.",
-            registry=self.registry,
-        )
-        self.build = Info(f"{PREFIX}_build", "The running version.", registry=self.registry)
-        self.build.info({"version": version})
+        self.leader = Gauge(LEADER.name, LEADER.help, registry=self.registry)
+        self._reconcile_errors = self._counter(RECONCILE_ERRORS)
+        self._api_requests = self._counter(API_REQUESTS)
+        self._start_seconds = self._histogram(START_SECONDS)
+        self._recovery_seconds = self._histogram(RECOVERY_SECONDS)
+        self._restarts = self._counter(RESTARTS)
+        self._reasons = _Words(REASONS_MAX)
+        self._codes = _Words(CODES_MAX)
+        build = Info(BUILD.name.removesuffix("_info"), BUILD.help, registry=self.registry)
+        build.info({"version": version})
 
     def count_answer(self, verb: str, kind: str, code: int) -> None:
-        self.api_requests.labels(verb, kind, str(code)).inc()
+        self._api_requests.labels(verb, kind, self._codes.bounded(str(code))).inc()
+
+    def count_error(self, reason: str) -> None:
+        self._reconcile_errors.labels(self._reasons.bounded(reason or "Unknown")).inc()
+
+    def count_milestones(self, reached: Milestones) -> None:
+        """What one write of status has told for the first time."""
+        if reached.start_seconds is not None:
+            self._start_seconds.observe(reached.start_seconds)
+        if reached.recovery_seconds is not None:
+            self._recovery_seconds.observe(reached.recovery_seconds)
+        for failure_class, restarts in reached.restarts.items():
+            self._restarts.labels(failure_class).inc(restarts)
 
     def show_jobs(self, states: Callable[[], Mapping[str, int]]) -> None:
         """Count the jobs by state when asked, and not before."""
         self.registry.register(_JobsByState(states))
+
+    def _counter(self, definition: MetricDefinition) -> Counter:
+        return Counter(definition.name, definition.help, definition.labels, registry=self.registry)
+
+    def _histogram(self, definition: MetricDefinition) -> Histogram:
+        return Histogram(
+            definition.name, definition.help, buckets=definition.buckets, registry=self.registry
+        )
+
+
+class _Words:
+    """The first so many words; every later one is Other."""
+
+    def __init__(self, words_max: int) -> None:
+        self._words_max = words_max
+        self._seen: set[str] = set()
+
+    def bounded(self, word: str) -> str:
+        if word in self._seen or len(self._seen) < self._words_max:
+            self._seen.add(word)
+            return word
+        return OTHER
 
 
 class _JobsByState(Collector):
@@ -69,11 +204,7 @@ class _JobsByState(Collector):
         self._states = states
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        family = GaugeMetricFamily(
-            f"{PREFIX}_jobs",
-            "Jobs known, by state: the reason of their condition Succeeded.",
-            labels=["state"],
-        )
+        family = GaugeMetricFamily(JOBS.name, JOBS.help, labels=JOBS.labels)
         for state, count in sorted(self._states().items()):
             family.add_metric([state], count)
         yield family

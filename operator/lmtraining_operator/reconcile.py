@@ -16,6 +16,7 @@ from lmtraining_api import names as api
 from lmtraining_api.status import ConditionType, LMTrainingJobStatus
 from lmtraining_operator.apply import Applier
 from lmtraining_operator.gateway import CONFLICT, ApiError, Gateway, Object
+from lmtraining_operator.milestones import Milestones, milestones
 from lmtraining_operator.observe import observe
 from lmtraining_operator.plan import (
     Observed,
@@ -78,12 +79,14 @@ class JobReconciler:
         reports: Reports,
         settings: Settings,
         clock: Callable[[], datetime],
+        on_written: Callable[[Milestones], None] = lambda _: None,
     ) -> None:
         self.key = key
         self._gateway = gateway
         self._reports = reports
         self._settings = settings
         self._clock = clock
+        self._on_written = on_written
         self._view: _View | None = None
         self._life = ("", 0)
         self._report = ObservedReport()
@@ -250,6 +253,7 @@ class JobReconciler:
             }
         )
         self._last_write = now
+        self._on_written(milestones(view.status, view.plan.status))
         self._view = replace(view, job=written, status=view.plan.status)
 
     def _log(self, decided: Plan) -> None:

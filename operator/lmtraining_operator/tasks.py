@@ -159,7 +159,7 @@ class JobTasks:
 
     async def _failed(self, job: _Job, error: Exception) -> Outcome:
         reason = error.reason if isinstance(error, ApiError) else type(error).__name__
-        self._metrics.reconcile_errors.labels(reason or "Unknown").inc()
+        self._metrics.count_error(reason)
         wait = backoff_seconds(first=ERROR_SECONDS_MIN, limit=ERROR_SECONDS_MAX, earlier=job.errors)
         job.errors += 1
         is_answer = isinstance(error, ApiError)
@@ -182,7 +182,7 @@ class JobTasks:
 
     def _log_event_errors(self, job: _Job) -> None:
         for error in job.reconciler.event_errors:
-            self._metrics.reconcile_errors.labels("EventNotWritten").inc()
+            self._metrics.count_error("EventNotWritten")
             logger.warning("an event could not be written: %s", error, extra=self._who(job))
         job.reconciler.event_errors = []
 

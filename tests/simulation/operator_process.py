@@ -169,7 +169,7 @@ class OperatorProcess:
         self._world.tell(f"operator process {self.starts} starts")
         self._gateway = SimulatedGateway(self._world.network, self.die)
         self.tasks = JobTasks(self._make, METRICS)
-        registry = handlers.registry(self.tasks, probe=lambda: "", close=self.tasks.close)
+        registry = handlers.registry(self.tasks)
         self._handlers = {
             handler.fn.__name__: handler.fn for handler in registry._watching.get_all_handlers()
         }

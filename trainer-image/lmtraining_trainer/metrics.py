@@ -7,10 +7,10 @@ Trap avoided: metrics that are set from many places, and go stale in one of them
 computed from one snapshot of the report.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -18,20 +18,25 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from lmtraining_api import State, TrainerReport
+from lmtraining_api.metrics import Label, MetricDefinition
+from lmtraining_api.records import RANKS_REPORTED_MAX
+from lmtraining_api.report_parts import TimeAccounts
 
 #: Labels of every metric. Prometheus adds pod and namespace of its own.
 COMMON_LABELS = ("job_name", "job_namespace")
 
 
-@dataclass(frozen=True, kw_only=True)
-class MetricDefinition:
-    """One metric. A counter's name ends in _total; a unit, where there is one, is in the name."""
+LABELS: Final[Mapping[str, Label]] = {
+    "state": Label(help="What the pod is doing.", values_max=len(get_args(State))),
+    "cause": Label(help="Where time went.", values_max=len(TimeAccounts.model_fields)),
+    "rank": Label(help="A rank of this pod.", values_max=RANKS_REPORTED_MAX),
+}
 
-    name: str
-    kind: Literal["gauge", "counter"]
-    unit: str
-    help: str
-    labels: tuple[str, ...] = ()
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerMetric(MetricDefinition):
+    """One metric of the trainer, and where its value is."""
+
     field: str | None = None
     """The field of `TrainerReport` that it shows, where it is as simple as that."""
     lead_only: bool = False
@@ -40,13 +45,13 @@ class MetricDefinition:
 
 def _of_run(
     name: str, kind: Literal["gauge", "counter"], unit: str, field: str | None, text: str
-) -> MetricDefinition:
-    return MetricDefinition(
+) -> TrainerMetric:
+    return TrainerMetric(
         name=f"lmtraining_{name}", kind=kind, unit=unit, field=field, help=text, lead_only=True
     )
 
 
-METRICS: tuple[MetricDefinition, ...] = (
+METRICS: tuple[TrainerMetric, ...] = (
     _of_run("step", "gauge", "steps", "step", "Optimizer steps done, over all attempts."),
     _of_run("step_budget", "gauge", "steps", "total_steps", "Optimizer steps of the budget."),
     _of_run(
@@ -221,7 +226,7 @@ METRICS: tuple[MetricDefinition, ...] = (
         None,
         "Share of the wall time since the run first started that went into steps of the model.",
     ),
-    MetricDefinition(
+    TrainerMetric(
         name="lmtraining_run_seconds",
         kind="gauge",
         unit="seconds",
@@ -230,42 +235,42 @@ METRICS: tuple[MetricDefinition, ...] = (
         help="Time since the run first started by cause, over all attempts; adds up to its wall "
         "time.",
     ),
-    MetricDefinition(
+    TrainerMetric(
         name="lmtraining_attempt",
         kind="gauge",
         unit="attempts",
         field="attempt",
         help="Number of the gang of pods.",
     ),
-    MetricDefinition(
+    TrainerMetric(
         name="lmtraining_round",
         kind="gauge",
         unit="rounds",
         field="round",
         help="Number of the start of the ranks within the attempt.",
     ),
-    MetricDefinition(
+    TrainerMetric(
         name="lmtraining_state",
         kind="gauge",
         unit="boolean",
         labels=("state",),
         help="1 for the state that this pod is in, 0 for the others.",
     ),
-    MetricDefinition(
+    TrainerMetric(
         name="lmtraining_state_seconds_total",
         kind="counter",
         unit="seconds",
         labels=("state",),
         help="Time by state since the supervisor of this pod started; adds up to its wall time.",
     ),
-    MetricDefinition(
+    TrainerMetric(
         name="lmtraining_rank_heartbeat_age_seconds",
         kind="gauge",
         unit="seconds",
         labels=("rank",),
         help="Time since the last sign of life of a rank of this pod.",
     ),
-    MetricDefinition(
+    TrainerMetric(
         name="lmtraining_rank_score",
         kind="gauge",
         unit="ratio",
@@ -278,7 +283,7 @@ METRICS: tuple[MetricDefinition, ...] = (
 Sample = tuple[tuple[str, ...], float]
 
 
-def samples(definition: MetricDefinition, report: TrainerReport) -> list[Sample]:
+def samples(definition: TrainerMetric, report: TrainerReport) -> list[Sample]:
     """What `report` says of one metric: label values beyond the common ones, and the value."""
     if definition.labels:
         return _by_label(definition.name, report)
@@ -335,7 +340,7 @@ class _Scrape(Collector):
             if self.leads or not definition.lead_only:
                 yield self._family(definition, samples(definition, self.report))
 
-    def _family(self, definition: MetricDefinition, found: Iterable[Sample]) -> Metric:
+    def _family(self, definition: TrainerMetric, found: Iterable[Sample]) -> Metric:
         build = CounterMetricFamily if definition.kind == "counter" else GaugeMetricFamily
         labels = (*COMMON_LABELS, *definition.labels)
         family = build(definition.name, definition.help, labels=labels)

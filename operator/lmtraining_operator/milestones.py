@@ -1,0 +1,53 @@
+"""What one write of a job's status has told for the first time, for the operator's histograms.
+
+Promise: each start, recovery and restart is counted once, by the operator that wrote it: a write
+names the resourceVersion it is based on, so no other write told the same. A write whose answer was
+lost is not counted.
+Trap avoided: durations measured by the process are lost with it; these are differences of times in
+status, and right after a restart of the operator as well.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lmtraining_api.status import LMTrainingJobStatus
+
+
+@dataclass(frozen=True, kw_only=True)
+class Milestones:
+    """What is new; None or empty where nothing is."""
+
+    start_seconds: float | None = None
+    """From acceptance until all pods ran."""
+    recovery_seconds: float | None = None
+    """From a failure until the first step after it."""
+    restarts: Mapping[str, int] = field(default_factory=dict)
+    """New attempts and replaced pods, by the class of the failure."""
+
+
+def milestones(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> Milestones:
+    """What `new` tells that `old` did not."""
+    return Milestones(
+        start_seconds=_start_seconds(old, new),
+        recovery_seconds=_recovery_seconds(old, new),
+        restarts={
+            str(failure_class): count - old.restarts.by_reason.get(failure_class, 0)
+            for failure_class, count in new.restarts.by_reason.items()
+            if count > old.restarts.by_reason.get(failure_class, 0)
+        },
+    )
+
+
+def _start_seconds(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> float | None:
+    if old.first_run_time or not new.first_run_time or not new.start_time:
+        return None
+    return max((new.first_run_time - new.start_time).total_seconds(), 0.0)
+
+
+def _recovery_seconds(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> float | None:
+    mended = new.last_recovery
+    if mended is None:
+        return None
+    if old.last_recovery and old.last_recovery.fault_time == mended.fault_time:
+        return None
+    return max((mended.first_step_time - mended.fault_time).total_seconds(), 0.0)
