@@ -16,7 +16,7 @@ from lmtraining_api.records import ExitRecord, TrainerReport
 from lmtraining_api.status import LMTrainingJobStatus
 from lmtraining_operator import apply, observe, reconcile, reports
 from lmtraining_operator.gateway import ApiError, Object
-from lmtraining_operator.plan import attempts, decide, ending, failures, gang, progress, recovery
+from lmtraining_operator.plan import attempts, decide, ending, failures, progress, recovery
 from lmtraining_operator.plan.model import ObservedPod, Plan
 from lmtraining_operator.plan.situation import Situation
 from tests.simulation import operator_process
@@ -280,14 +280,6 @@ plant(
 plant(
     "a server that does not know the job yet is believed at once",
     Mutant(reconcile, "MISSING_SECONDS", 0.0),
-)
-plant(
-    "pods that are newer than the status that was read are deleted",
-    Mutant(gang, "_is_newer", lambda situation, pod: False),
-)
-plant(
-    "a deleted pod that was killed is charged as a crash",
-    Mutant(failures, "_was_stopped", lambda pod, ended: False),
 )
 plant(
     "an attempt waits for the time of a clock that was set back",
