@@ -166,7 +166,7 @@ def test_p8_a_crash_between_the_journal_and_the_rewind_repeats_neither(
     run_alone(straight, faults=Faults(inject={0: stretch}))
     broken = job_in(tmp_path / "broken")
 
-    def crash(*_: Any) -> None:
+    def crash(*_: Any, **__: Any) -> None:
         raise RuntimeError("power cut")
 
     with monkeypatch.context() as patch:
