@@ -7,6 +7,7 @@ server runs; a probe that is answered by the loop it is to judge (it has a threa
 """
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -79,7 +80,7 @@ def problem(*, lag_seconds: float, oldest_pass_seconds: float) -> str:
 def served(health: Health, host: str, port: int) -> Iterator[None]:
     """Answer /healthz and /readyz in a thread until the block ends."""
     questions = {"/healthz": health.dead, "/readyz": health.not_ready}
-    server = ThreadingHTTPServer((host, port), _handler(questions))
+    server = _server_class(host)((host, port), _handler(questions))
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, name="health", daemon=True)
     thread.start()
@@ -89,6 +90,13 @@ def served(health: Health, host: str, port: int) -> Iterator[None]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _server_class(host: str) -> type[ThreadingHTTPServer]:
+    class Server(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+    return Server
 
 
 def _handler(questions: dict[str, Callable[[], str]]) -> type[BaseHTTPRequestHandler]:

@@ -92,6 +92,7 @@ class Leader:
         finally:
             self._metrics.leader.set(0)
             await tasks.close()
+            self._tasks = None
             kept.cancel()
             if self._stop.is_set():
                 await self._leadership.give_up()

@@ -2,7 +2,7 @@
 
 Promise: each start, recovery and restart is counted once, by the operator that wrote it: a write
 names the resourceVersion it is based on, so no other write told the same. A write whose answer was
-lost is not counted.
+lost is not counted. A failure that is called by a better name later is no other restart.
 Trap avoided: durations measured by the process are lost with it; these are differences of times in
 status, and right after a restart of the operator as well.
 """
@@ -27,13 +27,14 @@ class Milestones:
 
 def milestones(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> Milestones:
     """What `new` tells that `old` did not."""
+    is_renamed = new.restarts.total == old.restarts.total
     return Milestones(
         start_seconds=_start_seconds(old, new),
         recovery_seconds=_recovery_seconds(old, new),
         restarts={
             str(failure_class): count - old.restarts.by_reason.get(failure_class, 0)
             for failure_class, count in new.restarts.by_reason.items()
-            if count > old.restarts.by_reason.get(failure_class, 0)
+            if not is_renamed and count > old.restarts.by_reason.get(failure_class, 0)
         },
     )
 

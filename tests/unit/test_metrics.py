@@ -28,6 +28,7 @@ BLANK = LMTrainingJobStatus()
 ACCEPTED = LMTrainingJobStatus(start_time=NOW)
 RUNNING = LMTrainingJobStatus(start_time=NOW, first_run_time=later(30))
 ONE_CRASH = Restarts(total=1, by_reason={FailureClass.CRASH: 1})
+RENAMED = Restarts(total=1, by_reason={FailureClass.CRASH: 0, FailureClass.DISRUPTION: 1})
 THREE = Restarts(total=3, by_reason={FailureClass.CRASH: 2, FailureClass.HANG: 1})
 
 
@@ -56,6 +57,11 @@ THREE = Restarts(total=3, by_reason={FailureClass.CRASH: 2, FailureClass.HANG: 1
             RUNNING.model_copy(update={"restarts": ONE_CRASH}),
             RUNNING.model_copy(update={"restarts": THREE}),
             Milestones(restarts={"Crash": 1, "Hang": 1}),
+        ),
+        (  # a failure that got a better name
+            RUNNING.model_copy(update={"restarts": ONE_CRASH}),
+            RUNNING.model_copy(update={"restarts": RENAMED}),
+            Milestones(),
         ),
     ],
 )

@@ -96,6 +96,7 @@ def test_run_seconds_save_before_they_end_the_job() -> None:
     plan = decide(running(), job=RUN_60, **late(pods=GANG))
     assert deleted(plan) == [("tiny-1-0-0", None), ("tiny-1-1-0", None)], "their own grace"
     assert (reason(plan), is_over(plan)) == ("DeadlineExceeded", False)
+    assert plan.report_from == GANG[0].address, "what it saves is heard of"
     assert reason(plan, ConditionType.SCHEDULED) == "Stopping"
     later = NOW + timedelta(seconds=62)
     saved = CheckpointReport(step=17, path="c/17", time=later, size_bytes=1, sha256="")

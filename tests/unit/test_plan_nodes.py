@@ -10,7 +10,14 @@ from lmtraining_api.exits import CODE_OF_CLASS, FailureClass
 from lmtraining_api.job import Recovery
 from lmtraining_api.status import LMTrainingJobStatus
 from lmtraining_operator.plan import Create
-from lmtraining_operator.plan.nodes import AVOIDED_NODES_MAX, FAULTY_NODES_MAX, after_failure
+from lmtraining_operator.plan.model import GANG_INCOMPLETE
+from lmtraining_operator.plan.nodes import (
+    AVOIDED_NODES_MAX,
+    FAULTY_NODES_MAX,
+    after_failure,
+    still_avoided,
+)
+from lmtraining_operator.plan.rules import rule_for
 from tests.unit.operator_situations import (
     NOW,
     decide,
@@ -97,3 +104,24 @@ def test_a_job_without_faults_is_bound_to_no_node() -> None:
     pods = [a.body for a in decide().actions if isinstance(a, Create) and a.kind == "Pod"]
     assert all("affinity" not in pod["spec"] for pod in pods)
     assert decide(job=job_object()).status.avoided_nodes == []
+
+
+def test_a_gang_that_found_no_place_blames_no_node() -> None:
+    """A rule for drained nodes is not about it, unless it says so."""
+    disrupted = {"failureClass": "Disruption", "action": "RetryElsewhere"}
+    waited = failure_status(C.DISRUPTION, node="a", reason=GANG_INCOMPLETE)
+    recovery = Recovery.model_validate({"rules": [disrupted]})
+    assert rule_for(waited, recovery) is None
+    assert not after_failure(LMTrainingJobStatus(), waited, recovery).avoided_nodes
+    named = Recovery.model_validate({"rules": [{**disrupted, "reason": GANG_INCOMPLETE}]})
+    assert rule_for(waited, named) is not None
+
+
+def test_a_rule_that_is_taken_back_gives_its_nodes_back() -> None:
+    """P12; what two hardware faults have shown stays."""
+    faults = [(C.CRASH, "a"), (C.HARDWARE, "b"), (C.HARDWARE, "b")]
+    status = after(*faults, rules=(ELSEWHERE,))
+    assert [one.name for one in status.avoided_nodes] == ["a", "b"]
+    kept = Recovery.model_validate({"rules": [ELSEWHERE]})
+    assert still_avoided(status, kept) == status
+    assert [one.name for one in still_avoided(status, Recovery()).avoided_nodes] == ["b"]

@@ -13,7 +13,7 @@ from lmtraining_operator.plan.backoff import (
     backoff_seconds,
     refusal_wait_seconds,
 )
-from lmtraining_operator.plan.failures import GANG_INCOMPLETE
+from lmtraining_operator.plan.model import GANG_INCOMPLETE
 from lmtraining_operator.plan.recovery import (
     GANG_BACKOFF_SECONDS_MAX,
     end_of_job,

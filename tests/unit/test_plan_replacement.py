@@ -19,7 +19,8 @@ from lmtraining_api.status import (
 )
 from lmtraining_api.wishes import Wishes
 from lmtraining_operator.plan import Disruption, ObservedPod, ObservedReport, Plan, SetIntent
-from lmtraining_operator.plan.failures import GANG_INCOMPLETE, INCOMPLETE_SECONDS_MAX
+from lmtraining_operator.plan.failures import INCOMPLETE_SECONDS_MAX
+from lmtraining_operator.plan.model import GANG_INCOMPLETE
 from lmtraining_operator.plan.replacement import WAIT_SECONDS_MAX
 from tests.unit.operator_situations import (
     NOW,

@@ -65,10 +65,15 @@ def past(situation: Situation, late: Exceeded) -> Plan:
         return Plan(
             status=situation.status,
             actions=tuple(gang.make_way(situation)),
+            report_from=situation.report_from,
             look_again_seconds=ending.RELEASING_SECONDS,
         )
     newest = situation.status.checkpoint
-    kept = f"the newest checkpoint is of step {newest.last_step}" if newest else "nothing was saved"
+    kept = (
+        f"the newest checkpoint is of step {newest.last_step}"
+        if newest
+        else "no checkpoint is known of"
+    )
     situation = situation.saying(
         Verdict("False", Succeeded.DEADLINE_EXCEEDED, f"{late.message}; {kept}")
     )

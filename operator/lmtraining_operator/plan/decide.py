@@ -188,6 +188,7 @@ def _accepted(situation: Situation) -> Situation:
     job = situation.job
     situation = situation.having(with_report(situation))
     situation = situation.having(with_last_checkpoint(situation))
+    situation = situation.having(nodes.still_avoided(situation.status, situation.spec.recovery))
     situation = _in_better_words(situation)
     if situation.attempt_is_over or situation.awaits_gang or situation.spec.suspend:
         situation = situation.having(without_speed(situation.status))
@@ -265,7 +266,7 @@ def _suspend(situation: Situation) -> Plan:
     return Plan(
         status=situation.status,
         actions=tuple(gang.make_way(situation)),
-        report_from=_report_from(situation),
+        report_from=situation.report_from,
         look_again_seconds=RELEASING_SECONDS if pods else RESYNC_SECONDS,
     )
 
@@ -291,7 +292,7 @@ def _between_attempts(situation: Situation) -> Plan:
         return Plan(
             status=situation.status,
             actions=tuple(gang.make_way(situation)),
-            report_from=_report_from(situation),
+            report_from=situation.report_from,
             look_again_seconds=RELEASING_SECONDS,
         )
     when = situation.status.next_attempt_time
@@ -358,14 +359,9 @@ def _run(situation: Situation) -> Plan:
     return Plan(
         status=situation.status,
         actions=tuple(actions),
-        report_from=_report_from(situation),
+        report_from=situation.report_from,
         look_again_seconds=_look_again_seconds(situation),
     )
-
-
-def _report_from(situation: Situation) -> str:
-    lead = situation.lead
-    return lead.address if lead is not None and lead.phase == "Running" else ""
 
 
 def _starting_seconds(pod: ObservedPod, now: datetime) -> float:

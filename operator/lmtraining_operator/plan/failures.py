@@ -19,7 +19,7 @@ from lmtraining_api.records import ExitRecord
 from lmtraining_api.status import ConditionType, LastFailure
 from lmtraining_operator.plan import figures, gang
 from lmtraining_operator.plan.manifests import SHARED_MEMORY_VOLUME
-from lmtraining_operator.plan.model import ContainerExit, ObservedPod
+from lmtraining_operator.plan.model import GANG_INCOMPLETE, ContainerExit, ObservedPod
 from lmtraining_operator.plan.obstacles import shortened
 from lmtraining_operator.plan.situation import Situation
 
@@ -37,8 +37,6 @@ STORAGE_LIMIT_WORDS = (
     "exceeded its local ephemeral storage limit",
 )
 MEMORY_VOLUME = f'"{SHARED_MEMORY_VOLUME}"'
-GANG_INCOMPLETE = "GangIncomplete"
-"""Reason of an attempt that was given up because some of its pods found no place."""
 INCOMPLETE_SECONDS_MAX = 600.0
 """How long pods may hold places while others of their gang find none."""
 POD_DELETED = "PodDeleted"

@@ -16,6 +16,8 @@ from lmtraining_api.status import LMTrainingJobStatus
 Object = dict[str, Any]
 
 FORBIDDEN = 403
+GANG_INCOMPLETE = "GangIncomplete"
+"""Reason of an attempt that was given up because some of its pods found no place."""
 TERMINAL_PHASES = frozenset({"Succeeded", "Failed"})
 
 

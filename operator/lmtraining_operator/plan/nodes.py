@@ -50,6 +50,15 @@ def _why_to_avoid(status: LMTrainingJobStatus, failure: LastFailure, recovery: R
     return f"{count} hardware faults on it" if count >= HARDWARE_FAULTS_MAX else ""
 
 
+def still_avoided(status: LMTrainingJobStatus, recovery: Recovery) -> LMTrainingJobStatus:
+    """Without the nodes that are avoided only for a rule that was taken back (P12)."""
+    if any(rule.action == RETRY_ELSEWHERE for rule in recovery.failure_rules):
+        return status
+    faults = status.hardware_faults
+    kept = [n for n in status.avoided_nodes if faults.get(n.name, 0) >= HARDWARE_FAULTS_MAX]
+    return status.model_copy(update={"avoided_nodes": kept})
+
+
 def names(status: LMTrainingJobStatus) -> tuple[str, ...]:
     """The nodes that new pods keep away from."""
     return tuple(one.name for one in status.avoided_nodes)

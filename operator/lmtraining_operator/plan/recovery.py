@@ -13,7 +13,8 @@ from lmtraining_api.job import Recovery
 from lmtraining_api.status import LastFailure, LMTrainingJobStatus, Restarts, Succeeded
 from lmtraining_operator.plan import figures
 from lmtraining_operator.plan.backoff import backoff_seconds, jitter
-from lmtraining_operator.plan.failures import GANG_INCOMPLETE, UNCOUNTED
+from lmtraining_operator.plan.failures import UNCOUNTED
+from lmtraining_operator.plan.model import GANG_INCOMPLETE
 from lmtraining_operator.plan.rules import rule_for
 
 DISRUPTION_BACKOFF_SECONDS_MIN = 1.0

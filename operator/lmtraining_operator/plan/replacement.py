@@ -12,12 +12,11 @@ from datetime import timedelta
 from lmtraining_api.status import LastFailure, Scheduled
 from lmtraining_operator.plan import gang
 from lmtraining_operator.plan.failures import (
-    GANG_INCOMPLETE,
     Failure,
     all_failures,
     has_finished,
 )
-from lmtraining_operator.plan.model import ObservedPod
+from lmtraining_operator.plan.model import GANG_INCOMPLETE, ObservedPod
 from lmtraining_operator.plan.situation import Situation
 from lmtraining_operator.plan.verdicts import Verdict
 

@@ -1,10 +1,13 @@
 """Which of the job's own rules is about a failure?
 
 Promise: the first that matches, and none where something that it gives is otherwise.
+Trap avoided: a gang that found no place is of the class Disruption, and a rule for drained nodes
+would have it avoid the node of a pod that did find one. Only a rule that names its reason is meant.
 """
 
 from lmtraining_api.job import Recovery, RecoveryRule
 from lmtraining_api.status import LastFailure
+from lmtraining_operator.plan.model import GANG_INCOMPLETE
 
 
 def rule_for(failure: LastFailure, recovery: Recovery) -> tuple[int, RecoveryRule] | None:
@@ -18,7 +21,12 @@ def rule_for(failure: LastFailure, recovery: Recovery) -> tuple[int, RecoveryRul
 def _matches(rule: RecoveryRule, failure: LastFailure) -> bool:
     return (
         rule.failure_class is failure.failure_class
-        and rule.reason in (None, failure.reason)
+        and rule.reason in _reasons(failure)
         and rule.exit_code in (None, failure.exit_code)
         and (rule.message is None or rule.message in failure.message)
     )
+
+
+def _reasons(failure: LastFailure) -> tuple[str | None, ...]:
+    """What a rule may give as the reason; None for one that gives none."""
+    return (failure.reason,) if failure.reason == GANG_INCOMPLETE else (None, failure.reason)

@@ -80,6 +80,12 @@ class Situation:
         return next((pod for pod in self.gang if pod.replica == 0), None)
 
     @property
+    def report_from(self) -> str:
+        """The address that is asked how it goes; empty while there is none."""
+        lead = self.lead
+        return lead.address if lead is not None and lead.phase == "Running" else ""
+
+    @property
     def gang_runs(self) -> bool:
         """True when every pod of the attempt runs at an address."""
         return not self.missing and all(pod.has_started for pod in self.gang)
