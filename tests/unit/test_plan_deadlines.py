@@ -145,3 +145,11 @@ def test_a_suspended_job_is_ended_only_once_it_is_to_go_on() -> None:
     plan = decide(status, job=suspended, **late(70))
     assert (reason(plan), is_over(plan)) == ("Suspended", False)
     assert is_over(decide(plan.status, job=RUN_60, **late(71)))
+
+
+def test_a_job_that_an_older_operator_ran_has_run_since_its_gang_was_complete() -> None:
+    before = running().model_copy(update={"first_run_time": None})
+    scheduled = before.condition(ConditionType.SCHEDULED)
+    assert scheduled is not None
+    status = decide(before, job=job_object(), **late(500, pods=GANG)).status
+    assert status.first_run_time == scheduled.last_transition_time

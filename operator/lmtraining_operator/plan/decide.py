@@ -14,6 +14,7 @@ from lmtraining_api.exits import FailureClass
 from lmtraining_api.status import (
     Accepted,
     Artifacts,
+    ConditionType,
     DataReady,
     LastFailure,
     LMTrainingJobStatus,
@@ -200,10 +201,9 @@ def _accepted(situation: Situation) -> Situation:
         run_directory=names.run_directory_in_volume(job),
         export=situation.status.artifacts.export,
     )
-    has_run = situation.gang_runs or situation.gang_was_complete
     situation = situation.with_status(
         start_time=situation.status.start_time or situation.now,
-        first_run_time=situation.status.first_run_time or (situation.now if has_run else None),
+        first_run_time=situation.status.first_run_time or _first_run_time(situation),
         artifacts=artifacts,
     )
     return situation.saying(Verdict("True", Accepted.VALID))
@@ -218,6 +218,15 @@ def _in_better_words(situation: Situation) -> Situation:
         situation.status.restarts, was=known.failure_class, is_now=said.failure_class
     )
     return situation.with_status(last_failure=said, restarts=restarts)
+
+
+def _first_run_time(situation: Situation) -> datetime | None:
+    """When all pods first ran, where they have. An older operator has said only since when the gang
+    is complete."""
+    scheduled = situation.condition(ConditionType.SCHEDULED)
+    if scheduled is not None and scheduled.status == "True":
+        return scheduled.last_transition_time
+    return situation.now if situation.gang_runs or situation.gang_was_complete else None
 
 
 def _failed(situation: Situation, failure: Failure, *, productive: bool) -> Situation:
