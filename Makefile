@@ -4,6 +4,8 @@ SHELL := /bin/bash
 export LMTRAIN_CACHE ?= $(HOME)/.cache/lm-training-operator
 PYTHON := .venv/bin/python
 READY := .venv/.ready
+# A process for each core and one more, since many tests wait; tests/conftest.py says which stay together.
+SIDE_BY_SIDE := --numprocesses auto --dist loadgroup --no-loadscope-reorder
 
 ##@ Use it
 demo: $(READY) ## Real cluster, real training, a killed pod, the recovery: all of it (first time about 25 minutes)
@@ -18,20 +20,21 @@ cluster-down: $(READY) ## Stop it and leave nothing behind but caches
 ##@ Test it
 test: $(READY) ## All tests (warm: at most 25 minutes)
 	@$(PYTHON) -m devcluster build >/dev/null
-	@$(PYTHON) -m pytest tests/unit tests/simulation tests/api tests/trainer tests/e2e
+	@$(PYTHON) -m devcluster image build all >/dev/null
+	@$(PYTHON) -m pytest $(SIDE_BY_SIDE) tests/e2e tests/trainer tests/api tests/simulation tests/unit
 
 test-unit: $(READY) ## Pure logic, seconds
-	@$(PYTHON) -m pytest -q tests/unit
+	@$(PYTHON) -m pytest -q $(SIDE_BY_SIDE) tests/unit
 
 test-sim: $(READY) ## The operator in 2,000 simulated worlds, a minute or two
-	@$(PYTHON) -m pytest -q tests/simulation
+	@$(PYTHON) -m pytest -q $(SIDE_BY_SIDE) tests/simulation
 
 test-api: $(READY) ## Against a real API server
 	@$(PYTHON) -m devcluster build >/dev/null
 	@$(PYTHON) -m pytest -q tests/api
 
 test-trainer: $(READY) ## Real torch on the CPU, several processes
-	@$(PYTHON) -m pytest -q tests/trainer
+	@$(PYTHON) -m pytest -q $(SIDE_BY_SIDE) tests/trainer
 
 test-e2e: $(READY) ## On the real cluster, with pods
 	@$(PYTHON) -m devcluster build >/dev/null

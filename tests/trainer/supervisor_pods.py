@@ -36,6 +36,11 @@ def until(look: Callable[[], Value | None], what: str, seconds: float = WAIT_SEC
     raise AssertionError(f"not within {seconds} s: {what}")
 
 
+def test_process() -> int:
+    """Which of the processes that share the tests this is: each has addresses of its own."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -94,7 +99,7 @@ class Pod:
         self.attempt, self.replica = attempt, replica
         self.home = directory / self.name
         self.home.mkdir(parents=True)
-        self.address = f"127.0.{1 + replaced}.{replica + 1}"
+        self.address = f"127.{test_process()}.{1 + replaced}.{replica + 1}"
         self.port = report_port or free_port()
         self.intent_file = self.home / "intent.json"
         self.termination_log = self.home / "termination-log"
