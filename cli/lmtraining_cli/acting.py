@@ -5,7 +5,8 @@ namespace it is in.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from lmtraining_api.names import API_VERSION, PLURAL
 from lmtraining_cli import paths
@@ -31,8 +32,7 @@ def suspend(cluster: Cluster, name: str, *, wanted: bool, ask: Ask | None) -> No
         return
     if ask is not None:
         ask(f"Suspend {where(cluster, snapshot)}? It saves a checkpoint and frees its devices.")
-    _do(cluster, lambda: cluster.merge(f"{PLURAL}.{API_VERSION.partition('/')[0]}", name,
-                                       {"spec": {"suspend": wanted}}))  # fmt: skip
+    change(cluster, name, {"suspend": wanted})
     told = "saves a checkpoint and frees its devices" if wanted else "goes on from its checkpoint"
     sys.stdout.write(f"job {name} {told}: kubectl lmtrain status {name}\n")
 
@@ -48,6 +48,12 @@ def delete(cluster: Cluster, name: str, *, ask: Ask | None) -> None:
     place = f"claim {artifacts.claim}" if artifacts.claim else artifacts.uri
     kept = f"; its run is kept in {place} ({artifacts.run_directory})" if place else ""
     sys.stdout.write(f"job {name} is deleted{kept}\n")
+
+
+def change(cluster: Cluster, name: str, spec: Mapping[str, Any]) -> None:
+    """Merge this into the job's spec. Raises CliError."""
+    kind = f"{PLURAL}.{API_VERSION.partition('/')[0]}"
+    _do(cluster, lambda: cluster.merge(kind, name, {"spec": spec}))
 
 
 def where(cluster: Cluster, snapshot: Snapshot) -> str:

@@ -43,6 +43,7 @@ def _complete_job(incomplete: str) -> list[str]:
 
 JobName = Annotated[str, typer.Argument(help="Name of the job.", autocompletion=_complete_job)]
 Output = Annotated[str, typer.Option("--output", "-o", help="table or json.")]
+Timeout = Annotated[float, typer.Option(min=1, max=3600, help="Seconds to wait for the answer.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
@@ -169,6 +170,30 @@ def resume(context: typer.Context, job: JobName) -> None:
     from lmtraining_cli.acting import suspend as act  # noqa: PLC0415
 
     act(cluster, job, wanted=False, ask=None)
+
+
+@app.command()
+def checkpoint(context: typer.Context, job: JobName, timeout: Timeout = 120) -> None:
+    """Save a checkpoint now, and wait for it."""
+    cluster = _cluster(context, job)
+    from lmtraining_cli.requesting import checkpoint as ask_for  # noqa: PLC0415
+
+    ask_for(cluster, job, limit_seconds=timeout)
+
+
+@app.command()
+def rollback(
+    context: typer.Context,
+    job: JobName,
+    to_step: Annotated[int, typer.Option(min=0, help="Step of the checkpoint to go back to.")],
+    yes: Yes = False,
+    timeout: Timeout = 120,
+) -> None:
+    """Go back to an earlier checkpoint and train on from there; no pod is restarted."""
+    cluster = _cluster(context, job)
+    from lmtraining_cli.requesting import rollback as ask_for  # noqa: PLC0415
+
+    ask_for(cluster, job, to_step=to_step, ask=None if yes else _ask, limit_seconds=timeout)
 
 
 @app.command()

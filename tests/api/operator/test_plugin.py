@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,20 @@ class Plugin:
             capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS_MAX,
             stdin=subprocess.DEVNULL, env=os.environ | {"PATH": self.path, "COLUMNS": "120"},
         )  # fmt: skip
+
+    @contextmanager
+    def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """A command that waits for something that the test does meanwhile."""
+        place = [f"--kubeconfig={self.kubeconfig}", "-n", self.namespace]
+        with subprocess.Popen(
+            [sys.executable, "-m", "lmtraining_cli", *arguments, *place],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL,
+            env=os.environ | {"PATH": self.path},
+        ) as process:  # fmt: skip
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def said(self, *arguments: str) -> str:
         done = self.run(*arguments)
@@ -198,6 +213,51 @@ def test_a_training_job_is_shown_suspended_resumed_and_deleted(
     assert "tiny-checkpoints" in plugin.said("delete", "tiny", "--yes")
     code, _ = stage.request("GET", api.PLURAL, "/tiny")
     assert code == 404
+
+
+@pytest.mark.usefixtures("operator")
+def test_ranks_are_asked_for_a_checkpoint_and_for_a_step_back(
+    stage: Stage, plugin: Plugin, start_trainer: Callable[..., Trainer]
+) -> None:
+    stage.create_job("tiny")
+    assert "does not train (Pending)" in plugin.said("checkpoint", "tiny")
+    stage.run_pods("tiny", attempt=1, count=2)
+    trainer = start_trainer("tiny")
+    trainer.train(step=100)
+    stage.wait_for("tiny", "Training")
+
+    early = _requests(stage)["checkpoint"]
+    with plugin.started("checkpoint", "tiny") as asked:
+        name = stage.wait("the request", lambda: _another(stage, "checkpoint", early))
+        trainer.say(applied={"generation": 3, "checkpoint": name, "checkpointStep": 101})
+        assert asked.communicate(timeout=COMMAND_SECONDS_MAX)[0].endswith("of step 101\n")
+
+    assert "step 100 of 400" in plugin.refused("rollback", "tiny", "--to-step=80")
+    before = None
+    for step, refusal in ((80, ""), (70, "there are 80 and 101")):
+        with plugin.started("rollback", "tiny", f"--to-step={step}", "--yes") as asked:
+            before = stage.wait(
+                "the request", lambda last=before: _another(stage, "rollback", last)
+            )
+            assert before["toStep"] == step
+            back = {} if refusal else {"rollbackStep": step}
+            answer = {"generation": 4, "rollback": before["name"], "refusal": refusal} | back
+            trainer.say(applied=answer)
+            _, errors = asked.communicate(timeout=COMMAND_SECONDS_MAX)
+            assert asked.returncode == (1 if refusal else 0)
+            assert refusal in errors
+
+    assert "is still asked for" in plugin.refused("checkpoint", "tiny", "--timeout=1")
+
+
+def _requests(stage: Stage) -> Object:
+    return dict(stage.job("tiny")["spec"].get("requests") or {})
+
+
+def _another(stage: Stage, kind: str, before: Any) -> Any:
+    """What is asked for now, if it is not what was asked for before."""
+    found = _requests(stage).get(kind)
+    return found if found != before else None
 
 
 def test_a_job_that_does_not_exist(stage: Stage, plugin: Plugin) -> None:
