@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parent
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """One more than cores: the tests of the cluster mostly wait for it."""
     return len(os.sched_getaffinity(0)) + 1
