@@ -67,6 +67,7 @@ class Accepted(StrEnum):
     VALID = "Valid"
     UNSUPPORTED = "Unsupported"
     INVALID = "Invalid"
+    NOT_ALLOWED = "NotAllowed"
     PAUSED = "Paused"
 
 

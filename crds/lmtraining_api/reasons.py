@@ -112,6 +112,12 @@ REASON_HELP: dict[ConditionType, dict[str, Help]] = {
             "The spec contradicts itself or the cluster.",
             f"{_LOOK} and change the field it names.",
         ),
+        Accepted.NOT_ALLOWED: Help(
+            "The spec asks for an image, a place or a service account that the administrator of "
+            "this installation does not allow.",
+            f"{_LOOK} and use what it names, or ask the administrator to extend the chart's "
+            "`allowed` values.",
+        ),
         Accepted.PAUSED: Help(
             f"The annotation `{ANNOTATION_PAUSED}` keeps the operator's hands off the job: its "
             "pods train on, nothing is mended, and status is as old as it says.",

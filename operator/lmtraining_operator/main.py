@@ -10,7 +10,7 @@ import socket
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
@@ -23,12 +23,17 @@ from lmtraining_operator.gateway import NOT_FOUND, ApiError, KubernetesGateway
 from lmtraining_operator.health import Health, served
 from lmtraining_operator.leading import Leader
 from lmtraining_operator.metrics import Metrics
-from lmtraining_operator.plan import Settings
+from lmtraining_operator.plan import Allowed, Settings
 from lmtraining_operator.reconcile import JobKey, JobReconciler
 from lmtraining_operator.reports import Reports
 
 DISTRIBUTION = "lm-training-operator"
 INSTALL = f"kubectl apply --server-side -f crds/{api.PLURAL}.{api.GROUP}.yaml"
+ALLOW_FLAGS = {
+    "--allow-image": "starts of images",
+    "--allow-uri": "starts of places of data and checkpoints",
+    "--allow-service-account": "service accounts",
+}
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +43,7 @@ class Options:
     """The command line, parsed."""
 
     trainer_image: str
+    allowed: Allowed = field(default_factory=Allowed)
     namespaces: tuple[str, ...] = ()
     lease: LeaseName | None = None
     health_address: str = "0.0.0.0:8080"
@@ -87,6 +93,11 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         "--metrics-address", default=Options.metrics_address, metavar="HOST:PORT", help="/metrics"
     )
     run_command.add_argument("--log-format", choices=("json", "text"), default="json")
+    for flag, what in ALLOW_FLAGS.items():
+        run_command.add_argument(
+            flag, action="extend", nargs="+", default=[], metavar="VALUE",
+            help=f"{what} that jobs may use (default: any)",
+        )  # fmt: skip
     parsed = parser.parse_args(arguments)
     try:
         for address in (parsed.health_address, parsed.metrics_address):
@@ -96,6 +107,11 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         parser.error(str(error))
     return Options(
         trainer_image=parsed.trainer_image,
+        allowed=Allowed(
+            images=tuple(parsed.allow_image),
+            uris=tuple(parsed.allow_uri),
+            service_accounts=tuple(parsed.allow_service_account),
+        ),
         namespaces=tuple(parsed.namespaces),
         lease=lease,
         health_address=parsed.health_address,
@@ -120,7 +136,7 @@ async def run(options: Options) -> None:
     gateway = await KubernetesGateway.connect(metrics.count_answer, may_write=leadership.is_held)
     await require_jobs(gateway, options.namespaces)
     reports = Reports()
-    settings = Settings(trainer_image=options.trainer_image)
+    settings = Settings(trainer_image=options.trainer_image, allowed=options.allowed)
 
     def reconciler(key: JobKey) -> JobReconciler:
         return JobReconciler(

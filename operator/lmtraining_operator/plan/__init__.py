@@ -3,6 +3,7 @@
 from lmtraining_operator.plan.decide import plan
 from lmtraining_operator.plan.model import (
     Action,
+    Allowed,
     ContainerExit,
     Create,
     Delete,
@@ -24,6 +25,7 @@ from lmtraining_operator.plan.model import (
 
 __all__ = [
     "Action",
+    "Allowed",
     "ContainerExit",
     "Create",
     "Delete",

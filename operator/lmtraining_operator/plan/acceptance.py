@@ -14,7 +14,7 @@ from lmtraining_api.fields import quantity_value
 from lmtraining_api.job import LMTrainingJob
 from lmtraining_api.names import ANNOTATION_PAUSED
 from lmtraining_api.status import Accepted, LMTrainingJobStatus
-from lmtraining_operator.plan import figures, names
+from lmtraining_operator.plan import figures, names, permission
 from lmtraining_operator.plan.model import Object, ObservedClaim
 from lmtraining_operator.plan.situation import Situation
 
@@ -55,7 +55,9 @@ PAUSED = NotAccepted(
 
 def reason_not_to_start(situation: Situation) -> NotAccepted | None:
     """Why the first attempt must not begin, or None."""
-    return _claim_is_unfit(situation) or _directory_is_taken(situation)
+    return (
+        _is_not_allowed(situation) or _claim_is_unfit(situation) or _directory_is_taken(situation)
+    )
 
 
 def _explain(error: ValidationError) -> NotAccepted:
@@ -66,6 +68,11 @@ def _explain(error: ValidationError) -> NotAccepted:
         reason=Accepted.UNSUPPORTED if unknown else Accepted.INVALID,
         message=figures.bounded(sentences + advice),
     )
+
+
+def _is_not_allowed(situation: Situation) -> NotAccepted | None:
+    sentence = permission.outside(situation.spec, situation.settings.allowed)
+    return NotAccepted(reason=Accepted.NOT_ALLOWED, message=sentence) if sentence else None
 
 
 def _claim_is_unfit(situation: Situation) -> NotAccepted | None:

@@ -22,11 +22,24 @@ TERMINAL_PHASES = frozenset({"Succeeded", "Failed"})
 
 
 @dataclass(frozen=True, kw_only=True)
+class Allowed:
+    """What jobs may use; nothing named: anything."""
+
+    images: tuple[str, ...] = ()
+    """Starts of workers.image."""
+    uris: tuple[str, ...] = ()
+    """Starts of the places that data is read from and checkpoints are written to."""
+    service_accounts: tuple[str, ...] = ()
+    """Names for workers.serviceAccountName."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """What this installation of the operator adds to every job."""
 
     trainer_image: str
     """Image of a job that names none."""
+    allowed: Allowed = Allowed()
 
 
 @dataclass(frozen=True, kw_only=True)
