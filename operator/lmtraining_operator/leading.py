@@ -17,6 +17,7 @@ import kopf
 from lmtraining_operator import handlers
 from lmtraining_operator.election import Leadership
 from lmtraining_operator.metrics import Metrics
+from lmtraining_operator.plan.writes import Pace
 from lmtraining_operator.reconcile import JobKey, JobReconciler
 from lmtraining_operator.tasks import JobTasks
 
@@ -42,6 +43,10 @@ class Leader:
 
     def count_by_state(self) -> Counter[str]:
         return self._tasks.count_by_state() if self._tasks else Counter()
+
+    def pace(self) -> Pace:
+        """How often each job is asked and written, as many as there are."""
+        return Pace.of(self._tasks.unfinished() if self._tasks else 0)
 
     def oldest_pass_seconds(self) -> float:
         return self._tasks.oldest_pass_seconds() if self._tasks else 0.0

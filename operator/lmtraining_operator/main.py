@@ -145,6 +145,7 @@ async def run(options: Options) -> None:
             reports=reports,
             settings=settings,
             clock=utc_now,
+            pace=leader.pace,
             on_written=metrics.count_milestones,
         )
 

@@ -27,8 +27,8 @@ from lmtraining_operator.plan import (
     Settings,
     plan,
 )
-from lmtraining_operator.plan.writes import write_time
-from lmtraining_operator.reports import REPORT_SECONDS_BETWEEN, ReportError, Reports
+from lmtraining_operator.plan.writes import Pace, write_time
+from lmtraining_operator.reports import ReportError, Reports
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +79,7 @@ class JobReconciler:
         reports: Reports,
         settings: Settings,
         clock: Callable[[], datetime],
+        pace: Callable[[], Pace] = Pace,
         on_written: Callable[[Milestones], None] = lambda _: None,
     ) -> None:
         self.key = key
@@ -86,6 +87,7 @@ class JobReconciler:
         self._reports = reports
         self._settings = settings
         self._clock = clock
+        self._pace = pace
         self._on_written = on_written
         self._view: _View | None = None
         self._life = ("", 0)
@@ -189,7 +191,7 @@ class JobReconciler:
 
     def _is_progress(self, view: _View, decided: Plan, now: datetime) -> bool:
         """Whether only figures have changed: such a change would wait after a write just now."""
-        due = write_time(view.status, decided.status, last_write=now, now=now)
+        due = write_time(view.status, decided.status, last_write=now, now=now, pace=Pace())
         return due is not None and due > now
 
     async def _carry_out(self, now: datetime, *, has_news: bool) -> Outcome:
@@ -227,8 +229,9 @@ class JobReconciler:
             return None
         waits = [0.0]
         if self._last_pull is not None:
-            left = REPORT_SECONDS_BETWEEN - (now - self._last_pull).total_seconds()
-            waits = [min(left, REPORT_SECONDS_BETWEEN)]  # also after the clock was set back
+            between = self._pace().report_seconds
+            left = between - (now - self._last_pull).total_seconds()
+            waits = [min(left, between)]  # also after the clock was set back
         if due is not None:
             waits.append((due - now).total_seconds())
         return max(min(waits), AGAIN_SECONDS)
@@ -236,7 +239,7 @@ class JobReconciler:
     def _write_time(
         self, old: LMTrainingJobStatus, new: LMTrainingJobStatus, now: datetime
     ) -> datetime | None:
-        return write_time(old, new, last_write=self._last_write, now=now)
+        return write_time(old, new, last_write=self._last_write, now=now, pace=self._pace())
 
     async def _write(self, view: _View, now: datetime) -> None:
         metadata = view.job["metadata"]

@@ -11,7 +11,6 @@ from lmtraining_api.names import REPORT_BYTES_MAX, REPORT_PORT
 from lmtraining_api.records import TrainerReport
 
 REPORT_SECONDS_MAX = 2.0
-REPORT_SECONDS_BETWEEN = 2.0
 CHUNK_BYTES = 16 * 1024
 OK = 200
 

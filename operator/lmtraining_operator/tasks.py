@@ -84,6 +84,10 @@ class JobTasks:
         states.update(job.reconciler.state for job in list(self._jobs.values()))
         return states
 
+    def unfinished(self) -> int:
+        """How many jobs are looked at."""
+        return len(self._jobs)
+
     def oldest_pass_seconds(self) -> float:
         """Age of the oldest pass under way. To wait for a slot is no age: a queue is no fault."""
         now = asyncio.get_running_loop().time()

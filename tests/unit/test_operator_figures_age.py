@@ -4,9 +4,8 @@ import random
 
 import pytest
 
-from lmtraining_operator.plan.writes import PROGRESS_SECONDS
+from lmtraining_operator.plan.writes import PROGRESS_SECONDS, REPORT_SECONDS_MIN
 from lmtraining_operator.reconcile import AGAIN_SECONDS
-from lmtraining_operator.reports import REPORT_SECONDS_BETWEEN
 from tests.unit.operator_world import World, job_body
 
 pytestmark = pytest.mark.unit
@@ -60,4 +59,4 @@ async def test_step_is_in_status_within_the_bound(seed: int) -> None:
     assert len(ages) > TRAINED_SECONDS / STEP_SECONDS / 2
     granularity = STEP_SECONDS + AGAIN_SECONDS
     assert max(ages) <= PROGRESS_SECONDS + granularity < VISIBLE_SECONDS_MAX
-    assert max(ages) > REPORT_SECONDS_BETWEEN, "writes are coalesced at all"
+    assert max(ages) > REPORT_SECONDS_MIN, "writes are coalesced at all"

@@ -7,9 +7,8 @@ from lmtraining_api.exits import FailureClass
 from lmtraining_operator.apply import batches
 from lmtraining_operator.gateway import ApiError
 from lmtraining_operator.plan import Create, PublishEvent, SetIntent
-from lmtraining_operator.plan.writes import PROGRESS_SECONDS
+from lmtraining_operator.plan.writes import PROGRESS_SECONDS, REPORT_SECONDS_MIN
 from lmtraining_operator.reconcile import MISSING_SECONDS
-from lmtraining_operator.reports import REPORT_SECONDS_BETWEEN
 from tests.unit.operator_world import CrashError, World, job_body
 
 pytestmark = pytest.mark.unit
@@ -40,14 +39,14 @@ async def test_whole_life_costs_few_writes(world: World) -> None:
     world.start_all()
     await operator.look()
     for _ in range(30):
-        world.pass_time(REPORT_SECONDS_BETWEEN)
+        world.pass_time(REPORT_SECONDS_MIN)
         world.train(steps=1)
         await operator.pull_report()
         await operator.after_report()
     outcome = await operator.look()
     assert outcome.is_done
     assert world.reason() == "Completed"
-    trained_seconds = 20 * REPORT_SECONDS_BETWEEN
+    trained_seconds = 20 * REPORT_SECONDS_MIN
     assert len(world.status_writes) <= 4 + trained_seconds / PROGRESS_SECONDS + 1
     assert world.status.metrics.loss == "3.25", "the exit record has the last word"
 
@@ -259,7 +258,7 @@ async def test_silence_is_remembered_from_its_beginning(world: World) -> None:
     await operator.after_report()
     world.is_silent = True
     for _ in range(8):
-        world.pass_time(REPORT_SECONDS_BETWEEN)
+        world.pass_time(REPORT_SECONDS_MIN)
         await operator.pull_report()
         await operator.after_report()
     assert world.reason("Progressing") == "Unreachable"
@@ -286,4 +285,4 @@ async def test_report_is_pulled_though_the_clock_was_set_back(world: World) -> N
     world.pass_time(-3600)
     outcome = await operator.look()
     assert outcome.report_seconds is not None
-    assert outcome.report_seconds <= REPORT_SECONDS_BETWEEN
+    assert outcome.report_seconds <= REPORT_SECONDS_MIN

@@ -20,7 +20,7 @@ from lmtraining_api.status import (
 from lmtraining_operator.plan import figures, manifests
 from lmtraining_operator.plan.events import transitions
 from lmtraining_operator.plan.verdicts import Verdict, with_conditions
-from lmtraining_operator.plan.writes import PROGRESS_SECONDS, REPORT_TIME_SECONDS, write_time
+from lmtraining_operator.plan.writes import PROGRESS_SECONDS, REPORT_TIME_SECONDS, Pace, write_time
 from tests.unit.operator_situations import NOW, failure_status, job_object, status_of
 
 pytestmark = pytest.mark.unit
@@ -90,26 +90,28 @@ def test_text_from_outside_is_one_bounded_line() -> None:
 
 def test_equal_status_is_not_written() -> None:
     status = status_of()
-    assert write_time(status, status, last_write=None, now=NOW) is None
+    assert write_time(status, status, last_write=None, now=NOW, pace=Pace()) is None
 
 
 def test_progress_is_written_at_most_every_few_seconds() -> None:
     old = status_of()
     new = old.model_copy(update={"progress": Progress(step=7), "metrics": Metrics(loss="3")})
-    due = write_time(old, new, last_write=NOW, now=NOW + timedelta(seconds=2))
+    due = write_time(old, new, last_write=NOW, now=NOW + timedelta(seconds=2), pace=Pace())
     assert due == NOW + timedelta(seconds=PROGRESS_SECONDS)
     later = NOW + timedelta(seconds=9)
-    assert write_time(old, new, last_write=NOW, now=later) == later
-    assert write_time(old, new, last_write=None, now=NOW) == NOW
+    assert write_time(old, new, last_write=NOW, now=later, pace=Pace()) == later
+    assert write_time(old, new, last_write=None, now=NOW, pace=Pace()) == NOW
     ahead = NOW + timedelta(hours=1)
-    assert write_time(old, new, last_write=ahead, now=NOW) == NOW, "the clock was set back"
+    assert write_time(old, new, last_write=ahead, now=NOW, pace=Pace()) == NOW, (
+        "the clock was set back"
+    )
 
 
 def test_report_without_news_waits_longer() -> None:
     """A job that waits for hours is not a write every few seconds."""
     old = status_of()
     new = old.model_copy(update={"progress": Progress(report_time=NOW)})
-    assert write_time(old, new, last_write=NOW, now=NOW) == NOW + timedelta(
+    assert write_time(old, new, last_write=NOW, now=NOW, pace=Pace()) == NOW + timedelta(
         seconds=REPORT_TIME_SECONDS
     )
 
@@ -126,7 +128,7 @@ def test_report_without_news_waits_longer() -> None:
 def test_what_changes_in_meaning_is_written_at_once(changes: dict[str, object]) -> None:
     old = status_of()
     new = old.model_copy(update=changes)
-    assert write_time(old, new, last_write=NOW, now=NOW) == NOW
+    assert write_time(old, new, last_write=NOW, now=NOW, pace=Pace()) == NOW
 
 
 def test_new_wording_alone_can_wait() -> None:
@@ -134,7 +136,7 @@ def test_new_wording_alone_can_wait() -> None:
     new = with_conditions(
         old, [Verdict("Unknown", Succeeded.STARTING, "40 of 41 MB")], generation=1, now=NOW
     )
-    assert write_time(old, new, last_write=NOW, now=NOW) != NOW
+    assert write_time(old, new, last_write=NOW, now=NOW, pace=Pace()) != NOW
 
 
 def test_events_are_of_transitions_only() -> None:
@@ -315,3 +317,25 @@ def test_claim_outlives_the_job_and_the_rest_does_not() -> None:
         (owner,) = child["metadata"]["ownerReferences"]
         assert (owner["uid"], owner["controller"]) == (job.metadata.uid, True)
         assert "blockOwnerDeletion" not in owner
+
+
+@pytest.mark.parametrize(
+    ("jobs", "write_seconds", "report_seconds"),
+    [(0, 5, 2), (1, 5, 2), (50, 5, 2), (100, 5, 2), (200, 10, 2), (400, 20, 4), (1000, 50, 5),
+     (1200, 60, 5), (5000, 60, 5)],
+)  # fmt: skip
+def test_jobs_share_a_budget_of_writes_and_questions(
+    jobs: int, write_seconds: float, report_seconds: float
+) -> None:
+    assert Pace.of(jobs) == Pace(write_seconds=write_seconds, report_seconds=report_seconds)
+
+
+def test_only_progress_is_slowed_down_by_many_jobs() -> None:
+    """P4: what changes in meaning is written at once, however many jobs there are."""
+    slow = Pace.of(1000)
+    old = status_of()
+    further = old.model_copy(update={"progress": Progress(step=7)})
+    due = write_time(old, further, last_write=NOW, now=NOW, pace=slow)
+    assert due == NOW + timedelta(seconds=50)
+    again = old.model_copy(update={"attempt": 2})
+    assert write_time(old, again, last_write=NOW, now=NOW, pace=slow) == NOW

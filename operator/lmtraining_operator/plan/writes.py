@@ -1,17 +1,42 @@
-"""When is a status worth a write?
+"""When is a status worth a write, and a report worth a question?
 
 Promise: what changes in meaning is written at once, what merely advances at most once per
-PROGRESS_SECONDS, and what is equal not at all. A step is visible no later than that after it was
-taken. Trap avoided: status is watched by many, and each write is an etcd revision.
+`Pace.write_seconds`, and what is equal not at all. A step is visible no later than that after it
+was taken. Trap avoided: status is watched by many, and each write is an etcd revision and costs the
+API server 11 to 18 ms of CPU, so the writes of all jobs share a budget; Prometheus, which asks the
+pods itself, sees every step however many jobs there are.
 """
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from lmtraining_api.status import Goodput, LMTrainingJobStatus, Metrics, Progress
 
 PROGRESS_SECONDS = 5.0
+PROGRESS_SECONDS_MAX = 60.0
+PROGRESS_WRITES_PER_SECOND = 20.0
+"""Of all jobs together."""
+REPORT_SECONDS_MIN = 2.0
+REPORT_SECONDS_MAX = 5.0
+REPORTS_PER_SECOND = 100.0
+"""Of all jobs together, as long as REPORT_SECONDS_MAX allows."""
 REPORT_TIME_SECONDS = 10.0
 """The same where nothing is new but the time of the report: training stands, or waits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How often a job is asked and its progress is written, in seconds."""
+
+    write_seconds: float = PROGRESS_SECONDS
+    report_seconds: float = REPORT_SECONDS_MIN
+
+    @classmethod
+    def of(cls, jobs: int) -> "Pace":
+        """That of so many unfinished jobs: slower the more there are, within limits."""
+        write = min(max(jobs / PROGRESS_WRITES_PER_SECOND, PROGRESS_SECONDS), PROGRESS_SECONDS_MAX)
+        report = min(max(jobs / REPORTS_PER_SECOND, REPORT_SECONDS_MIN), REPORT_SECONDS_MAX)
+        return cls(write_seconds=write, report_seconds=report)
 
 
 def write_time(
@@ -20,6 +45,7 @@ def write_time(
     *,
     last_write: datetime | None,
     now: datetime,
+    pace: Pace,
 ) -> datetime | None:
     """When `new` should be written over `old`; None for never. A clock that was set back says
     nothing about how long ago the last write was."""
@@ -27,7 +53,8 @@ def write_time(
         return None
     if last_write is None or last_write > now or _meaning(old) != _meaning(new):
         return now
-    wait = REPORT_TIME_SECONDS if _timeless(old) == _timeless(new) else PROGRESS_SECONDS
+    is_idle = _timeless(old) == _timeless(new)
+    wait = max(pace.write_seconds, REPORT_TIME_SECONDS if is_idle else 0.0)
     return max(now, last_write + timedelta(seconds=wait))
 
 
