@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -132,11 +133,18 @@ def _processes_naming(text: str) -> list[str]:
 
 
 @pytest.fixture
-def isolated(tmp_path: Path) -> Iterator[Isolated]:
+def directory() -> Iterator[Path]:
+    """A short path: sockets lie below it, whose paths have an end."""
+    with TemporaryDirectory(prefix="lmtest-") as made:
+        yield Path(made)
+
+
+@pytest.fixture
+def isolated(directory: Path) -> Iterator[Isolated]:
     """Two joined network namespaces: one for a cluster, one that plays the world outside."""
     shared = Layout.from_environment()
     binaries.ensure(binaries.NATIVE_PROGRAMS, shared)
-    layout = Layout(tmp_path)
+    layout = Layout(directory)
     layout.binaries.symlink_to(shared.binaries)
     inside, outside = f"lmtest-in-{os.getpid()}", f"lmtest-out-{os.getpid()}"
     place = Isolated(inside, layout)

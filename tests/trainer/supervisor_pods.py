@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lmtraining_api import ExitRecord, TrainerReport, names
+from tests.side_by_side import process_number
 
 ROOT = Path(__file__).parents[2]
 WAIT_SECONDS_MAX = 180.0
@@ -34,11 +35,6 @@ def until(look: Callable[[], Value | None], what: str, seconds: float = WAIT_SEC
             return value
         time.sleep(POLL_SECONDS)
     raise AssertionError(f"not within {seconds} s: {what}")
-
-
-def test_process() -> int:
-    """Which of the processes that share the tests this is: each has addresses of its own."""
-    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 def free_port() -> int:
@@ -99,7 +95,7 @@ class Pod:
         self.attempt, self.replica = attempt, replica
         self.home = directory / self.name
         self.home.mkdir(parents=True)
-        self.address = f"127.{test_process()}.{1 + replaced}.{replica + 1}"
+        self.address = f"127.{process_number()}.{1 + replaced}.{replica + 1}"
         self.port = report_port or free_port()
         self.intent_file = self.home / "intent.json"
         self.termination_log = self.home / "termination-log"

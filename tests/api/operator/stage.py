@@ -17,6 +17,7 @@ from devcluster.waiting import wait_until
 from lmtraining_api import names as api
 from lmtraining_api.records import ExitRecord, Intent
 from lmtraining_api.status import Condition, ConditionType, LMTrainingJobStatus
+from tests.side_by_side import process_number
 
 Object = dict[str, Any]
 T = TypeVar("T")
@@ -46,7 +47,7 @@ class Stage:
     server: ApiServer
     namespace: str
     network: int
-    """Addresses of this test's pods: 127.1.<network>.<replica + 1>."""
+    """Addresses of this test's pods: 127.<process>.<network>.<replica + 1>."""
     _connection: http.client.HTTPSConnection = field(init=False)
 
     def __post_init__(self) -> None:
@@ -174,7 +175,7 @@ class Stage:
         self.do("PATCH", "pods", f"/{pod['metadata']['name']}/status", {"status": status})
 
     def address(self, replica: int) -> str:
-        return f"127.1.{self.network}.{replica + 1}"
+        return f"127.{process_number()}.{self.network}.{replica + 1}"
 
     def _running(self, pod: Object) -> Object:
         address = self.address(label(pod, api.LABEL_REPLICA))
