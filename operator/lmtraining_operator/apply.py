@@ -136,12 +136,13 @@ class Applier:
 
 
 def batches(actions: Sequence[Action]) -> list[list[Action]]:
-    """Runs of actions that may be carried out at once: pods among themselves; all else in order."""
+    """Runs of actions that may be carried out at once: what pods need, then the pods; all else of
+    one kind too."""
     result: list[list[Action]] = []
     for action in actions:
         joins = (
             result
-            and _kind(action) == _kind(result[-1][0]) != ""
+            and _kind(action) == _kind(result[-1][0])
             and len(result[-1]) < ACTIONS_AT_ONCE_MAX
         )
         if joins:
@@ -153,7 +154,7 @@ def batches(actions: Sequence[Action]) -> list[list[Action]]:
 
 def _kind(action: Action) -> str:
     if isinstance(action, Create):
-        return "create" if action.kind == "Pod" else ""
+        return "create pods" if action.kind == "Pod" else "create what they need"
     return type(action).__name__
 
 

@@ -265,13 +265,14 @@ async def test_silence_is_remembered_from_its_beginning(world: World) -> None:
     assert "2026-01-31T12:00:02Z" in world.message("Progressing")
 
 
-def test_pods_are_made_together_and_all_else_in_order() -> None:
+def test_what_pods_need_is_made_together_then_the_pods_and_all_else_in_order() -> None:
     pods = [Create(body={"kind": "Pod", "metadata": {"name": str(n)}}) for n in range(20)]
     config_map = Create(body={"kind": "ConfigMap", "metadata": {"name": "a"}})
     intent = SetIntent(name="0", uid="0", intent="")
     event = PublishEvent(type="Normal", reason="R", message="", attempt=1)
-    found = batches([config_map, *pods, intent, intent, event])
-    assert [len(batch) for batch in found] == [1, 16, 4, 2, 1]
+    policy = Create(body={"kind": "NetworkPolicy", "metadata": {"name": "a"}})
+    found = batches([config_map, policy, *pods, intent, intent, event])
+    assert [len(batch) for batch in found] == [2, 16, 4, 2, 1]
 
 
 async def test_report_is_pulled_though_the_clock_was_set_back(world: World) -> None:
