@@ -63,7 +63,12 @@ class Client:
     def send(self, method: str, path: str, body: Object | None = None) -> http.client.HTTPResponse:
         kind = MERGE if method == "PATCH" else "application/json"
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": kind}
-        self._connection.request(method, path, json.dumps(body) if body else None, headers)
+        content = json.dumps(body) if body else None
+        try:
+            self._connection.request(method, path, content, headers)
+        except OSError:  # the server has closed a connection that was idle for minutes
+            self._connection.close()
+            self._connection.request(method, path, content, headers)
         answer = self._connection.getresponse()
         if answer.status >= 400:
             raise RuntimeError(f"{method} {path}: {answer.read().decode()}")

@@ -20,12 +20,18 @@ BESIDE: Document = {
     "optimizer.momentum": {"name": "sgd"},
     "optimizer.l1": {"name": "ftrl"},
     "storage.credentials": {"uri": "s3://bucket"},
+    "topology.key": {"policy": "Pack"},
+    "queue.priorityClass": {"name": "team"},
 }
 NOT_QUANTITIES = ("2GB", "2gib", "2 G", "10E", "-", "", -1, 0, "100P", "9" * 31)
 
 
 #: What an entry of a list needs beside the field that is wrong.
-ENTRY: Document = {"rules": {"failureClass": "Crash", "action": "Retry"}}
+ENTRY: Document = {
+    "rules": {"failureClass": "Crash", "action": "Retry"},
+    "tolerations": {},
+    "env": {"name": "A", "value": "1"},
+}
 
 
 def just_out_of_bounds() -> list[tuple[str, Document]]:
@@ -65,17 +71,25 @@ def _values_outside(field: Document) -> Iterator[Any]:
     if "minItems" in field:
         yield []
     if "maxItems" in field:
-        properties = field["items"].get("properties")
-        yield [
-            f"many.{n}"
-            if properties is None
-            else ENTRY["rules"]
-            if "action" in properties
-            else {"uri": f"s3://many/{n}"}
-            for n in range(field["maxItems"] + 1)
-        ]
+        yield [_entry(field["items"], n) for n in range(field["maxItems"] + 1)]
     if "x-kubernetes-int-or-string" in field:
         yield from NOT_QUANTITIES
+
+
+def _entry(item: Document, number: int) -> Any:
+    """An entry of a list that is good by itself and like no other."""
+    properties = item.get("properties")
+    if properties is None:
+        return f"many.{number}"
+    if "action" in properties:
+        return ENTRY["rules"]
+    if "effect" in properties:
+        return {"key": f"taint-{number}"}
+    return (
+        {"name": f"A{number}", "value": ""}
+        if "value" in properties
+        else {"uri": f"s3://m/{number}"}
+    )
 
 
 def _patch(location: Sequence[str], value: Any) -> Document:

@@ -109,6 +109,10 @@ CRASH_RULE = {"failureClass": "Crash", "exitCode": 137, "restartsMax": 2}
 TRAIN_URI = "spec.data.train[0].uri"
 STORE_URI = "spec.checkpoint.storage.uri"
 
+OWN_KEY = (
+    " has a key of the operator's own, or of a queue (app.kubernetes.io/, lmtraining.dev/, "
+    "kueue.x-k8s.io/): take another key; a queue is named in spec.queue"
+)
 ROW_TOKENS_MAX = 61_035 * 2 * 8192  # 999,997,440, all that batchTokens has room for
 LONGEST_ROW = minimal(
     data={"sequenceLength": 8192},
@@ -117,6 +121,25 @@ LONGEST_ROW = minimal(
 )
 
 PAIRS = (
+    # podTemplate
+    Pair(
+        accept=minimal(podTemplate={"labels": {"team": "a", "example.org/x": "b"}}),
+        refuse=minimal(podTemplate={"labels": {"lmtraining.dev/job-name": "b"}}),
+        at="spec.podTemplate.labels",
+        sentence=f"labels{OWN_KEY}",
+    ),
+    Pair(
+        accept=minimal(podTemplate={"annotations": {"example.org/x": "b"}}),
+        refuse=minimal(podTemplate={"annotations": {"kueue.x-k8s.io/queue-name": "b"}}),
+        at="spec.podTemplate.annotations",
+        sentence=f"annotations{OWN_KEY}",
+    ),
+    Pair(
+        accept=minimal(podTemplate={"env": [{"name": "NCCL_DEBUG", "value": "INFO"}]}),
+        refuse=minimal(podTemplate={"env": [{"name": "LD_PRELOAD", "value": "x"}]}),
+        at="spec.podTemplate.env[0].name",
+        sentence="env LD_PRELOAD is set by the operator or changes how Python starts: remove it",
+    ),
     # metadata
     Pair(
         accept=named("n" * 50),
@@ -475,6 +498,13 @@ CHANGES = (
         sentence="{at} cannot be changed once the job exists, but for checkpoint.everySteps: make "
         "a new job, or undo the change",
     ),
+    Change(
+        allow={"queue": None},
+        refuse={"queue": {"name": "team"}},
+        at="spec.queue",
+        sentence="{at} cannot be changed once the job exists, but for its priorityClass: make a "
+        "new job, or undo the change",
+    ),
 )
 
 #: Batches that do not divide into rows, and the batch that is advised.
@@ -492,6 +522,7 @@ SIZE_MISTAKES = ("2GB", "2GiB", "2gb", "2gib", "2Gb", "2g", "2gi")
 
 #: What may change in a job that exists: everything else is immutable.
 MUTABLE = {
+    "podTemplate": {"nodeSelector": {"pool": "b"}, "priorityClassName": "high"},
     "recovery": {"restartsMax": 9},
     "suspend": True,
     "keepPodsSeconds": 0,

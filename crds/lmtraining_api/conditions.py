@@ -84,6 +84,7 @@ class Scheduled(StrEnum):
     """Reasons of Scheduled: are all pods of the attempt placed and started?"""
 
     PENDING = "Pending"
+    QUEUED = "Queued"
     UNSCHEDULABLE = "Unschedulable"
     QUOTA_EXCEEDED = "QuotaExceeded"
     IMAGE_PULL_FAILED = "ImagePullFailed"

@@ -19,6 +19,7 @@ from lmtraining_api.fields import ObjectName
 from lmtraining_api.lifecycle import YEAR_SECONDS, Deadlines, Requests, Rollback
 from lmtraining_api.names import API_VERSION, JOB_NAME_LENGTH_MAX, KIND
 from lmtraining_api.optimization import Budget, FineTuning, Optimizer, Regularisation, Schedule
+from lmtraining_api.placement import PodTemplate, Queue
 from lmtraining_api.training import (
     BATCH_TOKENS_MAX,
     Credentials,
@@ -64,7 +65,9 @@ __all__ = [
     "ObjectMeta",
     "Optimizer",
     "Parallelism",
+    "PodTemplate",
     "Precision",
+    "Queue",
     "Recovery",
     "RecoveryRule",
     "Regularisation",
@@ -267,7 +270,8 @@ def _as_large(path: str) -> str:
 
 class LMTrainingJobSpec(TrainingSpec):
     """What the job should be. Only suspend, deadlines, keepPodsSeconds, recovery, requests,
-    checkpoint.everySteps and, upwards, training.budget may be changed later."""
+    podTemplate, queue.priorityClass, checkpoint.everySteps and, upwards, training.budget may be
+    changed later."""
 
     recovery: Recovery = Recovery()
     """How faults are answered."""
@@ -275,6 +279,10 @@ class LMTrainingJobSpec(TrainingSpec):
     """By when the job must have come somewhere."""
     requests: Requests = Requests()
     """What is to be done once while the job runs."""
+    pod_template: PodTemplate = PodTemplate()
+    """What the pods have beside what the operator gives them: where they go, labels, variables."""
+    queue: Queue | None = None
+    """Who lets the pods go. Left out: nobody has to."""
     suspend: bool = False
     """true: save a checkpoint and free the devices; false again: go on from it."""
     keep_pods_seconds: int | None = Field(default=None, ge=0, le=YEAR_SECONDS)
@@ -299,6 +307,13 @@ class LMTrainingJobSpec(TrainingSpec):
         _immutable("stability"),
         _immutable("workers"),
         _immutable("checkpoint", but="every_steps"),
+        TransitionRule(
+            cel="has(self.queue) == has(oldSelf.queue) && (!has(self.queue) || "
+            "self.queue.name == oldSelf.queue.name)",
+            message="spec.queue cannot be changed once the job exists, but for its priorityClass: "
+            "make a new job, or undo the change",
+            at="queue",
+        ),
     )
 
 

@@ -43,13 +43,14 @@ DATA_CACHE_DIRECTORY: Final = f"{STORAGE_DIRECTORY}/{DATA_CACHE}"
 EXPORT_DIRECTORY: Final = "export"
 
 #: The identity of a trainer pod, by the downward API. Never a hyper-parameter.
-ENV_POD_UID: Final = "LMTRAINING_POD_UID"
-ENV_POD_NAME: Final = "LMTRAINING_POD_NAME"
-ENV_POD_ADDRESS: Final = "LMTRAINING_POD_ADDRESS"
-ENV_ATTEMPT: Final = "LMTRAINING_ATTEMPT"
-ENV_REPLICA: Final = "LMTRAINING_REPLICA"
+ENV_PREFIX: Final = "LMTRAINING_"
+ENV_POD_UID: Final = f"{ENV_PREFIX}POD_UID"
+ENV_POD_NAME: Final = f"{ENV_PREFIX}POD_NAME"
+ENV_POD_ADDRESS: Final = f"{ENV_PREFIX}POD_ADDRESS"
+ENV_ATTEMPT: Final = f"{ENV_PREFIX}ATTEMPT"
+ENV_REPLICA: Final = f"{ENV_PREFIX}REPLICA"
 #: How long the kubelet waits after it has told the pod to stop.
-ENV_GRACE_SECONDS: Final = "LMTRAINING_GRACE_SECONDS"
+ENV_GRACE_SECONDS: Final = f"{ENV_PREFIX}GRACE_SECONDS"
 
 #: GET /report, /metrics and /healthz of every supervisor; torch's rendezvous on the lead pod.
 REPORT_PORT: Final = 8080

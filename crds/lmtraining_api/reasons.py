@@ -135,6 +135,10 @@ REASON_HELP: dict[ConditionType, dict[str, Help]] = {
     },
     ConditionType.SCHEDULED: {
         Scheduled.PENDING: Help("The pods are about to be made."),
+        Scheduled.QUEUED: Help(
+            "The queue of `spec.queue` has not let the pods go.",
+            f"{_LOOK}: wait, or look at the queue: `kubectl get workloads,localqueues`.",
+        ),
         Scheduled.UNSCHEDULABLE: Help(
             "No node fits a pod.",
             f"{_LOOK}: free or add nodes, or lower `workers.resources` or `workers.replicas`.",

@@ -98,6 +98,9 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
             flag, action="extend", nargs="+", default=[], metavar="VALUE",
             help=f"{what} that jobs may use (default: any)",
         )  # fmt: skip
+    run_command.add_argument(
+        "--allow-host-network", action="store_true", help="jobs may use the network of their nodes"
+    )
     parsed = parser.parse_args(arguments)
     try:
         for address in (parsed.health_address, parsed.metrics_address):
@@ -111,6 +114,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
             images=tuple(parsed.allow_image),
             uris=tuple(parsed.allow_uri),
             service_accounts=tuple(parsed.allow_service_account),
+            host_network=parsed.allow_host_network,
         ),
         namespaces=tuple(parsed.namespaces),
         lease=lease,

@@ -30,6 +30,8 @@ from lmtraining_operator.plan.attempts import may_make
 from lmtraining_operator.plan.ending import has_kept_long_enough
 from lmtraining_operator.plan.manifests import CONTAINER
 
+DISRUPTIONS = ("DisruptionTarget", "TerminationTarget")
+"""Conditions of a pod that somebody other than the job wants gone: Kubernetes', and Kueue's."""
 WARNINGS_PODS_MAX = 3
 """Pods whose events are read: the others wait for the same."""
 WARNINGS_AFTER_SECONDS = 3.0
@@ -203,6 +205,7 @@ def pod_view(found: Object) -> ObservedPod:
         node=found.get("spec", {}).get("nodeName", ""),
         is_deleting="deletionTimestamp" in metadata,
         intent=(metadata.get("annotations") or {}).get(api.ANNOTATION_INTENT, ""),
+        gates=tuple(one["name"] for one in found.get("spec", {}).get("schedulingGates") or ()),
         unschedulable_message=_unschedulable(status),
         waiting_reason=waiting.get("reason", ""),
         waiting_message=waiting.get("message", ""),
@@ -238,7 +241,9 @@ def _condition(status: Object, kind: str, value: str) -> Object | None:
 
 
 def _disruption(status: Object) -> Disruption | None:
-    condition = _condition(status, "DisruptionTarget", "True")
+    """By Kubernetes itself (preempted, drained, evicted), or by a queue that wants its quota."""
+    conditions = (_condition(status, kind, "True") for kind in DISRUPTIONS)
+    condition = next((one for one in conditions if one is not None), None)
     if condition is None:
         return None
     return Disruption(

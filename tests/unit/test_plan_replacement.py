@@ -10,6 +10,7 @@ from lmtraining_api.exits import FailureClass
 from lmtraining_api.names import POD_REPLACED
 from lmtraining_api.records import FaultReport, Intent, Peer, gang_digest
 from lmtraining_api.status import (
+    AvoidedNode,
     ConditionType,
     LMTrainingJobStatus,
     Progress,
@@ -385,3 +386,15 @@ def test_pod_that_finishes_while_another_is_replaced_ends_the_attempt_uncharged(
 def test_finished_lead_is_the_end_of_the_job_whoever_is_lost() -> None:
     plan = answer(ended(LEAD, 0))
     assert reason(plan) == "Completed"
+
+
+@pytest.mark.parametrize("is_avoiding", [False, True])
+def test_a_queue_lets_go_only_pods_that_are_alike(is_avoiding: bool) -> None:
+    """With another affinity, a pod is no member of the group that the queue has let go."""
+    avoided = [AvoidedNode(name="node-9", reason="Xid 79", time=NOW)] if is_avoiding else []
+    job = job_object(queue={"name": "team"})
+    faults = {"node-9": 2} if is_avoiding else {}
+    status = training(waits_in_place=True, avoided_nodes=avoided, hardware_faults=faults)
+    plan = decide(status, job=job, pods=(LEAD, CRASHED), report=REPORT)
+    assert bool(plan.status.replaced_pods) != is_avoiding
+    assert (LEAD.name in [name for name, _ in deleted(plan)]) == is_avoiding

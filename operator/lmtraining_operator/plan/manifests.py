@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from lmtraining_api import names as api
 from lmtraining_api.job import LMTrainingJob, TrainingSpec
 from lmtraining_api.records import JobFile
-from lmtraining_operator.plan import names, nodes
+from lmtraining_operator.plan import names, placement
 from lmtraining_operator.plan.model import Object
 
 USER_ID = 65532
@@ -130,15 +130,10 @@ def pod(
     }
     if workers.service_account_name is not None:
         spec["serviceAccountName"] = workers.service_account_name
-    if workers.accelerator is not None:
-        # Nodes with accelerators usually carry the resource's name as a taint.
-        spec["tolerations"] = [
-            {"key": workers.accelerator.resource, "operator": "Exists", "effect": "NoSchedule"}
-        ]
-    if avoided_nodes:
-        spec["affinity"] = nodes.affinity(avoided_nodes)
+    spec |= placement.spec(job, avoided_nodes)
     metadata = _metadata(job, name, attempt=attempt, replica=replica)
-    metadata["annotations"] = {api.ANNOTATION_INTENT: intent}
+    metadata["labels"] = placement.labels(job, attempt) | metadata["labels"]
+    metadata["annotations"] = placement.annotations(job) | {api.ANNOTATION_INTENT: intent}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
@@ -185,6 +180,7 @@ def _environment(job: LMTrainingJob) -> list[Object]:
     ]
     grace = str(job.spec.recovery.grace_seconds)
     return [
+        *({"name": one.name, "value": one.value} for one in job.spec.pod_template.env),
         *downward,
         {"name": api.ENV_GRACE_SECONDS, "value": grace},
         {"name": "HOME", "value": HOME_DIRECTORY},

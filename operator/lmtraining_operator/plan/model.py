@@ -31,6 +31,8 @@ class Allowed:
     """Starts of the places that data is read from and checkpoints are written to."""
     service_accounts: tuple[str, ...] = ()
     """Names for workers.serviceAccountName."""
+    host_network: bool = False
+    """Whether podTemplate.hostNetwork may be true; here nothing named is nothing allowed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,8 @@ class ObservedPod:
     is_deleting: bool = False
     intent: str = ""
     """Content of the intent annotation."""
+    gates: tuple[str, ...] = ()
+    """Who must let it go before the scheduler looks at it, such as a queue."""
     unschedulable_message: str = ""
     """Why the scheduler has not placed it; empty when it has, or has not tried."""
     waiting_reason: str = ""

@@ -29,6 +29,11 @@ def outside(spec: LMTrainingJobSpec, allowed: Allowed) -> str:
         return _sentence(
             f"workers.serviceAccountName {account}", "service accounts", allowed.service_accounts
         )
+    if spec.pod_template.host_network and not allowed.host_network:
+        return (
+            "podTemplate.hostNetwork is not allowed here: remove it, or ask the administrator of "
+            "lm-training-operator to set allowed.hostNetwork"
+        )
     for field, uri in _remote_uris(spec):
         if not _is_under(uri, allowed.uris):
             return _sentence(field, "URIs that begin with", allowed.uris)

@@ -43,6 +43,7 @@ def scheduled(situation: Situation) -> Verdict:
         return Verdict("True", Scheduled.SCHEDULED)
     questions: tuple[Callable[[Situation], Verdict | None], ...] = (
         _refused,
+        _queued,
         _image,
         _container,
         _volume,
@@ -91,6 +92,21 @@ def _verdict_on_refusal(refusal: Refusal) -> Verdict:
 
 def _first(situation: Situation, matches: Callable[[ObservedPod], bool]) -> ObservedPod | None:
     return next((pod for pod in situation.gang if matches(pod)), None)
+
+
+def _queued(situation: Situation) -> Verdict | None:
+    """Pods that nobody has let go yet: before that the scheduler does not look at them."""
+    pod = _first(situation, lambda pod: bool(pod.gates))
+    if pod is None:
+        return None
+    queue = situation.spec.queue
+    waits_for = f"queue {queue.name} lets them go" if queue else "somebody lets them go"
+    gates = ", ".join(pod.gates)
+    return _not(
+        Scheduled.QUEUED,
+        f"the pods wait until {waits_for} (gate {gates} of pod {pod.name}): when, depends on its "
+        "quota and on who is before them",
+    )
 
 
 def _image(situation: Situation) -> Verdict | None:
