@@ -48,6 +48,9 @@ class Leader:
         """How often each job is asked and written, as many as there are."""
         return Pace.of(self._tasks.unfinished() if self._tasks else 0)
 
+    def oldest_unstarted_seconds(self) -> float:
+        return self._tasks.oldest_unstarted_seconds() if self._tasks else 0.0
+
     def oldest_pass_seconds(self) -> float:
         return self._tasks.oldest_pass_seconds() if self._tasks else 0.0
 

@@ -156,7 +156,9 @@ async def run(options: Options) -> None:
     leader = Leader(
         leadership, reconciler=reconciler, metrics=metrics, namespaces=options.namespaces
     )
-    metrics.show_jobs(leader.count_by_state)
+    metrics.show_jobs(
+        leader.count_by_state, oldest_unstarted_seconds=leader.oldest_unstarted_seconds
+    )
     health = Health(
         metrics,
         oldest_pass_seconds=leader.oldest_pass_seconds,

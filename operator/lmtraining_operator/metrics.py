@@ -107,6 +107,20 @@ RECOVERY_SECONDS: Final = MetricDefinition(
     help="From a failure until the first optimizer step after it has ended.",
     buckets=RECOVERY_BUCKETS,
 )
+ENDS: Final = MetricDefinition(
+    name=f"{PREFIX}_job_ends_total",
+    kind="counter",
+    unit="jobs",
+    help="Jobs that have ended, by the state they ended in.",
+    labels=("state",),
+)
+UNSTARTED_SECONDS: Final = MetricDefinition(
+    name=f"{PREFIX}_oldest_unstarted_job_seconds",
+    kind="gauge",
+    unit="seconds",
+    help="Time since the acceptance of the oldest job whose pods have never all run; 0 where there "
+    "is none. A suspended job does not wait.",
+)
 RESTARTS: Final = MetricDefinition(
     name=f"{PREFIX}_job_restarts_total",
     kind="counter",
@@ -129,6 +143,8 @@ METRICS: Final = (
     LOOP_LAG_SECONDS,
     LEADER,
     JOBS,
+    UNSTARTED_SECONDS,
+    ENDS,
     START_SECONDS,
     RECOVERY_SECONDS,
     RESTARTS,
@@ -152,6 +168,10 @@ class Metrics:
         self._start_seconds = self._histogram(START_SECONDS)
         self._recovery_seconds = self._histogram(RECOVERY_SECONDS)
         self._restarts = self._counter(RESTARTS)
+        self._ends = self._counter(ENDS)
+        for state in Succeeded:
+            if state.is_terminal:  # from 0, or nobody sees the first one as an increase
+                self._ends.labels(state)
         self._reasons = _Words(REASONS_MAX)
         self._codes = _Words(CODES_MAX)
         build = Info(BUILD.name.removesuffix("_info"), BUILD.help, registry=self.registry)
@@ -171,10 +191,19 @@ class Metrics:
             self._recovery_seconds.observe(reached.recovery_seconds)
         for failure_class, restarts in reached.restarts.items():
             self._restarts.labels(failure_class).inc(restarts)
+        if reached.end:
+            self._ends.labels(reached.end).inc()
 
-    def show_jobs(self, states: Callable[[], Mapping[str, int]]) -> None:
-        """Count the jobs by state when asked, and not before."""
+    def show_jobs(
+        self,
+        states: Callable[[], Mapping[str, int]],
+        *,
+        oldest_unstarted_seconds: Callable[[], float],
+    ) -> None:
+        """Look at the jobs when asked, and not before."""
         self.registry.register(_JobsByState(states))
+        unstarted = Gauge(UNSTARTED_SECONDS.name, UNSTARTED_SECONDS.help, registry=self.registry)
+        unstarted.set_function(oldest_unstarted_seconds)
 
     def _counter(self, definition: MetricDefinition) -> Counter:
         return Counter(definition.name, definition.help, definition.labels, registry=self.registry)

@@ -10,7 +10,10 @@ status, and right after a restart of the operator as well.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lmtraining_api.status import LMTrainingJobStatus
+from lmtraining_api.conditions import Succeeded
+from lmtraining_api.status import ConditionType, LMTrainingJobStatus
+
+_ENDS = frozenset(str(state) for state in Succeeded if state.is_terminal)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,8 @@ class Milestones:
     """From a failure until the first step after it."""
     restarts: Mapping[str, int] = field(default_factory=dict)
     """New attempts and replaced pods, by the class of the failure."""
+    end: str = ""
+    """The state that the job ended in."""
 
 
 def milestones(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> Milestones:
@@ -36,7 +41,13 @@ def milestones(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> Milestones
             for failure_class, count in new.restarts.by_reason.items()
             if not is_renamed and count > old.restarts.by_reason.get(failure_class, 0)
         },
+        end=_end(new) if not _end(old) else "",
     )
+
+
+def _end(status: LMTrainingJobStatus) -> str:
+    condition = status.condition(ConditionType.SUCCEEDED)
+    return condition.reason if condition and condition.reason in _ENDS else ""
 
 
 def _start_seconds(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> float | None:

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from lmtraining_api import names as api
+from lmtraining_api.conditions import Succeeded
 from lmtraining_api.status import ConditionType, LMTrainingJobStatus
 from lmtraining_operator.apply import Applier
 from lmtraining_operator.gateway import CONFLICT, ApiError, Gateway, Object
@@ -37,6 +38,9 @@ AGAIN_SECONDS = 0.05
 
 MISSING_SECONDS = 20.0
 """How long a job must not be found before it is taken for gone."""
+
+
+_UNSTARTED = frozenset({Succeeded.PENDING, Succeeded.PREPARING, Succeeded.STARTING})
 
 
 class JobKey(NamedTuple):
@@ -103,6 +107,16 @@ class JobReconciler:
         """The reason of Succeeded, as last decided."""
         condition = self._view and self._view.plan.status.condition(ConditionType.SUCCEEDED)
         return condition.reason if condition else "Pending"
+
+    @property
+    def unstarted_seconds(self) -> float:
+        """Time since acceptance while its pods have never all run; 0 otherwise."""
+        if self._view is None or self.state not in _UNSTARTED:
+            return 0.0
+        status = self._view.plan.status
+        if status.start_time is None or status.first_run_time is not None:
+            return 0.0
+        return max((self._clock() - status.start_time).total_seconds(), 0.0)
 
     @property
     def attempt(self) -> int:

@@ -88,6 +88,11 @@ class JobTasks:
         """How many jobs are looked at."""
         return len(self._jobs)
 
+    def oldest_unstarted_seconds(self) -> float:
+        """Of the job that has waited longest for its pods to run."""
+        jobs = list(self._jobs.values())
+        return max((job.reconciler.unstarted_seconds for job in jobs), default=0.0)
+
     def oldest_pass_seconds(self) -> float:
         """Age of the oldest pass under way. To wait for a slot is no age: a queue is no fault."""
         now = asyncio.get_running_loop().time()

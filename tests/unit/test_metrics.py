@@ -5,9 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from lmtraining_api.conditions import ConditionType, Succeeded
 from lmtraining_api.exits import FailureClass
 from lmtraining_api.metrics import MetricDefinition
-from lmtraining_api.status import LastRecovery, LMTrainingJobStatus, Restarts
+from lmtraining_api.status import Condition, LastRecovery, LMTrainingJobStatus, Restarts
 from lmtraining_operator import metrics as operator
 from lmtraining_operator.metrics import CODES_MAX, OTHER, REASONS_MAX, Metrics
 from lmtraining_operator.milestones import Milestones, milestones
@@ -29,6 +30,19 @@ ACCEPTED = LMTrainingJobStatus(start_time=NOW)
 RUNNING = LMTrainingJobStatus(start_time=NOW, first_run_time=later(30))
 ONE_CRASH = Restarts(total=1, by_reason={FailureClass.CRASH: 1})
 RENAMED = Restarts(total=1, by_reason={FailureClass.CRASH: 0, FailureClass.DISRUPTION: 1})
+
+
+def in_state(state: Succeeded) -> LMTrainingJobStatus:
+    summary = Condition(
+        type=ConditionType.SUCCEEDED,
+        status="Unknown",
+        reason=state,
+        observed_generation=1,
+        last_transition_time=NOW,
+    )
+    return LMTrainingJobStatus(conditions=[summary])
+
+
 THREE = Restarts(total=3, by_reason={FailureClass.CRASH: 2, FailureClass.HANG: 1})
 
 
@@ -63,6 +77,9 @@ THREE = Restarts(total=3, by_reason={FailureClass.CRASH: 2, FailureClass.HANG: 1
             RUNNING.model_copy(update={"restarts": RENAMED}),
             Milestones(),
         ),
+        (BLANK, in_state(Succeeded.TRAINING), Milestones()),
+        (in_state(Succeeded.TRAINING), in_state(Succeeded.FAILED), Milestones(end="Failed")),
+        (in_state(Succeeded.FAILED), in_state(Succeeded.FAILED), Milestones()),
     ],
 )
 def test_a_milestone_is_told_once(
@@ -74,13 +91,13 @@ def test_a_milestone_is_told_once(
 def used() -> Metrics:
     """Every metric of the operator with a value."""
     metrics = Metrics("test")
-    metrics.show_jobs(lambda: {"Training": 2})
+    metrics.show_jobs(lambda: {"Training": 2}, oldest_unstarted_seconds=lambda: 40.0)
     metrics.count_answer("GET", "Pod", 200)
     metrics.count_error("Conflict")
     metrics.reconcile_seconds.observe(0.02)
     metrics.report_pulls.labels("ok").inc()
     metrics.count_milestones(
-        Milestones(start_seconds=30.0, recovery_seconds=9.0, restarts={"Crash": 2})
+        Milestones(start_seconds=30.0, recovery_seconds=9.0, restarts={"Crash": 2}, end="Failed")
     )
     return metrics
 
@@ -106,6 +123,9 @@ def test_milestones_are_counted() -> None:
     assert value("lmtraining_operator_job_start_duration_seconds_sum") == 30
     assert value("lmtraining_operator_job_recovery_duration_seconds_sum") == 9
     assert value("lmtraining_operator_job_restarts_total", {"failure_class": "Crash"}) == 2
+    assert value("lmtraining_operator_job_ends_total", {"state": "Failed"}) == 1
+    assert value("lmtraining_operator_job_ends_total", {"state": "Diverged"}) == 0, "from 0"
+    assert value("lmtraining_operator_oldest_unstarted_job_seconds") == 40
 
 
 def test_words_of_others_are_bounded_and_still_counted() -> None:

@@ -33,6 +33,18 @@ async def test_status_is_written_before_the_first_child(world: World) -> None:
     assert world.status.attempt == 1
 
 
+async def test_a_job_waits_for_its_pods_until_all_of_them_have_run(world: World) -> None:
+    operator = world.operator()
+    assert operator.unstarted_seconds == 0.0, "nothing is known yet"
+    await operator.look()
+    world.pass_time(90)
+    assert operator.unstarted_seconds == 90.0
+    world.start_all()
+    await operator.look()
+    world.pass_time(90)
+    assert operator.unstarted_seconds == 0.0
+
+
 async def test_whole_life_costs_few_writes(world: World) -> None:
     operator = world.operator()
     await operator.look()

@@ -160,7 +160,7 @@ def test_operator_that_could_not_take_over_is_alive_but_not_ready(probes: Probes
 
 def test_jobs_are_counted_by_state() -> None:
     metrics = Metrics("test")
-    metrics.show_jobs(lambda: {"Training": 2})
+    metrics.show_jobs(lambda: {"Training": 2}, oldest_unstarted_seconds=lambda: 0.0)
     value = metrics.registry.get_sample_value("lmtraining_operator_jobs", {"state": "Training"})
     assert value == 2
 

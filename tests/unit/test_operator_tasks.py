@@ -24,7 +24,7 @@ class FakeReconciler:
     def __init__(self, key: JobKey, outcomes: list[Outcome | Exception]) -> None:
         self.key, self.outcomes = key, outcomes
         self.looks = self.pulls = self.after = self.at_once = self.at_once_max = 0
-        self.state, self.attempt = "Training", 1
+        self.state, self.attempt, self.unstarted_seconds = "Training", 1, 7.0
         self.event_errors: list[ApiError] = []
         self.hold: asyncio.Event | None = None
         self.pull_forever = False
@@ -112,6 +112,7 @@ async def test_job_that_nothing_wakes_is_looked_at_again(bench: Bench) -> None:
     bench.outcomes = [Outcome(look_seconds=0.01)]
     bench.tasks.wake(KEY)
     await until(lambda: bench.one.looks == 2)
+    assert bench.tasks.oldest_unstarted_seconds() == 7.0
 
 
 async def test_ended_job_has_no_task_and_can_be_woken_again(bench: Bench) -> None:
@@ -119,6 +120,7 @@ async def test_ended_job_has_no_task_and_can_be_woken_again(bench: Bench) -> Non
     bench.tasks.wake(KEY)
     await until(lambda: bench.one.looks == 1 and bench.tasks.oldest_pass_seconds() == 0.0)
     assert bench.tasks.count_by_state() == {"Training": 1}
+    assert bench.tasks.oldest_unstarted_seconds() == 0.0, "an ended job waits for nothing"
     bench.outcomes = [Outcome(look_seconds=1, is_done=True, is_gone=True)]
     bench.tasks.wake(KEY)
     await until(lambda: not bench.tasks.count_by_state())

@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from lmtraining_api import (
     CheckpointReport,
     FailureClass,
+    IntervalReport,
     RankHealth,
     TimeAccounts,
     TrainerReport,
@@ -120,6 +121,7 @@ FULL = TrainerReport(
     time_seconds={"Starting": 1.0, "Training": 2.0},
     accounts=TimeAccounts(productive=3.0, recovery=1.0),
     checkpoint=CheckpointReport(step=5, path="c", time=NOW, size_bytes=3, sha256="a"),
+    checkpoint_interval=IntervalReport(seconds=90.0, cost_seconds=0.4, fault_seconds=3600.0),
     ranks=[RankHealth(rank=0, heartbeat_age_seconds=0.1, score=0.5)],
 )
 
@@ -143,6 +145,8 @@ def test_every_metric_of_the_registry_is_exported_with_its_labels_and_no_other()
             assert set(labels) == {*COMMON_LABELS, *metric.labels}
     assert found["lmtraining_loss"] == [({"job_name": "j", "job_namespace": "n"}, 2.5)]
     assert found["lmtraining_step"][0][1] == 7
+    assert found["lmtraining_checkpoint_interval_seconds"][0][1] == 90.0
+    assert found["lmtraining_checkpoint_cost_seconds"][0][1] == 0.4
     assert found["lmtraining_goodput_ratio"][0][1] == 0.75
     by_cause = {labels["cause"]: value for labels, value in found["lmtraining_run_seconds"]}
     assert by_cause == TimeAccounts(productive=3.0, recovery=1.0).model_dump(by_alias=False)

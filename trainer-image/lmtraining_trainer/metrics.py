@@ -10,7 +10,7 @@ computed from one snapshot of the report.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -37,14 +37,14 @@ LABELS: Final[Mapping[str, Label]] = {
 class TrainerMetric(MetricDefinition):
     """One metric of the trainer, and where its value is."""
 
-    field: str | None = None
-    """The field of `TrainerReport` that it shows, where it is as simple as that."""
+    field: str = ""
+    """The path to it in `TrainerReport`; empty where it has labels."""
     lead_only: bool = False
     """Exported only where rank 0 is."""
 
 
 def _of_run(
-    name: str, kind: Literal["gauge", "counter"], unit: str, field: str | None, text: str
+    name: str, kind: Literal["gauge", "counter"], unit: str, field: str, text: str
 ) -> TrainerMetric:
     return TrainerMetric(
         name=f"lmtraining_{name}", kind=kind, unit=unit, field=field, help=text, lead_only=True
@@ -207,23 +207,60 @@ METRICS: tuple[TrainerMetric, ...] = (
         "load_seconds",
         "Time to find, verify and load the checkpoint of this attempt.",
     ),
-    _of_run("checkpoint_step", "gauge", "steps", None, "Step of the newest intact checkpoint."),
+    _of_run(
+        "checkpoint_step",
+        "gauge",
+        "steps",
+        "checkpoint.step",
+        "Step of the newest intact checkpoint.",
+    ),
     _of_run(
         "checkpoint_timestamp_seconds",
         "gauge",
         "seconds",
-        None,
+        "checkpoint.time",
         "When the newest intact checkpoint was published.",
     ),
     _of_run(
-        "checkpoint_size_bytes", "gauge", "bytes", None, "Size of the newest intact checkpoint."
+        "checkpoint_size_bytes",
+        "gauge",
+        "bytes",
+        "checkpoint.size_bytes",
+        "Size of the newest intact checkpoint.",
     ),
-    _of_run("checkpoint_failing", "gauge", "boolean", None, "1 while the newest save has failed."),
+    _of_run(
+        "checkpoint_failing",
+        "gauge",
+        "boolean",
+        "checkpoint_error",
+        "1 while the newest save has failed.",
+    ),
+    _of_run(
+        "checkpoint_interval_seconds",
+        "gauge",
+        "seconds",
+        "checkpoint_interval.seconds",
+        "From one save to the next, as the trainer has chosen; absent where everySteps is set.",
+    ),
+    _of_run(
+        "checkpoint_cost_seconds",
+        "gauge",
+        "seconds",
+        "checkpoint_interval.cost_seconds",
+        "What a save takes from the loop, on average; absent where everySteps is set.",
+    ),
+    _of_run(
+        "storage_is_full",
+        "gauge",
+        "boolean",
+        "storage_is_full",
+        "1 while the newest save has failed for want of room.",
+    ),
     _of_run(
         "goodput_ratio",
         "gauge",
         "ratio",
-        None,
+        "accounts.goodput",
         "Share of the wall time since the run first started that went into steps of the model.",
     ),
     TrainerMetric(
@@ -287,14 +324,10 @@ def samples(definition: TrainerMetric, report: TrainerReport) -> list[Sample]:
     """What `report` says of one metric: label values beyond the common ones, and the value."""
     if definition.labels:
         return _by_label(definition.name, report)
-    match definition.name:
-        case "lmtraining_goodput_ratio":
-            return _of_value(report.accounts.goodput if report.accounts else None)
-        case "lmtraining_checkpoint_failing":
-            return [((), float(bool(report.checkpoint_error)))]
-        case name if name.startswith("lmtraining_checkpoint_") and definition.field is None:
-            return _of_checkpoint(name, report)
-    return _of_value(getattr(report, definition.field or ""))
+    value: Any = report
+    for part in definition.field.split("."):
+        value = None if value is None else getattr(value, part)
+    return _of_value(value)
 
 
 def _by_label(name: str, report: TrainerReport) -> list[Sample]:
@@ -312,21 +345,16 @@ def _by_label(name: str, report: TrainerReport) -> list[Sample]:
     return [((str(label),), float(value)) for label, value in values[name]]
 
 
-def _of_checkpoint(name: str, report: TrainerReport) -> list[Sample]:
-    if report.checkpoint is None:
-        return []
-    values: dict[str, int | datetime] = {
-        "lmtraining_checkpoint_step": report.checkpoint.step,
-        "lmtraining_checkpoint_timestamp_seconds": report.checkpoint.time,
-        "lmtraining_checkpoint_size_bytes": report.checkpoint.size_bytes,
-    }
-    return _of_value(values[name])
-
-
-def _of_value(value: float | datetime | None) -> list[Sample]:
-    if value is None:
-        return []
-    return [((), value.timestamp() if isinstance(value, datetime) else float(value))]
+def _of_value(value: float | datetime | str | None) -> list[Sample]:
+    """Of a sentence that says what is wrong: whether there is one."""
+    match value:
+        case None:
+            return []
+        case datetime():
+            return [((), value.timestamp())]
+        case str():
+            return [((), float(bool(value)))]
+    return [((), float(value))]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # a registry hashes its collectors
