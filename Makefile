@@ -60,9 +60,13 @@ lint: $(READY) ## ruff, mypy --strict, import-linter, generated files up to date
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 	@$(PYTHON) -m lmtraining_crdgen --check
+	@$(PYTHON) -m lmtraining_monitoring --check
 
 crds: $(READY) ## Generate CRDs and the field reference from the models
 	@$(PYTHON) -m lmtraining_crdgen
+
+monitoring: $(READY) ## Generate alerts and boards, for the chart and the docs, from their code
+	@$(PYTHON) -m lmtraining_monitoring
 
 docs: crds ## The same: the generated pages of docs/reference
 
@@ -84,5 +88,5 @@ help: ## This page
 $(READY): pyproject.toml constraints/python.txt bootstrap.sh
 	@./bootstrap.sh
 
-.PHONY: demo cluster-up cluster-down test test-unit test-sim test-api test-trainer test-e2e soak bench lint crds docs \
+.PHONY: demo cluster-up cluster-down test test-unit test-sim test-api test-trainer test-e2e soak bench lint crds docs monitoring \
   images constraints clean help

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.unit
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "lm-training-operator"
 HELM_SECONDS_MAX = 60
+RULE = "PrometheusRule"
 Manifest = dict[str, Any]
 
 EVERYTHING: dict[str, Any] = {
@@ -40,6 +41,12 @@ EVERYTHING: dict[str, Any] = {
     "metrics": {
         "service": {"enabled": True},
         "serviceMonitor": {"enabled": True, "additionalLabels": {"release": "prometheus"}},
+        "prometheusRule": {
+            "enabled": True,
+            "additionalLabels": {"release": "prometheus", "app.kubernetes.io/name": "not this one"},
+            "excludeRules": ["LMTrainingGoodputLow"],
+            "runbookBaseUrl": "https://docs.example/lmtraining/",
+        },
     },
     "networkPolicy": {
         "enabled": True,
@@ -299,6 +306,10 @@ def test_the_crd_may_go_with_the_chart_or_stay_out_of_it(helm: Path) -> None:
             {"metrics": {"serviceMonitor": {"enabled": True}}},
             "set metrics.service.enabled to true",
         ),
+        (
+            {"metrics": {"prometheusRule": {"enabled": True, "excludeRules": ["LMTrainingGpu"]}}},
+            "metrics.prometheusRule.excludeRules: there is no alert LMTrainingGpu; there are LMTra",
+        ),
         ({"serviceAccount": {"create": False}}, "name an existing one in serviceAccount.name"),
     ],
 )
@@ -306,6 +317,20 @@ def test_a_wrong_value_is_refused_in_a_sentence(
     helm: Path, values: Manifest, sentence: str
 ) -> None:
     assert sentence in refusal(helm, values)
+
+
+def test_the_alerts_are_installed_as_they_are_but_for_what_the_values_ask(helm: Path) -> None:
+    file = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
+    plain = of_kind(rendered(helm, {"metrics": {"prometheusRule": {"enabled": True}}}), RULE)
+    assert [rule["spec"] for rule in plain] == [file]
+    (asked,) = of_kind(rendered(helm, EVERYTHING), RULE)
+    assert asked["metadata"]["labels"]["release"] == "prometheus"
+    assert asked["metadata"]["labels"]["app.kubernetes.io/name"] == "lm-training-operator"
+    rules = {rule["alert"]: rule for group in asked["spec"]["groups"] for rule in group["rules"]}
+    everything = {rule["alert"] for group in file["groups"] for rule in group["rules"]}
+    assert everything - set(rules) == {"LMTrainingGoodputLow"}
+    url = rules["LMTrainingJobFailed"]["annotations"]["runbook_url"]
+    assert url == "https://docs.example/lmtraining/docs/runbooks/LMTrainingJobFailed.md"
 
 
 def test_every_value_is_in_the_schema_with_a_description_and_in_a_comment(helm: Path) -> None:

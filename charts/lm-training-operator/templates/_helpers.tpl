@@ -30,6 +30,12 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- mergeOverwrite (deepCopy .Values.commonLabels) $labels | toYaml }}
 {{- end }}
 
+{{/* The chart's labels over those by which a Prometheus selects an object; the same key twice is no
+     YAML. (dict "root" $ "labels" <values>) */}}
+{{- define "lmtraining.selectableLabels" -}}
+{{- mergeOverwrite (deepCopy .labels) (include "lmtraining.labels" .root | fromYaml) | toYaml }}
+{{- end }}
+
 {{/* lmtraining.dev/component: the NetworkPolicy of every job lets this pod in, whatever its name. */}}
 {{- define "lmtraining.podLabels" -}}
 {{- $labels := include "lmtraining.labels" . | fromYaml }}

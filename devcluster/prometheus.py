@@ -1,0 +1,65 @@
+"""Prometheus and promtool, as Debian ships them, for the tests of alerts and boards.
+
+Promise: nothing is installed and no service is started: the package is unpacked into the cache, and
+deleted with it. Programs that are on PATH already are taken as they are.
+Trap avoided: installing the package starts a Prometheus that listens on every address.
+"""
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from devcluster.errors import DevclusterError
+from devcluster.paths import Layout
+from devcluster.run import run
+
+PACKAGE = "prometheus"
+DOWNLOAD_SECONDS_MAX = 300
+UNPACK_SECONDS_MAX = 60
+BY_HAND = f"install it yourself: apt-get install --no-install-recommends {PACKAGE}"
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Where they are."""
+
+    prometheus: Path
+    promtool: Path
+
+
+def ensure(layout: Layout) -> Programs:
+    """From PATH, else from the cache, else from Debian's mirror."""
+    on_path = [shutil.which(name) for name in ("prometheus", "promtool")]
+    if on_path[0] and on_path[1]:
+        return Programs(Path(on_path[0]), Path(on_path[1]))
+    unpacked = layout.tools / PACKAGE
+    if not unpacked.exists():
+        _unpack(unpacked)
+    return Programs(unpacked / "usr/bin/prometheus", unpacked / "usr/bin/promtool")
+
+
+def _unpack(target: Path) -> None:
+    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        raise DevclusterError("no prometheus on PATH, and this machine has no apt-get: install it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as name:
+        part = Path(name)
+        part.chmod(0o755)  # apt's own user reads and writes here
+        try:
+            _download(part)
+        except DevclusterError as error:
+            raise DevclusterError(f"{PACKAGE} cannot be downloaded; {BY_HAND}\n{error}") from error
+        (archive,) = part.glob("*.deb")
+        run("dpkg-deb", "--extract", str(archive), f"{part}/root", limit_seconds=UNPACK_SECONDS_MAX)
+        if not target.exists():  # another process may have been quicker
+            (part / "root").rename(target)
+
+
+def _download(folder: Path) -> None:
+    fetch = ("env", f"--chdir={folder}", "apt-get", "download", "-qq", PACKAGE)
+    try:
+        run(*fetch, limit_seconds=DOWNLOAD_SECONDS_MAX)
+    except DevclusterError:  # lists that are missing, or too old
+        run("apt-get", "update", "-qq", limit_seconds=DOWNLOAD_SECONDS_MAX)
+        run(*fetch, limit_seconds=DOWNLOAD_SECONDS_MAX)
