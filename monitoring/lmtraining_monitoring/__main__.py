@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from lmtraining_monitoring import rules
+from lmtraining_monitoring.boards import BOARDS
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = "charts/lm-training-operator/files"
@@ -17,7 +18,11 @@ FILES = "charts/lm-training-operator/files"
 
 def outputs() -> dict[str, str]:
     """Each generated file, relative to the repository, and what it should hold."""
-    return {f"{FILES}/alerts.yaml": rules.rendered(), "docs/alerts.md": rules.page()}
+    return {
+        f"{FILES}/alerts.yaml": rules.rendered(),
+        "docs/alerts.md": rules.page(),
+        **{f"{FILES}/dashboards/{board.file}": board.rendered() for board in BOARDS},
+    }
 
 
 def drifted(root: Path) -> list[str]:

@@ -16,8 +16,26 @@ _DEVICE = frozenset({"gpu", "UUID", "modelName", "Hostname", "exported_pod", "ex
 _CLAIM = frozenset({"persistentvolumeclaim", "node"})
 
 METRICS: Final[Mapping[str, frozenset[str]]] = {
-    "DCGM_FI_DEV_GPU_UTIL": _DEVICE,
-    "DCGM_FI_DEV_XID_ERRORS": _DEVICE,
+    **{
+        f"DCGM_FI_{name}": _DEVICE
+        for name in (
+            "DEV_FB_FREE",
+            "DEV_FB_USED",
+            "DEV_GPU_TEMP",
+            "DEV_GPU_UTIL",
+            "DEV_PCIE_REPLAY_COUNTER",
+            "DEV_POWER_USAGE",
+            "DEV_SM_CLOCK",
+            "DEV_UNCORRECTABLE_REMAPPED_ROWS",
+            "DEV_XID_ERRORS",
+            "PROF_DRAM_ACTIVE",
+            "PROF_NVLINK_TX_BYTES",
+            "PROF_PIPE_TENSOR_ACTIVE",
+        )
+    },
+    "ALERTS": frozenset({"alertname", "alertstate", "severity"}),
+    "container_cpu_usage_seconds_total": frozenset({"container"}),
+    "container_memory_working_set_bytes": frozenset({"container"}),
     "kubelet_volume_stats_available_bytes": _CLAIM,
     "kubelet_volume_stats_capacity_bytes": _CLAIM,
     "kube_pod_spec_volumes_persistentvolumeclaims_info": _CLAIM | {"volume"},
@@ -38,9 +56,10 @@ def of_device(expr: str) -> str:
     return f"({renamed}\n  or {expr.replace('SELECTOR', _AS_IS)})"
 
 
-def of_job(expr: str) -> str:
+def of_job(expr: str, selector: str = "") -> str:
     """What is known by pod, of our trainers' pods alone and with the names of their job."""
+    trainers = f"lmtraining_attempt{{{selector}}}" if selector else "lmtraining_attempt"
     return (
         f"{expr}\n  * on (namespace, pod) group_left (job_namespace, job_name) "
-        "max by (namespace, pod, job_namespace, job_name) (lmtraining_attempt > bool 0)"
+        f"max by (namespace, pod, job_namespace, job_name) ({trainers} > bool 0)"
     )

@@ -25,7 +25,7 @@ ALL_THAT_NEEDS_NO_OTHER_CRD: dict[str, Any] = {
     "commonLabels": {"team": "research"},
     "priorityClassName": "system-cluster-critical",
     "tolerations": [{"key": "system", "operator": "Exists"}],
-    "metrics": {"service": {"enabled": True}},
+    "metrics": {"service": {"enabled": True}, "dashboards": {"enabled": True}},
     "networkPolicy": {"enabled": True, "metricsFrom": [{"namespaceSelector": {}}]},
 }
 

@@ -15,10 +15,9 @@ from lmtraining_monitoring import __main__ as monitoring
 from lmtraining_monitoring import foreign
 from lmtraining_monitoring.alert import Alert
 from lmtraining_monitoring.rules import ALERTS
-from lmtraining_operator import metrics as operator
-from lmtraining_trainer import metrics as trainer
 from tests.unit.alert_cases import CASES, Case, Series
 from tests.unit.promql import names_in
+from tests.unit.registry import KNOWN
 
 pytestmark = pytest.mark.unit
 
@@ -27,20 +26,6 @@ RULES = ROOT / "charts/lm-training-operator/files/alerts.yaml"
 HEADINGS = ["## Meaning", "## Impact", "## Diagnosis", "## Mitigation"]
 PROMTOOL_SECONDS_MAX = 120
 BY_NAME = {alert.name: alert for alert in ALERTS}
-
-KNOWN: dict[str, frozenset[str]] = {
-    **{
-        name: frozenset({*metric.labels, "le"})
-        for metric in operator.METRICS
-        for name in metric.sample_names
-    },
-    **{
-        name: frozenset({*metric.labels, *trainer.COMMON_LABELS})
-        for metric in trainer.METRICS
-        for name in metric.sample_names
-    },
-    **foreign.METRICS,
-}
 
 
 @pytest.fixture(scope="session")

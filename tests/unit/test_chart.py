@@ -47,6 +47,12 @@ EVERYTHING: dict[str, Any] = {
             "excludeRules": ["LMTrainingGoodputLow"],
             "runbookBaseUrl": "https://docs.example/lmtraining/",
         },
+        "dashboards": {
+            "enabled": True,
+            "namespace": "monitoring",
+            "labels": {"find_me": "yes"},
+            "annotations": {"grafana_folder": "Training"},
+        },
     },
     "networkPolicy": {
         "enabled": True,
@@ -331,6 +337,23 @@ def test_the_alerts_are_installed_as_they_are_but_for_what_the_values_ask(helm: 
     assert everything - set(rules) == {"LMTrainingGoodputLow"}
     url = rules["LMTrainingJobFailed"]["annotations"]["runbook_url"]
     assert url == "https://docs.example/lmtraining/docs/runbooks/LMTrainingJobFailed.md"
+
+
+def test_the_boards_are_installed_as_they_are_where_grafana_finds_them(helm: Path) -> None:
+    files = {file.name: file.read_text() for file in (CHART / "files/dashboards").glob("*.json")}
+    plain = of_kind(rendered(helm, {"metrics": {"dashboards": {"enabled": True}}}), "ConfigMap")
+    installed = {name: text for board in plain for name, text in board["data"].items()}
+    assert {name: json.loads(text) for name, text in installed.items()} == {
+        name: json.loads(text) for name, text in files.items()
+    }
+    assert all(board["metadata"]["labels"]["grafana_dashboard"] == "1" for board in plain)
+    assert {board["metadata"]["namespace"] for board in plain} == {"system"}
+    asked = [board["metadata"] for board in of_kind(rendered(helm, EVERYTHING), "ConfigMap")]
+    assert len({board["name"] for board in asked}) == len(files)
+    for board in asked:
+        assert board["namespace"] == "monitoring"
+        assert board["labels"]["find_me"] == "yes"
+        assert board["annotations"] == {"grafana_folder": "Training"}
 
 
 def test_every_value_is_in_the_schema_with_a_description_and_in_a_comment(helm: Path) -> None:

@@ -1,0 +1,233 @@
+"""What a board is made of, so that a panel is a title, a unit, a sentence and its queries.
+
+Promise: every panel has a unit and says what it shows and what is missing where it is empty; the
+same code gives the same bytes. A board works in any Grafana from 10 on, with the data source that
+its reader chooses.
+Trap avoided: ids and places that change with each save in a browser, which no one can review.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from grafana_foundation_sdk.builders import common, prometheus, stat, timeseries
+from grafana_foundation_sdk.builders import dashboard as builder
+from grafana_foundation_sdk.cog.builder import Builder
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models import common as common_model
+from grafana_foundation_sdk.models import dashboard as model
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+TAG: Final = "lmtraining"
+SOURCE: Final = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
+COLUMNS: Final = 24
+NOT_KNOWN: Final = "not known"
+
+Queries = Mapping[str, str]
+"""Expression by legend, in which `{{label}}` stands for a label's value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """A panel, and how wide it wants to be."""
+
+    builder: Builder[model.Panel]
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Panels that answer one question."""
+
+    title: str
+    panels: Sequence[Panel]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variable:
+    """What a reader chooses: the values of a label."""
+
+    name: str
+    label: str
+    query: str
+    """`label_values(...)` of Grafana."""
+    is_many: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """Moments that are drawn over all panels: where the query has a value."""
+
+    name: str
+    expr: str
+    colour: str
+    is_shown: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """One board."""
+
+    uid: str
+    title: str
+    description: str
+    variables: Sequence[Variable]
+    rows: Sequence[Row]
+    marks: Sequence[Mark] = ()
+
+    @property
+    def file(self) -> str:
+        return f"{self.uid}.json"
+
+    def rendered(self) -> str:
+        """Its JSON, as Grafana imports it."""
+        made = (
+            builder.Dashboard(self.title)
+            .uid(self.uid)
+            .description(self.description)
+            .tags([TAG])
+            .editable()
+            .tooltip(model.DashboardCursorSync.CROSSHAIR)
+            .refresh("30s")
+            .time("now-6h", "now")
+            .timezone("browser")
+            .link(_to_the_others())
+            .with_variable(
+                builder.DatasourceVariable("datasource").label("Prometheus").type("prometheus")
+            )
+        )
+        for variable in self.variables:
+            made = made.with_variable(_variable(variable))
+        for mark in self.marks:
+            made = made.annotation(_annotation(mark))
+        for number, row in enumerate(self.rows):
+            made = made.with_row(builder.Row(row.title).id(100 * number + 100))
+            for place, panel in enumerate(row.panels):
+                built = panel.builder.build()
+                built.id_val = 100 * number + 101 + place
+                made = made.with_panel(_Built(built))
+        return JSONEncoder(sort_keys=True, indent=1).encode(made.build()) + "\n"
+
+
+class _Built(Builder[model.Panel]):
+    """A panel that is built already, and has an id."""
+
+    def __init__(self, panel: model.Panel) -> None:
+        self._panel = panel
+
+    def build(self) -> model.Panel:
+        return self._panel
+
+
+def lines(
+    title: str,
+    unit: str,
+    description: str,
+    queries: Queries,
+    *,
+    width: int = 8,
+    is_stacked: bool = False,
+    is_logarithmic: bool = False,
+    empty: str = NOT_KNOWN,
+) -> Panel:
+    """Curves over time."""
+    panel = (
+        timeseries.Panel()
+        .title(title)
+        .description(description)
+        .unit(unit)
+        .datasource(SOURCE)
+        .no_value(empty)
+        .span(width)
+        .height(8)
+        .line_width(1)
+        .fill_opacity(40 if is_stacked else 0)
+        .legend(
+            common.VizLegendOptions()
+            .placement(common_model.LegendPlacement.BOTTOM)
+            .show_legend(True)
+        )
+        .tooltip(common.VizTooltipOptions().mode(common_model.TooltipDisplayMode.MULTI))
+    )
+    if is_stacked:
+        panel = panel.stacking(common.StackingConfig().mode(common_model.StackingMode.NORMAL))
+    if is_logarithmic:
+        panel = panel.scale_distribution(
+            common.ScaleDistributionConfig().type(common_model.ScaleDistribution.LOG).log(10)
+        )
+    for ref, (legend, expr) in zip("ABCDEFGHIJ", queries.items(), strict=False):
+        panel = panel.with_target(query(expr, legend=legend).ref_id(ref))
+    return Panel(builder=panel, width=width)
+
+
+def number(
+    title: str,
+    unit: str,
+    description: str,
+    expr: str,
+    *,
+    legend: str = "",
+    width: int = 4,
+    is_text: bool = False,
+) -> Panel:
+    """The newest value, large; with `is_text` the legend instead of the value."""
+    mode = common_model.BigValueTextMode.NAME if is_text else common_model.BigValueTextMode.AUTO
+    panel = (
+        stat.Panel()
+        .title(title)
+        .description(description)
+        .unit(unit)
+        .datasource(SOURCE)
+        .no_value(NOT_KNOWN)
+        .span(width)
+        .height(4)
+        .color_mode(common_model.BigValueColorMode.NONE)
+        .graph_mode(common_model.BigValueGraphMode.NONE)
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+        .text_mode(mode)
+        .with_target(query(expr, legend=legend).instant().ref_id("A"))
+    )
+    return Panel(builder=panel, width=width)
+
+
+def query(expr: str, *, legend: str = "") -> prometheus.Dataquery:
+    """One query, on the data source that the reader has chosen."""
+    made = prometheus.Dataquery().expr(expr).datasource(SOURCE).format(PromQueryFormat.TIME_SERIES)
+    return made.legend_format(legend) if legend else made
+
+
+def _variable(variable: Variable) -> builder.QueryVariable:
+    made = (
+        builder.QueryVariable(variable.name)
+        .label(variable.label)
+        .query({"query": variable.query, "refId": variable.name})
+        .datasource(SOURCE)
+        .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(model.VariableSort.ALPHABETICAL_ASC)
+    )
+    if not variable.is_many:
+        return made
+    everything = model.VariableOption(text="All", value="$__all")
+    return made.multi(True).include_all(True).all_value(".+").current(everything)
+
+
+def _annotation(mark: Mark) -> builder.AnnotationQuery:
+    return (
+        builder.AnnotationQuery()
+        .name(mark.name)
+        .datasource(SOURCE)
+        .enable(mark.is_shown)
+        .icon_color(mark.colour)
+        .expr(mark.expr)
+    )
+
+
+def _to_the_others() -> builder.DashboardLink:
+    return (
+        builder.DashboardLink("Training boards")
+        .type(model.DashboardLinkType.DASHBOARDS)
+        .tags([TAG])
+        .as_dropdown(True)
+        .include_vars(True)
+        .keep_time(True)
+    )
