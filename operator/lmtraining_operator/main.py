@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import logging
 import socket
+import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from prometheus_client import CollectorRegistry, start_http_server
 
 from lmtraining_api import names as api
-from lmtraining_operator import logs
+from lmtraining_operator import checking, logs
 from lmtraining_operator.election import Alone, Election, Leadership, LeaseName
 from lmtraining_operator.gateway import NOT_FOUND, ApiError, KubernetesGateway
 from lmtraining_operator.health import Health, served
@@ -49,11 +50,16 @@ class Options:
     health_address: str = "0.0.0.0:8080"
     metrics_address: str = "0.0.0.0:9090"
     log_format: logs.LogFormat = "json"
+    check_seconds: int | None = None
+    """Only check, for so long, that the API server answers for the jobs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and run until told to stop."""
     options = parse(arguments)
+    if options.check_seconds is not None:
+        seconds = options.check_seconds
+        sys.exit(asyncio.run(checking.check(options.namespaces, limit_seconds=seconds)))
     logs.configure(options.log_format)
     with suppress(KeyboardInterrupt):
         asyncio.run(run(options))
@@ -65,6 +71,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     )
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", required=True)
+    checking.add_command(commands)
     run_command = commands.add_parser("run", help="watch jobs and run them")
     run_command.add_argument(
         "--trainer-image", required=True, metavar="REF", help="image of jobs that name none"
@@ -102,6 +109,12 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         "--allow-host-network", action="store_true", help="jobs may use the network of their nodes"
     )
     parsed = parser.parse_args(arguments)
+    if parsed.command == checking.COMMAND:
+        return Options(
+            trainer_image="",
+            namespaces=tuple(parsed.namespaces),
+            check_seconds=parsed.limit_seconds,
+        )
     try:
         for address in (parsed.health_address, parsed.metrics_address):
             host_and_port(address)

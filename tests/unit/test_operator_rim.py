@@ -13,7 +13,7 @@ import pytest
 
 from devcluster.apiserver import free_ports
 from lmtraining_api.names import LABEL_JOB_UID, REPORT_BYTES_MAX, REPORT_PORT
-from lmtraining_operator import handlers, health, main
+from lmtraining_operator import checking, handlers, health, main
 from lmtraining_operator.election import LeaseName
 from lmtraining_operator.gateway import ApiError
 from lmtraining_operator.logs import JsonFormatter, TextFormatter
@@ -337,3 +337,44 @@ def test_pod_view_reads_what_the_kubelet_and_the_scheduler_say() -> None:
     assert view.disruption is not None
     assert view.disruption.reason == "Preemption"
     assert view.unschedulable_message == "unschedulable"
+
+
+class Serving:
+    """Answers in turn: errors, or a page of jobs."""
+
+    def __init__(self, *codes: int) -> None:
+        self.codes = list(codes)
+        self.asked: list[str] = []
+
+    async def list_page(self, kind: str, namespace: str, *, limit: int) -> list[object]:
+        assert (kind, limit) == ("LMTrainingJob", 1)
+        self.asked.append(namespace)
+        code = self.codes.pop(0) if self.codes else 200
+        if code != 200:
+            raise ApiError(code, "Reason", "words of the server")
+        return []
+
+
+async def test_the_check_waits_until_jobs_are_served_in_every_namespace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checking, "POLL_SECONDS", 0.0)
+    serving = Serving(404, 0, 200, 403, 200)
+    assert await checking.trouble_with_jobs(serving, ("a", "b"), limit_seconds=60) == ""
+    assert serving.asked == ["a", "a", "a", "b", "b"]
+    everywhere = Serving()
+    assert await checking.trouble_with_jobs(everywhere, (), limit_seconds=60) == ""
+    assert everywhere.asked == [""]
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        (404, "the API server serves no lmtrainingjobs.lmtraining.dev: install the definition"),
+        (403, "this account may not list lmtrainingjobs in namespace a: set rbac.create to true"),
+        (0, "the API server does not answer for lmtrainingjobs in namespace a: 0 Reason"),
+    ],
+)
+async def test_the_check_says_what_is_wrong_and_what_to_do(code: int, sentence: str) -> None:
+    trouble = await checking.trouble_with_jobs(Serving(code), ("a",), limit_seconds=0)
+    assert trouble.startswith(sentence)
