@@ -1,20 +1,25 @@
-"""Prometheus and promtool, as Debian ships them, for the tests of alerts and boards.
+"""Prometheus and promtool as Debian ships them, and its operator's CRDs, for our tests.
 
 Promise: nothing is installed and no service is started: the package is unpacked into the cache, and
 deleted with it. Programs that are on PATH already are taken as they are.
 Trap avoided: installing the package starts a Prometheus that listens on every address.
 """
 
+import json
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from devcluster import toolchain
 from devcluster.errors import DevclusterError
 from devcluster.paths import Layout
 from devcluster.run import run
 
 PACKAGE = "prometheus"
+#: A Go module whose files hold the definitions of ServiceMonitor, PodMonitor, PrometheusRule.
+OPERATOR_MODULE = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
+CRDS = "example/prometheus-operator-crd/monitoring.coreos.com_*.yaml"
 DOWNLOAD_SECONDS_MAX = 300
 UNPACK_SECONDS_MAX = 60
 BY_HAND = f"install it yourself: apt-get install --no-install-recommends {PACKAGE}"
@@ -52,8 +57,7 @@ def _unpack(target: Path) -> None:
             raise DevclusterError(f"{PACKAGE} cannot be downloaded; {BY_HAND}\n{error}") from error
         (archive,) = part.glob("*.deb")
         run("dpkg-deb", "--extract", str(archive), f"{part}/root", limit_seconds=UNPACK_SECONDS_MAX)
-        if not target.exists():  # another process may have been quicker
-            (part / "root").rename(target)
+        _publish(part / "root", target)
 
 
 def _download(folder: Path) -> None:
@@ -63,3 +67,33 @@ def _download(folder: Path) -> None:
     except DevclusterError:  # lists that are missing, or too old
         run("apt-get", "update", "-qq", limit_seconds=DOWNLOAD_SECONDS_MAX)
         run(*fetch, limit_seconds=DOWNLOAD_SECONDS_MAX)
+
+
+def operator_crds(layout: Layout) -> Path:
+    """A folder with the custom resource definitions of the Prometheus operator."""
+    target = layout.tools / "prometheus-operator-crds"
+    if target.exists():
+        return target
+    go = toolchain.ensure_go(layout, announce=lambda _: None)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as name:
+        part = Path(name)
+        answer = run(
+            "env", f"--chdir={part}", "GOFLAGS=-modcacherw", f"GOMODCACHE={part}/modules",
+            str(go), "mod", "download", "-json", OPERATOR_MODULE,
+            limit_seconds=DOWNLOAD_SECONDS_MAX,
+        )  # fmt: skip
+        (part / "crds").mkdir()
+        for file in sorted(Path(json.loads(answer)["Dir"]).glob(CRDS)):
+            shutil.copy(file, part / "crds")
+        _publish(part / "crds", target)
+    return target
+
+
+def _publish(made: Path, target: Path) -> None:
+    """By one rename; another process may have been quicker."""
+    try:
+        made.rename(target)
+    except OSError:
+        if not target.exists():
+            raise

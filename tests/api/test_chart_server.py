@@ -1,7 +1,9 @@
 """A real API server takes all that the chart renders, in the restricted level, and nothing else."""
 
 import json
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from devcluster import binaries
+from devcluster import binaries, prometheus
 from devcluster.apiserver import ApiServer
 from devcluster.kubectl import Kubectl
 from devcluster.paths import Layout
@@ -19,13 +21,22 @@ pytestmark = pytest.mark.api
 CHART = Path(__file__).resolve().parents[2] / "charts" / "lm-training-operator"
 NAMESPACE = "system"
 HELM_SECONDS_MAX = 60
+CHECK_SECONDS_MAX = 90
 LEVEL = "pod-security.kubernetes.io/enforce"
-ALL_THAT_NEEDS_NO_OTHER_CRD: dict[str, Any] = {
+EVERYTHING: dict[str, Any] = {
     "watchNamespaces": ["team-a"],
     "commonLabels": {"team": "research"},
     "priorityClassName": "system-cluster-critical",
     "tolerations": [{"key": "system", "operator": "Exists"}],
-    "metrics": {"service": {"enabled": True}, "dashboards": {"enabled": True}},
+    "commonAnnotations": {"contact": "research@example"},
+    "extraObjects": ["apiVersion: v1\nkind: ConfigMap\nmetadata: {name: extra, namespace: system}"],
+    "metrics": {
+        "service": {"enabled": True},
+        "serviceMonitor": {"enabled": True},
+        "podMonitor": {"enabled": True},
+        "prometheusRule": {"enabled": True, "excludeRules": ["LMTrainingGpuIdle"]},
+        "dashboards": {"enabled": True},
+    },
     "networkPolicy": {"enabled": True, "metricsFrom": [{"namespaceSelector": {}}]},
 }
 
@@ -41,6 +52,16 @@ def kubectl(
 ) -> Iterator[Kubectl]:
     with ApiServer(tmp_path_factory.mktemp("api")) as server:
         client = Kubectl(programs["kubectl"], server.kubeconfig)
+        crds = prometheus.operator_crds(Layout.from_environment())
+        for kind in ("servicemonitors", "podmonitors", "prometheusrules"):
+            client.run(
+                *("apply", "--server-side", "--filename"),
+                str(crds / f"monitoring.coreos.com_{kind}.yaml"),
+            )
+            client.run(
+                *("wait", "--for=condition=Established", "--timeout=30s"),
+                f"crd/{kind}.monitoring.coreos.com",
+            )
         for name in (NAMESPACE, "team-a"):
             metadata = {"name": name, "labels": {LEVEL: "restricted"}}
             client.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
@@ -60,8 +81,19 @@ def render(programs: dict[str, Path], values: object) -> list[dict[str, Any]]:
     return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
 
 
+SERVED = {"metrics": {"service": {"enabled": True}, "serviceMonitor": {"enabled": True}}}
+
+
 @pytest.mark.parametrize(
-    "values", [{}, ALL_THAT_NEEDS_NO_OTHER_CRD], ids=["defaults", "everything"]
+    "values",
+    [
+        {},
+        EVERYTHING,
+        {**SERVED, "replicas": 1, "installCheck": {"enabled": False}},
+        {"rbac": {"create": False}, "serviceAccount": {"create": False, "name": "mine"}},
+        {"watchNamespaces": ["team-a", "system"], "metrics": {"podMonitor": {"enabled": True}}},
+    ],
+    ids=["defaults", "everything", "one operator", "no rights made", "named namespaces"],
 )
 def test_the_server_takes_every_object_with_no_unknown_field(
     programs: dict[str, Path], kubectl: Kubectl, values: dict[str, Any]
@@ -93,8 +125,36 @@ def test_the_operators_pod_is_admitted_at_the_restricted_level(
         "spec": template["spec"],
     }
     kubectl.run("create", "--dry-run=server", "--filename", "-", stdin=json.dumps(pod))
+    (job,) = [m for m in render(programs, {}) if m["kind"] == "Job"]
+    kubectl.run(
+        "create", "--dry-run=server", "--filename", "-",
+        stdin=json.dumps(pod | {"spec": job["spec"]["template"]["spec"]}),
+    )  # fmt: skip
     pod["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
     refused = kubectl.try_run(
         "create", "--dry-run=server", "--filename", "-", stdin=json.dumps(pod)
     )
     assert "violates PodSecurity" in refused.stderr, "the level must be enforced here"
+
+
+def test_the_check_fails_with_a_sentence_until_the_definition_is_served(
+    kubectl: Kubectl,
+) -> None:
+    def check(limit_seconds: int) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [
+                *(sys.executable, "-m", "lmtraining_operator", "check"),
+                *("--watch-namespace", "team-a", "--limit-seconds", str(limit_seconds)),
+            ],
+            env=os.environ | {"KUBECONFIG": str(kubectl.kubeconfig)},
+            capture_output=True, text=True, timeout=CHECK_SECONDS_MAX, check=False,
+        )  # fmt: skip
+
+    refused = check(0)
+    assert refused.returncode == 1
+    assert "serves no lmtrainingjobs.lmtraining.dev: install the definition" in refused.stderr
+    (definition,) = (CHART / "files" / "crds").glob("*.yaml")
+    kubectl.run("apply", "--server-side", "--filename", str(definition))
+    answered = check(30)
+    assert answered.returncode == 0, answered.stderr
+    assert "answers for lmtrainingjobs.lmtraining.dev in team-a" in answered.stdout

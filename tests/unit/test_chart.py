@@ -1,6 +1,8 @@
 """What the chart installs, for which values, and how it refuses a wrong value."""
 
+import asyncio
 import json
+import re
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +17,7 @@ from lmtraining_api import names
 from lmtraining_api.job import LMTrainingJob
 from lmtraining_operator import main
 from lmtraining_operator.election import LeaseName
+from tests.unit.operator_world import World, job_body
 
 pytestmark = pytest.mark.unit
 
@@ -28,6 +31,7 @@ EVERYTHING: dict[str, Any] = {
     "trainerImage": {"repository": "mirror.example/trainer", "tag": "123456789012"},
     "imagePullSecrets": [{"name": "mirror"}],
     "commonLabels": {"team": "research", "app.kubernetes.io/name": "not this one"},
+    "commonAnnotations": {"contact": "research@example"},
     "watchNamespaces": ["team-a", "team-b"],
     "crds": {"keep": False},
     "allowed": {"images": ["mirror.example/"], "uris": ["s3://a/"], "serviceAccounts": ["b"]},
@@ -41,6 +45,7 @@ EVERYTHING: dict[str, Any] = {
     "metrics": {
         "service": {"enabled": True},
         "serviceMonitor": {"enabled": True, "additionalLabels": {"release": "prometheus"}},
+        "podMonitor": {"enabled": True, "interval": "7s", "additionalLabels": {"release": "p"}},
         "prometheusRule": {
             "enabled": True,
             "additionalLabels": {"release": "prometheus", "app.kubernetes.io/name": "not this one"},
@@ -54,6 +59,13 @@ EVERYTHING: dict[str, Any] = {
             "annotations": {"grafana_folder": "Training"},
         },
     },
+    "podSecurityContext": {"runAsUser": 1234},
+    "containerSecurityContext": {"runAsNonRoot": True},
+    "installCheck": {"enabled": True, "limitSeconds": 33},
+    "extraObjects": [
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "as-yaml"}},
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: '{{ .Release.Name }}-as-text'}",
+    ],
     "networkPolicy": {
         "enabled": True,
         "metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}],
@@ -117,6 +129,7 @@ def test_defaults_install_little(helm: Path) -> None:
         "ClusterRoleBinding",
         "CustomResourceDefinition",
         "Deployment",
+        "Job",
         "PodDisruptionBudget",
         "Role",
         "RoleBinding",
@@ -353,7 +366,82 @@ def test_the_boards_are_installed_as_they_are_where_grafana_finds_them(helm: Pat
     for board in asked:
         assert board["namespace"] == "monitoring"
         assert board["labels"]["find_me"] == "yes"
-        assert board["annotations"] == {"grafana_folder": "Training"}
+        assert board["annotations"]["grafana_folder"] == "Training"
+
+
+def test_every_object_carries_the_common_annotations_and_keeps_its_own(helm: Path) -> None:
+    own = [m for m in rendered(helm, EVERYTHING) if m["kind"] != "Secret"]
+    assert len({manifest["kind"] for manifest in own}) > 10
+    for manifest in own:
+        annotations = manifest["metadata"]["annotations"]
+        assert annotations["contact"] == "research@example", manifest["metadata"]["name"]
+    (account,) = of_kind(own, "ServiceAccount")
+    assert account["metadata"]["annotations"]["a"] == "b"
+    (deployment,) = of_kind(own, "Deployment")
+    pod = deployment["spec"]["template"]["metadata"]["annotations"]
+    assert pod == {"contact": "research@example", "a": "b"}
+    bare = [manifest["metadata"].get("annotations") for manifest in rendered(helm)]
+    assert bare.count(None) == len(bare) - 2, "but for what Helm reads"
+
+
+def test_security_contexts_and_extra_objects_are_the_users(helm: Path) -> None:
+    manifests = rendered(helm, EVERYTHING)
+    for kind in ("Deployment", "Job"):
+        (one,) = of_kind(manifests, kind)
+        pod = one["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsUser"] == 1234
+        assert pod["containers"][0]["securityContext"]["runAsNonRoot"] is True
+    names_of_secrets = [one["metadata"]["name"] for one in of_kind(manifests, "Secret")]
+    assert names_of_secrets == ["as-yaml", "lm-as-text"]
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["everywhere", "named namespaces"])
+def test_a_release_ends_with_a_check_by_the_operators_own_account(
+    helm: Path, values: Manifest
+) -> None:
+    manifests = rendered(helm, values)
+    (job,) = of_kind(manifests, "Job")
+    (deployment,) = of_kind(manifests, "Deployment")
+    pod, operator = job["spec"]["template"], deployment["spec"]["template"]
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "post-install,post-upgrade"
+    for same in ("serviceAccountName", "securityContext"):
+        assert pod["spec"][same] == operator["spec"][same]
+    selector = deployment["spec"]["selector"]["matchLabels"]
+    assert not selector.items() <= pod["metadata"]["labels"].items(), "no operator to a Service"
+    (only,) = pod["spec"]["containers"]
+    assert only["image"] == container(manifests)["image"]
+    options = main.parse(only["args"])
+    assert options.check_seconds == 60
+    assert options.namespaces == main.parse(container(manifests)["args"]).namespaces
+    assert of_kind(rendered(helm, {"installCheck": {"enabled": False}}), "Job") == []
+
+
+def test_the_trainers_are_scraped_where_jobs_run(helm: Path) -> None:
+    everywhere = {"metrics": {"podMonitor": {"enabled": True}}}
+    (monitor,) = of_kind(rendered(helm, everywhere), "PodMonitor")
+    (named,) = of_kind(rendered(helm, EVERYTHING), "PodMonitor")
+    assert monitor["spec"]["namespaceSelector"] == {"any": True}
+    assert named["spec"]["namespaceSelector"] == {"matchNames": ["team-a", "team-b"]}
+    assert named["metadata"]["labels"]["release"] == "p"
+    (endpoint,) = named["spec"]["podMetricsEndpoints"]
+    assert endpoint["interval"] == "7s"
+    pod = trainer_pod()
+    wanted = named["spec"]["selector"]["matchLabels"]
+    assert wanted.items() <= pod["metadata"]["labels"].items(), "the operator's pods are found"
+    ports = [port["name"] for port in pod["spec"]["containers"][0]["ports"]]
+    assert endpoint["port"] in ports
+    asked = {rule["sourceLabels"][0] for rule in endpoint["relabelings"]}
+    for label in (names.LABEL_ATTEMPT, names.LABEL_REPLICA):
+        known = "__meta_kubernetes_pod_label_" + re.sub(r"[^a-z0-9]", "_", label)
+        assert known in asked
+
+
+def trainer_pod() -> Manifest:
+    """As the operator makes it."""
+    world = World()
+    world.add(job_body())
+    asyncio.run(world.operator().look())
+    return dict(world.pods[0])
 
 
 def test_every_value_is_in_the_schema_with_a_description_and_in_a_comment(helm: Path) -> None:

@@ -30,6 +30,14 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- mergeOverwrite (deepCopy .Values.commonLabels) $labels | toYaml }}
 {{- end }}
 
+{{/* Annotations of an object, its own over the common ones; nothing where there are none.
+     (dict "root" $ "own" <values>) */}}
+{{- define "lmtraining.annotations" -}}
+{{- with mergeOverwrite (deepCopy (default dict .root.Values.commonAnnotations)) (deepCopy (default dict .own)) }}
+{{ printf "annotations:\n%s" (toYaml . | indent 2) | indent 2 }}
+{{- end }}
+{{- end }}
+
 {{/* The chart's labels over those by which a Prometheus selects an object; the same key twice is no
      YAML. (dict "root" $ "labels" <values>) */}}
 {{- define "lmtraining.selectableLabels" -}}
@@ -40,6 +48,12 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- define "lmtraining.podLabels" -}}
 {{- $labels := include "lmtraining.labels" . | fromYaml }}
 {{- set $labels "lmtraining.dev/component" "operator" | toYaml }}
+{{- end }}
+
+{{/* Without the labels by which Service, budget and policy select the operator's pods. */}}
+{{- define "lmtraining.checkLabels" -}}
+{{- $labels := include "lmtraining.labels" . | fromYaml }}
+{{- set $labels "app.kubernetes.io/name" (printf "%s-check" (include "lmtraining.name" .)) | toYaml }}
 {{- end }}
 
 {{- define "lmtraining.serviceAccountName" -}}
