@@ -21,7 +21,7 @@ SHARED = {"checkpoint": {"storage": {"existingClaim": "shared"}, "path": "ours"}
         ({"training__budget__steps": 0}, Accepted.INVALID, ["training.budget.steps", "1 or more"]),
         ({"training__batchTokens": 1000}, Accepted.INVALID, ["batchTokens 1000", "multiple"]),
         ({"precision__compute": "fp4"}, Accepted.UNSUPPORTED, ["precision.compute", "bf16"]),
-        ({"queue": "team"}, Accepted.UNSUPPORTED, ["spec.queue", "upgrade the operator"]),
+        ({"elastic": "team"}, Accepted.UNSUPPORTED, ["spec.elastic", "upgrade the operator"]),
         ({"workers__replicas": "two"}, Accepted.INVALID, ["workers.replicas", "whole number"]),
     ],
 )

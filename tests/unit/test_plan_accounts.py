@@ -7,7 +7,7 @@ import pytest
 from lmtraining_api.exits import ExitCode
 from lmtraining_api.records import ExitRecord, IntervalReport, RobustnessReport, TimeAccounts
 from lmtraining_operator.plan.progress import with_exit_record, with_report
-from lmtraining_operator.plan.writes import write_time
+from lmtraining_operator.plan.writes import Pace, write_time
 from tests.unit.operator_situations import NOW, UID, report_of, situation
 
 pytestmark = pytest.mark.unit
@@ -47,7 +47,7 @@ def test_the_last_goodput_is_that_of_the_end() -> None:
 def test_goodput_alone_is_no_reason_to_write_at_once() -> None:
     old = with_report(situation(report=report_of(accounts=TimeAccounts(other=1.0))))
     new = with_report(situation(report=report_of(accounts=ACCOUNTS)))
-    assert write_time(old, new, last_write=NOW, now=NOW) != NOW
+    assert write_time(old, new, last_write=NOW, now=NOW, pace=Pace()) != NOW
 
 
 def test_robustness_is_said_in_short_words() -> None:

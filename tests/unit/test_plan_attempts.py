@@ -114,7 +114,7 @@ def test_failure_is_never_in_the_future() -> None:
 
 @pytest.mark.parametrize("readable", [True, False])
 def test_pods_that_stay_do_not_hold_up_suspend(readable: bool) -> None:
-    job = job_object(suspend=True) if readable else job_object(suspend=True, queue="x")
+    job = job_object(suspend=True) if readable else job_object(suspend=True, elastic="x")
     running = status_of(attempt=2, last_failure=failure_status())
     plan = decide(running, job=job, pods=(CRASHED, *running_gang(2, attempt=2)))
     assert [name for name, _ in deleted(plan)] == ["tiny-2-0-0", "tiny-2-1-0"]

@@ -241,7 +241,7 @@ def speed_of(status: LMTrainingJobStatus) -> tuple[str, str]:
     ("job", "crashes", "state"),
     [
         ({"suspend": True}, False, "Suspended"),
-        ({"suspend": True, "queue": "x"}, False, "Suspended"),
+        ({"suspend": True, "elastic": "x"}, False, "Suspended"),
         ({}, True, "Recovering"),
         ({"recovery__restartsMax": 0}, True, "Failed"),
     ],

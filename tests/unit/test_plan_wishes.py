@@ -89,17 +89,17 @@ def test_bad_spec_is_refused_and_taken_up_when_it_is_mended() -> None:
 def test_spec_that_an_older_operator_cannot_read_stops_no_pod() -> None:
     """P10: a downgrade in the middle of a run."""
     plan = decide(
-        status_of(state=Succeeded.TRAINING), job=job_object(queue="x"), pods=running_gang(2)
+        status_of(state=Succeeded.TRAINING), job=job_object(elastic="x"), pods=running_gang(2)
     )
     assert reason(plan, ConditionType.ACCEPTED) == "Unsupported"
     assert (reason(plan), plan.status.attempt) == ("Training", 1)
     assert deleted(plan) == []
     assert reason(plan, ConditionType.PROGRESSING) == "Unknown", "P4: nobody watches"
-    assert "spec.queue" in message(plan, ConditionType.PROGRESSING)
+    assert "spec.elastic" in message(plan, ConditionType.PROGRESSING)
 
 
 def test_spec_that_cannot_be_read_is_suspended_all_the_same() -> None:
-    job = job_object(queue="x", suspend=True, recovery__graceSeconds="soon")
+    job = job_object(elastic="x", suspend=True, recovery__graceSeconds="soon")
     plan = decide(status_of(state=Succeeded.TRAINING), job=job, pods=running_gang(2))
     assert deleted(plan) == [("tiny-1-0-0", None), ("tiny-1-1-0", None)]
     assert reason(plan) == "Suspending"
@@ -147,7 +147,7 @@ def test_a_paused_job_is_left_alone_and_says_so(
 def test_a_paused_job_is_neither_suspended_nor_ended_nor_read() -> None:
     gang = running_gang(2)
     late = NOW + timedelta(days=1)
-    wishes = {"suspend": True, "deadlines": {"startSeconds": 1}, "queue": "unknown"}
+    wishes = {"suspend": True, "deadlines": {"startSeconds": 1}, "elastic": "unknown"}
     plan = decide(status_of(), job=paused(**wishes), pods=gang, now=late)
     assert (deleted(plan), plan.status.is_terminal) == ([], False)
     assert deleted(decide(status_of(), job=paused("false", **wishes), pods=gang, now=late))
