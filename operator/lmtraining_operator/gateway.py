@@ -13,6 +13,7 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
+from urllib.request import getproxies
 
 import aiohttp
 from kubernetes.aio import config
@@ -136,6 +137,8 @@ class KubernetesGateway:
         configuration = Configuration()
         await log_in(configuration)
         configuration.connection_pool_maxsize = CONNECTIONS_MAX
+        # Where the environment is trusted, each request looks into ~/.netrc, in a thread.
+        configuration.client_session_kwargs = {"trust_env": bool(getproxies())}
         return cls(ApiClient(configuration), on_answer, may_write=may_write)
 
     async def close(self) -> None:
