@@ -204,6 +204,7 @@ def pod_view(found: Object) -> ObservedPod:
         address=status.get("podIP", ""),
         node=found.get("spec", {}).get("nodeName", ""),
         is_deleting="deletionTimestamp" in metadata,
+        grace_seconds=int(metadata.get("deletionGracePeriodSeconds") or 0),
         intent=(metadata.get("annotations") or {}).get(api.ANNOTATION_INTENT, ""),
         gates=tuple(one["name"] for one in found.get("spec", {}).get("schedulingGates") or ()),
         unschedulable_message=_unschedulable(status),

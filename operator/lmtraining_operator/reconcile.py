@@ -6,6 +6,7 @@ has grown old changes nothing. Trap avoided: acting on a remembered view: betwee
 report may only change figures, and whatever else comes of it is decided again on a fresh view.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -100,6 +101,8 @@ class JobReconciler:
         self._refusals: dict[str, Refusal] = {}
         self._last_write: datetime | None = None
         self._missing_since: datetime | None = None
+        self._deleting_since: dict[str, float] = {}
+        """When each pod that is being deleted was first seen so, by the loop's clock."""
         self.event_errors: list[ApiError] = []
 
     @property
@@ -153,10 +156,23 @@ class JobReconciler:
             refusals=self._refusals,
             now=now,
         )
+        observed = self._with_time_of_deletions(observed)
         decided = plan(job, status, observed, now, self._settings)
         self._view = view = _View(job=job, status=status, observed=observed, plan=decided)
         has_news = not (decided.report_from and self._is_progress(view, decided, now))
         return await self._carry_out(now, has_news=has_news)
+
+    def _with_time_of_deletions(self, observed: Observed) -> Observed:
+        """Each pod that is being deleted, with how long that has been watched. An operator that has
+        just begun watches anew: a pod is rather waited for than forgotten too early (P1)."""
+        now = asyncio.get_running_loop().time()
+        deleting = [pod.uid for pod in observed.pods if pod.is_deleting]
+        self._deleting_since = {uid: self._deleting_since.get(uid, now) for uid in deleting}
+        pods = (
+            replace(pod, deleting_seconds=now - self._deleting_since.get(pod.uid, now))
+            for pod in observed.pods
+        )
+        return replace(observed, pods=tuple(pods))
 
     def _missing(self, now: datetime) -> Outcome:
         """There is no such job, says the API server. It is asked again for a while: one that lags

@@ -46,3 +46,8 @@ def moment(seconds: float) -> datetime:
 def stamp(seconds: float) -> str:
     """The same as the API server writes it: whole seconds."""
     return (START + timedelta(seconds=int(seconds))).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def seconds(stamped: str) -> float:
+    """What `stamp` was made of."""
+    return (datetime.fromisoformat(stamped) - START).total_seconds()

@@ -63,6 +63,7 @@ class Cluster:
             if change.type == "ADDED":
                 self._after(SCHEDULE_SECONDS, self._schedule, uid)
             elif change.type == "DELETED":
+                self._forget(uid)
                 self._after(KILL_SECONDS, self._kill_orphan, uid)
             else:
                 self._pod_changed(change, uid)
@@ -192,6 +193,12 @@ class Cluster:
         container = self._container(uid)
         if container is not None and container.is_running and not container.node.is_cut_off:
             self._world.trainers.kill(container)
+
+    def _forget(self, uid: str) -> None:
+        """Nobody tells a container on a node that is cut off: it runs on, without a pod."""
+        container = self._container(uid)
+        if container is not None and container.is_running and container.node.is_cut_off:
+            container.was_orphaned = True
 
     def _kill_orphan(self, uid: str) -> None:
         container = self._container(uid)

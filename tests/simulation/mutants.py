@@ -16,7 +16,7 @@ from lmtraining_api.records import ExitRecord, TrainerReport
 from lmtraining_api.status import LMTrainingJobStatus
 from lmtraining_operator import apply, observe, reconcile, reports
 from lmtraining_operator.gateway import ApiError, Object
-from lmtraining_operator.plan import attempts, decide, ending, failures, progress, recovery
+from lmtraining_operator.plan import attempts, decide, ending, failures, gang, progress, recovery
 from lmtraining_operator.plan.model import ObservedPod, Plan
 from lmtraining_operator.plan.situation import Situation
 from tests.simulation import operator_process
@@ -273,6 +273,11 @@ def _from_the_start(situation: Situation) -> LMTrainingJobStatus:
 
 plant(
     "the step of a trainer that is loading is told", Mutant(decide, "with_report", _from_the_start)
+)
+
+plant(
+    "a pod that cannot be reached is forgotten at once",
+    Mutant(gang, "STUCK_SECONDS", 0.0),
 )
 
 # --- what the simulation has found once -----------------------------------------------------------

@@ -11,8 +11,10 @@ from typing import Any
 from lmtraining_api import names as api
 from lmtraining_operator.gateway import Object
 from lmtraining_operator.plan.failures import UNCOUNTED
+from tests.simulation.clock import seconds
 from tests.simulation.faults import KINDS
 from tests.simulation.server import OPERATOR, TERMINAL, Change, attempt_of, owner_uid, replica_of
+from tests.simulation.trainers import ALONE_SECONDS_MAX
 from tests.simulation.world import World, condition, is_terminal, reason
 
 MADE_LATE_SECONDS_MAX = 15.0
@@ -70,10 +72,21 @@ class Oracles:
             return
         key = f"{owner_uid(change.object)} Pod/{change.name}"
         if change.actor == OPERATOR:
-            self.deleted[key] += 1
+            self.deleted[key] += is_told or "deletionTimestamp" not in old
             self._must_be_in_the_way(change)
+            if is_removed:
+                self._must_have_stopped(change, old.get("deletionTimestamp", ""))
         elif change.actor != "kubelet":
             self.taken[key] += 1
+
+    def _must_have_stopped(self, change: Change, due: str) -> None:
+        """P1: a pod that runs is forgotten only after its ranks, cut off, have stopped."""
+        container = self.world.trainers.containers.get(change.object["metadata"]["uid"])
+        if container is None or not container.is_running:
+            return
+        late = self.world.now() - seconds(due) if due else 0.0
+        if late < ALONE_SECONDS_MAX:
+            self.world.violated(f"P1: {change.name} is forgotten {late:.0f} s after its grace")
 
     def _must_be_in_the_way(self, change: Change) -> None:
         """P10: of a pod that the attempt still needs, no operator is rid."""

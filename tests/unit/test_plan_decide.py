@@ -156,12 +156,17 @@ def test_next_attempt_waits_for_pods_then_for_the_backoff() -> None:
 
 
 def test_pod_on_an_unreachable_node_is_waited_for_and_said() -> None:
-    """P1: never forced; P4: with what a person can do."""
+    """P4: with what a person can do; P1: until its ranks have surely stopped, and then for good,
+    but once."""
     failed = status_of(last_failure=failure_status(FailureClass.DISRUPTION))
-    stuck = replace(running_gang(1)[0], is_deleting=True)
+    stuck = replace(running_gang(1)[0], is_deleting=True, grace_seconds=5, deleting_seconds=90)
     plan = decide(failed, pods=(stuck,), now=NOW + timedelta(minutes=5))
     assert plan.actions == ()
     assert "node.kubernetes.io/out-of-service" in message(plan)
+    late = replace(stuck, deleting_seconds=96)
+    assert deleted(decide(failed, pods=(late,))) == [(stuck.name, 0)]
+    for other in (replace(late, grace_seconds=0), replace(late, phase="Failed")):
+        assert deleted(decide(failed, pods=(other,))) == []
 
 
 def test_lost_pod_of_one_is_answered_in_one_pass() -> None:

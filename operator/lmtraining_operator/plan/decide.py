@@ -127,7 +127,8 @@ def _decide(situation: Situation) -> Plan:
             situation = _failed(situation, failure, productive=productive)
             if situation.status.is_terminal:
                 left = situation.observed.training_pods
-                return ending.ended(situation, gang.release(left, gang.grace_seconds(situation)))
+                stopped = gang.release(left, gang.grace_seconds(situation))
+                return ending.ended(situation, stopped)
     return _going_on(situation)
 
 

@@ -31,6 +31,10 @@ from lmtraining_operator.plan.situation import Situation
 
 BROKEN_GANG_GRACE_SECONDS = 5
 """Time to stop for pods whose gang is broken: they make no progress and have nothing to save."""
+STUCK_SECONDS = 90.0
+"""How long after its grace a pod that has not ended is taken for cut off, and forgotten. Its ranks
+stop 60 s after they have lost the lead; a lead that is cut off itself writes nothing once a newer
+gang has left its name in the run's fence (P1)."""
 ENDING_SECONDS_MAX = 5.0
 """Time for the kubelet to call a pod ended whose trainer has failed. A sidecar keeps it running."""
 
@@ -181,7 +185,8 @@ def _release(
     situation: Situation, pods: tuple[ObservedPod, ...], seconds: int | None
 ) -> list[Action]:
     return release(
-        tuple(p for p in pods if not (_is_ending(situation, p) or _is_newer(situation, p))), seconds
+        tuple(p for p in pods if not (_is_ending(situation, p) or _is_newer(situation, p))),
+        seconds,
     )
 
 
@@ -203,9 +208,18 @@ def _is_ending(situation: Situation, pod: ObservedPod) -> bool:
 
 
 def release(pods: tuple[ObservedPod, ...], grace_seconds: int | None) -> list[Action]:
-    """Delete every pod that nobody has told to go yet."""
-    return [
+    """Delete every pod that nobody has told to go yet, and for good those that do not go."""
+    told = [
         DeletePod(name=pod.name, uid=pod.uid, grace_seconds=grace_seconds)
         for pod in pods
         if not pod.is_deleting
     ]
+    stuck = [DeletePod(name=p.name, uid=p.uid, grace_seconds=0) for p in pods if _is_stuck(p)]
+    return [*told, *stuck]
+
+
+def _is_stuck(pod: ObservedPod) -> bool:
+    """Whether it should long be gone: nobody on its node hears that it is to go. One that was
+    forced already has another reason to stay, such as a finalizer."""
+    is_late = pod.deleting_seconds > pod.grace_seconds + STUCK_SECONDS
+    return is_late and pod.grace_seconds > 0 and not pod.is_terminal

@@ -77,6 +77,11 @@ class ObservedPod:
     address: str = ""
     node: str = ""
     is_deleting: bool = False
+    grace_seconds: int = 0
+    """Of a pod that is being deleted: what it was given to stop; 0 when it was forced."""
+    deleting_seconds: float = 0.0
+    """Of a pod that is being deleted: how long this operator has watched that, by a clock that
+    nobody sets."""
     intent: str = ""
     """Content of the intent annotation."""
     gates: tuple[str, ...] = ()

@@ -228,8 +228,9 @@ def waiting_for_pods(situation: Situation, pods: tuple[ObservedPod, ...]) -> str
     if failure is None or situation.now - failure.time < patience:
         return text
     return (
-        f"{text}: it may still write checkpoints, so nothing starts beside it; if its node is "
-        "down, delete the Node or taint it with node.kubernetes.io/out-of-service"
+        f"{text}: it may still write checkpoints, so nothing starts beside it until "
+        f"{gang.STUCK_SECONDS:.0f} s after its grace; if its node is surely down, delete the Node "
+        "or taint it with node.kubernetes.io/out-of-service, to go on at once"
     )
 
 
