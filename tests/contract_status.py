@@ -20,6 +20,7 @@ def condition(kind: str, status: str, reason: str, message: str = "A sentence.")
 
 
 FULL_STATUS: dict[str, Any] = {
+    "schemaVersion": 1,
     "observedGeneration": 1,
     "startTime": TIME,
     "firstRunTime": TIME,

@@ -328,9 +328,16 @@ def _known_conditions(value: object) -> object:
     return [c for c in value if not isinstance(c, dict) or c.get("type") in known]
 
 
+STATUS_VERSION = 1
+"""It counts up where an operator that does not know it would do harm: by a field that it would
+leave out of what it writes, though another decision rests on it."""
+
+
 class LMTrainingJobStatus(StatusModel):
     """What the operator says about the job."""
 
+    schema_version: Count = STATUS_VERSION
+    """Version of what is said here. An operator that knows only older ones leaves the job alone."""
     observed_generation: Count = 0
     """metadata.generation of the spec that this status is about."""
     start_time: AwareDatetime | None = None

@@ -18,6 +18,8 @@ CHUNK_SIZE = 500
 WATCH_SECONDS = 300
 WATCH_CLIENT_SECONDS = 310
 WATCH_CONNECT_SECONDS = 30
+WORKER_IDLE_SECONDS = 0.3
+"""How long kopf keeps a task, with the whole object, for the next event of it."""
 REQUEST_SECONDS_MAX = 30
 CONNECT_SECONDS_MAX = 5
 
@@ -33,6 +35,7 @@ def settings() -> kopf.OperatorSettings:
     made.watching.connect_timeout = WATCH_CONNECT_SECONDS
     made.networking.request_timeout = REQUEST_SECONDS_MAX
     made.networking.connect_timeout = CONNECT_SECONDS_MAX
+    made.queueing.idle_timeout = WORKER_IDLE_SECONDS
     made.peering.standalone = True
     made.persistence.diffbase_storage = NoDifferences()
     return made

@@ -4,11 +4,19 @@ from typing import Any
 
 import pytest
 
-from lmtraining_api.status import Accepted
+from lmtraining_api.status import STATUS_VERSION, Accepted, LMTrainingJobStatus
 from lmtraining_operator.plan import ObservedClaim
 from lmtraining_operator.plan.acceptance import NotAccepted, parse, reason_not_to_start
 from lmtraining_operator.plan.model import Object
-from tests.unit.operator_situations import job_object, situation, status_of
+from tests.unit.operator_situations import (
+    NOW,
+    decide,
+    events,
+    job_object,
+    running_gang,
+    situation,
+    status_of,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -159,3 +167,20 @@ def test_run_directory_of_another_job_in_an_object_store(theirs: str, is_refused
     assert (found is not None) is is_refused
     if found:
         assert "checkpoint.path ours on s3://bucket/team" in found.message
+
+
+@pytest.mark.parametrize("stored", [None, STATUS_VERSION, STATUS_VERSION + 1])
+def test_a_job_of_a_newer_operator_is_left_alone(stored: int | None) -> None:
+    """P10: the versions before, of and after this operator. What it does not know it would leave
+    out of the status that it writes."""
+    said = {"attempt": 1} | ({"schemaVersion": stored} if stored else {})
+    status = LMTrainingJobStatus.model_validate(said | {"somethingNew": 1})
+    found = decide(status, pods=running_gang(2), now=NOW)
+    if stored == STATUS_VERSION + 1:
+        assert found.status == status
+        assert events(found) == ["NewerOperator"]
+        assert len(found.actions) == 1
+        assert not found.is_done
+    else:
+        assert found.status != status
+        assert "NewerOperator" not in events(found)

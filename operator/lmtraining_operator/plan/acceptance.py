@@ -13,11 +13,13 @@ from lmtraining_api.explain import explain_validation_error
 from lmtraining_api.fields import quantity_value
 from lmtraining_api.job import LMTrainingJob
 from lmtraining_api.names import ANNOTATION_PAUSED
-from lmtraining_api.status import Accepted, LMTrainingJobStatus
+from lmtraining_api.status import STATUS_VERSION, Accepted, LMTrainingJobStatus
 from lmtraining_operator.plan import figures, names, permission
-from lmtraining_operator.plan.model import Object, ObservedClaim
+from lmtraining_operator.plan.model import Object, ObservedClaim, Plan, PublishEvent
 from lmtraining_operator.plan.situation import Situation
 
+NEWER_SECONDS = 300.0
+"""How long a job of a newer operator is left alone before it is looked at again."""
 MANY_NODES_MODE = "ReadWriteMany"
 
 _READ = ("apiVersion", "kind", "metadata", "spec")
@@ -44,6 +46,25 @@ def is_paused(job: Object) -> bool:
     """Whether a person has told the operator to keep its hands off this job."""
     annotations = job["metadata"].get("annotations") or {}
     return str(annotations.get(ANNOTATION_PAUSED, "")).lower() == "true"
+
+
+def is_of_a_newer_operator(status: LMTrainingJobStatus) -> bool:
+    """Whether what stands in status was said by an operator that knows more."""
+    return status.schema_version > STATUS_VERSION
+
+
+def left_to_a_newer_operator(status: LMTrainingJobStatus) -> Plan:
+    """Nothing of it is touched: what this version would write would leave out what it does not
+    know. Its pods train on (P10)."""
+    said = PublishEvent(
+        type="Warning",
+        reason="NewerOperator",
+        message=f"the status of this job has schemaVersion {status.schema_version}, of a newer "
+        f"operator; this one knows {STATUS_VERSION}, and leaves the job and its pods alone: "
+        "upgrade the operator again",
+        attempt=status.attempt,
+    )
+    return Plan(status=status, actions=(said,), look_again_seconds=NEWER_SECONDS)
 
 
 PAUSED = NotAccepted(

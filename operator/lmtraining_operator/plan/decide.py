@@ -77,6 +77,8 @@ def plan(
     metadata = job["metadata"]
     if metadata.get("deletionTimestamp"):
         return Plan(status=status, look_again_seconds=RESYNC_SECONDS)
+    if acceptance.is_of_a_newer_operator(status):
+        return acceptance.left_to_a_newer_operator(status)
     is_paused = acceptance.is_paused(job)
     if is_paused and status.is_terminal:
         return Plan(status=status, look_again_seconds=RESYNC_SECONDS, is_done=True)

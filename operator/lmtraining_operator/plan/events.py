@@ -4,7 +4,7 @@ Promise: only transitions make events, so their number is bounded by the number 
 reasons, and nothing else: NotAccepted, Paused, AttemptStarted, TrainingStarted, AttemptFailed,
 PodReplaced, Suspended, Completed, Failed, Diverged, DeadlineExceeded, Stalled, Skip, Rewind, Rerun,
 RanksRestarted, CheckpointPassedOver, CheckpointSaved, RollbackRefused, NodeAvoided, and the reasons
-of Scheduled that a person must act on; and, from outside the plan, ReconcileFailed.
+of Scheduled that a person must act on; and, from outside, ReconcileFailed and NewerOperator.
 """
 
 from lmtraining_api.names import POD_REPLACED
