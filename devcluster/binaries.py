@@ -62,8 +62,11 @@ PROGRAMS = (
     Program("helm", "tools", "helm.sh/helm/v4/cmd/helm", 20),
     Program("kubeconform", "tools", "github.com/yannh/kubeconform/cmd/kubeconform", 2),
     Program("kind", "tools", "sigs.k8s.io/kind", 10),
+    Program("kube-state-metrics", "statemetrics", "k8s.io/kube-state-metrics/v2", 150),
 )
-NATIVE_PROGRAMS = tuple(p.name for p in PROGRAMS if p.name != "kind")
+#: Not in any cluster: a test brings its own.
+TEST_PROGRAMS = ("kube-state-metrics",)
+NATIVE_PROGRAMS = tuple(p.name for p in PROGRAMS if p.name not in {"kind", *TEST_PROGRAMS})
 KIND_PROGRAMS = ("kind", "kubectl", "sharedstorage", "kwok", "helm", "kubeconform")
 
 

@@ -111,9 +111,10 @@ def check() -> None:
 
 @app.command()
 def build() -> None:
-    """Build the cluster's programs into the cache, without starting anything."""
+    """Build the programs of cluster and tests into the cache, without starting anything."""
     layout = Layout.from_environment()
-    names = binaries.KIND_PROGRAMS if docker_answers() else binaries.NATIVE_PROGRAMS
+    of_cluster = binaries.KIND_PROGRAMS if docker_answers() else binaries.NATIVE_PROGRAMS
+    names = (*of_cluster, *binaries.TEST_PROGRAMS)
     for path in sorted({path.parent for path in binaries.ensure(names, layout).values()}):
         print(path)
 

@@ -8,7 +8,7 @@ from itertools import product
 
 from lmtraining_api.report_parts import TimeAccounts
 from lmtraining_api.status import Succeeded
-from lmtraining_monitoring import foreign
+from lmtraining_monitoring import foreign, state
 from lmtraining_operator import metrics as operator
 from lmtraining_trainer import metrics as trainer
 
@@ -23,6 +23,8 @@ VALUES: dict[str, tuple[str, ...]] = {
     "code": ("200", "503"),
     "failure_class": ("Crash", "PodLost"),
     "kind": ("Pod",),
+    "status": ("Unknown",),
+    "type": ("Succeeded",),
     "rank": ("0", "1"),
     "reason": ("Conflict",),
     "result": ("ok", "failed"),
@@ -75,6 +77,8 @@ def _series() -> Iterator[str]:
         yield from _combined(definition.name, labels, in_trainer, {})
     for name in sorted(foreign.METRICS):
         yield from _foreign(name)
+    for state_metric in state.METRICS:
+        yield from _of_state(state_metric)
 
 
 def _combined(
@@ -101,6 +105,16 @@ def _foreign(name: str) -> Iterator[str]:
     elif name.startswith("kube"):
         claim = {"namespace": NAMESPACE, "persistentvolumeclaim": "history"}
         yield _named(name, {**claim, **({"pod": POD} if name.startswith("kube_pod") else {})})
+
+
+def _of_state(metric: state.StateMetric) -> Iterator[str]:
+    """Two jobs, of which one waits for its pods."""
+    for job in (JOB, "waiting"):
+        if job != JOB and metric.name == "first_run":
+            continue
+        labels = tuple(sorted(metric.label_names - {"job_name", "job_namespace"}))
+        fixed = {"job_name": job, "job_namespace": NAMESPACE}
+        yield from _combined(metric.full_name, labels, fixed, {})
 
 
 def _named(name: str, labels: dict[str, str]) -> str:

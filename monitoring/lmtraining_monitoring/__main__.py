@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lmtraining_monitoring import rules
+from lmtraining_monitoring import rules, state
 from lmtraining_monitoring.boards import BOARDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,6 +21,8 @@ def outputs() -> dict[str, str]:
     return {
         f"{FILES}/alerts.yaml": rules.rendered(),
         "docs/alerts.md": rules.page(),
+        f"{FILES}/kube-state-metrics.yaml": state.rendered(),
+        "docs/state-metrics.md": state.page(),
         **{f"{FILES}/dashboards/{board.file}": board.rendered() for board in BOARDS},
     }
 

@@ -15,6 +15,7 @@ from devcluster import binaries, prometheus
 from devcluster.apiserver import ApiServer
 from devcluster.kubectl import Kubectl
 from devcluster.paths import Layout
+from devcluster.waiting import wait_until
 
 pytestmark = pytest.mark.api
 
@@ -22,6 +23,7 @@ CHART = Path(__file__).resolve().parents[2] / "charts" / "lm-training-operator"
 NAMESPACE = "system"
 HELM_SECONDS_MAX = 60
 CHECK_SECONDS_MAX = 90
+SERVED_SECONDS_MAX = 30
 LEVEL = "pod-security.kubernetes.io/enforce"
 EVERYTHING: dict[str, Any] = {
     "watchNamespaces": ["team-a"],
@@ -58,9 +60,10 @@ def kubectl(
                 *("apply", "--server-side", "--filename"),
                 str(crds / f"monitoring.coreos.com_{kind}.yaml"),
             )
-            client.run(
-                *("wait", "--for=condition=Established", "--timeout=30s"),
-                f"crd/{kind}.monitoring.coreos.com",
+            wait_until(
+                f"the API server serves {kind}",
+                lambda kind=kind: client.try_run("get", kind).returncode == 0,
+                limit_seconds=SERVED_SECONDS_MAX,
             )
         for name in (NAMESPACE, "team-a"):
             metadata = {"name": name, "labels": {LEVEL: "restricted"}}

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import start_http_server
 
-from lmtraining_monitoring import foreign
+from lmtraining_monitoring import foreign, state
 from lmtraining_monitoring.rules import ALERTS
 from lmtraining_operator.metrics import Metrics
 from lmtraining_operator.milestones import Milestones
@@ -42,6 +42,7 @@ ANSWER_SECONDS_MAX = 30
 #: What one rank on a CPU, for seconds and without a fault, has not; and other exporters' metrics.
 NOT_LIVE = {
     *foreign.METRICS,
+    *(metric.full_name for metric in state.METRICS),
     *(
         f"lmtraining_{name}"
         for name in (

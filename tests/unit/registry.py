@@ -1,6 +1,6 @@
 """Every metric that a query may name, with its labels."""
 
-from lmtraining_monitoring import foreign
+from lmtraining_monitoring import foreign, state
 from lmtraining_operator import metrics as operator
 from lmtraining_trainer import metrics as trainer
 
@@ -16,4 +16,8 @@ OURS: dict[str, frozenset[str]] = {
         for name in metric.sample_names
     },
 }
-KNOWN: dict[str, frozenset[str]] = {**OURS, **foreign.METRICS}
+#: By kube-state-metrics, of our jobs.
+OF_STATE: dict[str, frozenset[str]] = {
+    metric.full_name: metric.label_names for metric in state.METRICS
+}
+KNOWN: dict[str, frozenset[str]] = {**OURS, **OF_STATE, **foreign.METRICS}

@@ -52,6 +52,7 @@ EVERYTHING: dict[str, Any] = {
             "excludeRules": ["LMTrainingGoodputLow"],
             "runbookBaseUrl": "https://docs.example/lmtraining/",
         },
+        "kubeStateMetrics": {"enabled": True},
         "dashboards": {
             "enabled": True,
             "namespace": "monitoring",
@@ -361,7 +362,8 @@ def test_the_boards_are_installed_as_they_are_where_grafana_finds_them(helm: Pat
     }
     assert all(board["metadata"]["labels"]["grafana_dashboard"] == "1" for board in plain)
     assert {board["metadata"]["namespace"] for board in plain} == {"system"}
-    asked = [board["metadata"] for board in of_kind(rendered(helm, EVERYTHING), "ConfigMap")]
+    maps = [one["metadata"] for one in of_kind(rendered(helm, EVERYTHING), "ConfigMap")]
+    asked = [board for board in maps if board["name"].endswith("-board")]
     assert len({board["name"] for board in asked}) == len(files)
     for board in asked:
         assert board["namespace"] == "monitoring"
@@ -442,6 +444,13 @@ def trainer_pod() -> Manifest:
     world.add(job_body())
     asyncio.run(world.operator().look())
     return dict(world.pods[0])
+
+
+def test_kube_state_metrics_is_told_of_jobs(helm: Path) -> None:
+    file = (CHART / "files" / "kube-state-metrics.yaml").read_text()
+    asked = rendered(helm, {"metrics": {"kubeStateMetrics": {"enabled": True}}})
+    (installed,) = of_kind(asked, "ConfigMap")
+    assert yaml.safe_load(installed["data"]["config.yaml"]) == yaml.safe_load(file)
 
 
 def test_every_value_is_in_the_schema_with_a_description_and_in_a_comment(helm: Path) -> None:

@@ -58,6 +58,42 @@ NOW: Final = Row(
         ),
     ),
 )
+NO_STATE: Final = "no data: kube-state-metrics has not been told of jobs"
+CONDITION: Final = f'lmtraining_job_condition{{type="Succeeded", {ALL}}}'
+STATE: Final = Row(
+    title="Every job, by its status (kube-state-metrics; also while the operator is down)",
+    panels=(
+        lines(
+            "Jobs by state",
+            units.Short,
+            "The reason of the condition Succeeded.",
+            {"{{reason}}": f"sum by (reason) ({CONDITION})"},
+            is_stacked=True,
+            empty=NO_STATE,
+        ),
+        lines(
+            "Jobs that wait longest",
+            units.Seconds,
+            "Since they were made, without all their pods having run; the ten oldest.",
+            {
+                JOB: f"topk(10, time() - (max by ({BY_JOB}) (lmtraining_job_created{{{ALL}}}) "
+                f"unless on ({BY_JOB}) lmtraining_job_first_run))"
+            },
+            empty=NO_STATE,
+        ),
+        lines(
+            "Wishes that the operator has not seen",
+            units.Short,
+            "Jobs whose newest change is in no status yet. For more than a minute: it is down.",
+            {
+                "jobs": "count(max by (job_namespace, job_name) "
+                f"(lmtraining_job_generation{{{ALL}}} > lmtraining_job_observed_generation)) "
+                "or vector(0)"
+            },
+            empty=NO_STATE,
+        ),
+    ),
+)
 JOBS: Final = Row(
     title="Jobs",
     panels=(
@@ -171,5 +207,5 @@ BOARD: Final = Board(
     title="Training / Fleet",
     description="All training jobs: which of them needs somebody?",
     variables=(Variable(name="namespace", label="Namespace", query=NAMESPACES, is_many=True),),
-    rows=(NOW, JOBS, OVER_TIME),
+    rows=(NOW, JOBS, STATE, OVER_TIME),
 )
