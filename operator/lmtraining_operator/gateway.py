@@ -94,7 +94,8 @@ class Gateway(Protocol):
 
 
 #: Told of each answer: verb, kind, code.
-OnAnswer = Callable[[str, str, int], None]
+OnAnswer = Callable[[str, str, int, float], None]
+"""Verb, kind, HTTP status (0: no answer) and seconds of a request."""
 
 
 async def log_in(configuration: Configuration) -> None:
@@ -259,14 +260,23 @@ class KubernetesGateway:
             )
             if verb != "GET" and not self._may_write():
                 raise ApiError(0, "NotLeader", "this operator does not hold the lease")
-            answer = await self._call(*request[:4])
-            self._on_answer(verb, kind, answer.code)
-            return answer
+            return await self._counted(verb, kind, self._call(*request[:4]))
 
         answer = await self._answer(send)
         if answer.code >= 400:
             raise _error(answer)
         return _lean(json.loads(answer.data))
+
+    async def _counted(self, verb: str, kind: str, call: Awaitable[_Answer]) -> _Answer:
+        """The answer, once it is told; none at all is told as code 0."""
+        loop = asyncio.get_running_loop()
+        started, code = loop.time(), 0
+        try:
+            answer = await call
+            code = answer.code
+            return answer
+        finally:
+            self._on_answer(verb, kind, code, loop.time() - started)
 
     async def _answer(self, send: Callable[[], Awaitable[_Answer]]) -> _Answer:
         """The answer, after those that ask for another try and were surely not carried out."""

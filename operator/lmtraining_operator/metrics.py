@@ -24,6 +24,7 @@ REASONS_MAX = 64
 CODES_MAX = 32
 
 RECONCILE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+API_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 START_BUCKETS = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0, 86400.0)
 RECOVERY_BUCKETS = (2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 
@@ -66,6 +67,14 @@ API_REQUESTS: Final = MetricDefinition(
     unit="requests",
     help="Requests to the API server, by verb, kind and status code (0: no answer).",
     labels=("verb", "kind", "code"),
+)
+API_SECONDS: Final = MetricDefinition(
+    name=f"{PREFIX}_api_request_duration_seconds",
+    kind="histogram",
+    unit="seconds",
+    help="From a request to the API server until its answer, or until it is given up.",
+    labels=("verb",),
+    buckets=API_BUCKETS,
 )
 REPORT_PULLS: Final = MetricDefinition(
     name=f"{PREFIX}_report_pulls_total",
@@ -139,6 +148,7 @@ METRICS: Final = (
     RECONCILE_SECONDS,
     RECONCILE_ERRORS,
     API_REQUESTS,
+    API_SECONDS,
     REPORT_PULLS,
     LOOP_LAG_SECONDS,
     LEADER,
@@ -165,6 +175,7 @@ class Metrics:
         self.leader = Gauge(LEADER.name, LEADER.help, registry=self.registry)
         self._reconcile_errors = self._counter(RECONCILE_ERRORS)
         self._api_requests = self._counter(API_REQUESTS)
+        self._api_seconds = self._histogram(API_SECONDS)
         self._start_seconds = self._histogram(START_SECONDS)
         self._recovery_seconds = self._histogram(RECOVERY_SECONDS)
         self._restarts = self._counter(RESTARTS)
@@ -177,8 +188,9 @@ class Metrics:
         build = Info(BUILD.name.removesuffix("_info"), BUILD.help, registry=self.registry)
         build.info({"version": version})
 
-    def count_answer(self, verb: str, kind: str, code: int) -> None:
+    def count_answer(self, verb: str, kind: str, code: int, seconds: float) -> None:
         self._api_requests.labels(verb, kind, self._codes.bounded(str(code))).inc()
+        self._api_seconds.labels(verb).observe(seconds)
 
     def count_error(self, reason: str) -> None:
         self._reconcile_errors.labels(self._reasons.bounded(reason or "Unknown")).inc()
@@ -210,7 +222,11 @@ class Metrics:
 
     def _histogram(self, definition: MetricDefinition) -> Histogram:
         return Histogram(
-            definition.name, definition.help, buckets=definition.buckets, registry=self.registry
+            definition.name,
+            definition.help,
+            definition.labels,
+            buckets=definition.buckets,
+            registry=self.registry,
         )
 
 

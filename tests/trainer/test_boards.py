@@ -66,7 +66,7 @@ def busy_operator() -> Metrics:
     def states() -> dict[str, int]:
         metrics.reconcile_seconds.observe(0.02)
         metrics.report_pulls.labels("ok").inc()
-        metrics.count_answer("GET", "Pod", 200)
+        metrics.count_answer("GET", "Pod", 200, 0.02)
         metrics.count_milestones(Milestones(start_seconds=3.0, recovery_seconds=4.0))
         return {"Training": 1}
 

@@ -92,7 +92,7 @@ def used() -> Metrics:
     """Every metric of the operator with a value."""
     metrics = Metrics("test")
     metrics.show_jobs(lambda: {"Training": 2}, oldest_unstarted_seconds=lambda: 40.0)
-    metrics.count_answer("GET", "Pod", 200)
+    metrics.count_answer("GET", "Pod", 200, 0.02)
     metrics.count_error("Conflict")
     metrics.reconcile_seconds.observe(0.02)
     metrics.report_pulls.labels("ok").inc()
@@ -133,7 +133,7 @@ def test_words_of_others_are_bounded_and_still_counted() -> None:
     for number in range(REASONS_MAX + 5):
         metrics.count_error(f"Reason{number}")
     for number in range(CODES_MAX + 5):
-        metrics.count_answer("GET", "Pod", number)
+        metrics.count_answer("GET", "Pod", number, 0.02)
     value = metrics.registry.get_sample_value
     assert value("lmtraining_operator_reconcile_errors_total", {"reason": OTHER}) == 5
     of_others = {"verb": "GET", "kind": "Pod", "code": OTHER}

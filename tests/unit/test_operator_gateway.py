@@ -76,16 +76,18 @@ async def test_no_write_leaves_without_the_right_to(
     """Asked for at each write, and before a connection is made."""
     configuration = Configuration()
     configuration.host = "http://127.0.0.1:1"
-    answers: list[object] = []
+    told: list[tuple[str, str, int, float]] = []
     made = KubernetesGateway(
-        ApiClient(configuration), lambda *answer: answers.append(answer), may_write=lambda: False
+        ApiClient(configuration), lambda *one: told.append(one), may_write=lambda: False
     )
     with pytest.raises(ApiError, match="NotLeader"):
         await write(made)
     with pytest.raises(ApiError, match="Unreachable"):
         await made.get(*POD)
     await made.close()
-    assert answers == []
+    ((verb, kind, code, seconds),) = told
+    assert (verb, kind, code) == ("GET", "Pod", 0), "no write, and a read without an answer"
+    assert seconds >= 0
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,7 @@ API: Final = Row(
             units.RequestsPerSecond,
             "The ten most frequent.",
             {"{{verb}} {{kind}}": f"topk(10, sum by (verb, kind) ({rate('api_requests_total')}))"},
+            width=6,
             is_stacked=True,
         ),
         lines(
@@ -130,7 +131,18 @@ API: Final = Row(
             units.RequestsPerSecond,
             "0: no answer.",
             {"{{code}}": f"sum by (code) ({rate('api_requests_total')})"},
+            width=6,
             is_stacked=True,
+        ),
+        lines(
+            "Time of a request",
+            units.Seconds,
+            "Until its answer, the slowest of a hundred by verb.",
+            {
+                "{{verb}}": "histogram_quantile(0.99, sum by (verb, le) "
+                f"({rate('api_request_duration_seconds_bucket')}))"
+            },
+            width=6,
         ),
         lines(
             "Requests that failed",
@@ -140,6 +152,7 @@ API: Final = Row(
                 "failed": f"(sum({rate('api_requests_total', FAILED)}) or vector(0)) "
                 f"/ sum({rate('api_requests_total')})"
             },
+            width=6,
         ),
     ),
 )
