@@ -52,6 +52,7 @@ bench: $(READY) ## Speed, memory, and what faults do to us and to others, side b
 	@$(PYTHON) -m bench.injections
 	@$(PYTHON) -m bench.recovery
 	@$(PYTHON) -m bench.plugin
+	@$(PYTHON) -m bench.scrape
 
 ##@ Change it
 lint: $(READY) ## ruff, mypy --strict, import-linter, generated files up to date

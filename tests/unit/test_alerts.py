@@ -136,6 +136,32 @@ def test_the_names_in_a_query_are_found() -> None:
     assert named.grouping == {"a", "b", "g"}
 
 
+def test_the_scrape_configuration_of_the_docs_works(promtool: Path, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "observability.md").read_text()
+    block = page.partition("```yaml\nscrape_configs:")[2].partition("```")[0]
+    found_by = "kubernetes_sd_configs: [{role: pod}]"
+    assert found_by in block
+    # Debian's promtool is built without the discovery of Kubernetes.
+    checked = block.replace(found_by, "static_configs: [{targets: [trainer:8080]}]")
+    (tmp_path / "prometheus.yaml").write_text(f"scrape_configs:{checked}")
+    (tmp_path / "alerts.yaml").write_text(RULES.read_text())
+    command = [str(promtool), "check", "config", str(tmp_path / "prometheus.yaml")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=PROMTOOL_SECONDS_MAX, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{len(ALERTS)} rules found" in done.stdout
+
+
+def test_a_query_of_the_docs_names_what_is_exported() -> None:
+    page = (ROOT / "docs" / "observability.md").read_text()
+    queries = re.findall(r"`([^`]*lmtraining_[^`]+[)>][^`]*)`", page)
+    assert len(queries) >= 5
+    for query in queries:
+        named = names_in(query.replace("\\|", "|"))
+        assert set(named.metrics) <= set(KNOWN), query
+
+
 def test_the_files_are_those_that_the_code_gives(tmp_path: Path) -> None:
     assert monitoring.main(["--check"]) == 0
     assert monitoring.main(["--check"], root=tmp_path) == 1, "a missing file is a drift"

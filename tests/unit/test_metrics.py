@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from bench.scrape import STEPS_LONG, STEPS_SHORT, full_report, operator_registry
 from lmtraining_api.conditions import ConditionType, Succeeded
 from lmtraining_api.exits import FailureClass
 from lmtraining_api.metrics import MetricDefinition
@@ -140,6 +141,19 @@ def test_words_of_others_are_bounded_and_still_counted() -> None:
     assert value("lmtraining_operator_api_requests_total", of_others) == 5
     metrics.count_error("Reason0")
     assert value("lmtraining_operator_reconcile_errors_total", {"reason": "Reason0"}) == 2
+
+
+def test_a_scrape_is_no_larger_late_in_a_run_and_keeps_its_bounds() -> None:
+    bodies = [
+        trainer.exposition(full_report(step), leads=True, job_name="j", namespace="n").decode()
+        for step in (STEPS_SHORT, STEPS_LONG)
+    ]
+    early, late = ([line for line in body.splitlines() if line[0] != "#"] for body in bodies)
+    assert len(early) == len(late) > 150
+    assert len(late) <= sum(metric.series_max(trainer.LABELS) for metric in trainer.METRICS)
+    assert len(bodies[1]) < 1.05 * len(bodies[0])
+    series = sum(1 for family in operator_registry(1000).collect() for _ in family.samples)
+    assert series <= sum(metric.series_max(operator.LABELS) for metric in operator.METRICS)
 
 
 @pytest.mark.parametrize("metric", [*operator.METRICS, *trainer.METRICS], ids=lambda m: m.name)
