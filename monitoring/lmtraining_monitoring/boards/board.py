@@ -22,6 +22,9 @@ TAG: Final = "lmtraining"
 SOURCE: Final = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 COLUMNS: Final = 24
 NOT_KNOWN: Final = "not known"
+MARK_STEP: Final = "30s"
+#: How Grafana's own editor writes a query for the values of a label.
+LABEL_VALUES: Final = {"qryType": 1, "refId": "PrometheusVariableQueryEditor-VariableQuery"}
 
 Queries = Mapping[str, str]
 """Expression by legend, in which `{{label}}` stands for a label's value."""
@@ -99,7 +102,7 @@ class Board:
         for variable in self.variables:
             made = made.with_variable(_variable(variable))
         for mark in self.marks:
-            made = made.annotation(_annotation(mark))
+            made = made.annotation(_Mark(mark))
         for number, row in enumerate(self.rows):
             made = made.with_row(builder.Row(row.title).id(100 * number + 100))
             for place, panel in enumerate(row.panels):
@@ -200,7 +203,7 @@ def _variable(variable: Variable) -> builder.QueryVariable:
     made = (
         builder.QueryVariable(variable.name)
         .label(variable.label)
-        .query({"query": variable.query, "refId": variable.name})
+        .query({"query": variable.query, **LABEL_VALUES})
         .datasource(SOURCE)
         .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(model.VariableSort.ALPHABETICAL_ASC)
@@ -211,15 +214,27 @@ def _variable(variable: Variable) -> builder.QueryVariable:
     return made.multi(True).include_all(True).all_value(".+").current(everything)
 
 
-def _annotation(mark: Mark) -> builder.AnnotationQuery:
-    return (
-        builder.AnnotationQuery()
-        .name(mark.name)
-        .datasource(SOURCE)
-        .enable(mark.is_shown)
-        .icon_color(mark.colour)
-        .expr(mark.expr)
-    )
+class _Moment(model.AnnotationQuery):
+    """With the two fields of Prometheus' annotations that the library has no name for."""
+
+    def to_json(self) -> dict[str, object]:
+        return {**super().to_json(), "step": MARK_STEP, "titleFormat": self.name}
+
+
+class _Mark(Builder[model.AnnotationQuery]):
+    """A mark, built."""
+
+    def __init__(self, mark: Mark) -> None:
+        self._mark = mark
+
+    def build(self) -> model.AnnotationQuery:
+        return _Moment(
+            name=self._mark.name,
+            datasource=SOURCE,
+            enable=self._mark.is_shown,
+            icon_color=self._mark.colour,
+            expr=self._mark.expr,
+        )
 
 
 def _to_the_others() -> builder.DashboardLink:
