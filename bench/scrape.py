@@ -128,7 +128,12 @@ def operator_registry(jobs: int) -> CollectorRegistry:
     for number in range(operator.REASONS_MAX + 1):
         metrics.count_error(f"Reason{number}")
     metrics.count_milestones(
-        Milestones(start_seconds=1.0, recovery_seconds=1.0, restarts=dict.fromkeys(FailureClass, 1))
+        Milestones(
+            queue_seconds=1.0,
+            start_seconds=1.0,
+            recovery_seconds=1.0,
+            restarts=dict.fromkeys(FailureClass, 1),
+        )
     )
     return metrics.registry
 

@@ -23,6 +23,7 @@ FULL_STATUS: dict[str, Any] = {
     "schemaVersion": 1,
     "observedGeneration": 1,
     "startTime": TIME,
+    "firstPlacedTime": TIME,
     "firstRunTime": TIME,
     "completionTime": LATER,
     "conditions": [

@@ -342,6 +342,8 @@ class LMTrainingJobStatus(StatusModel):
     """metadata.generation of the spec that this status is about."""
     start_time: AwareDatetime | None = None
     """When the job was first accepted."""
+    first_placed_time: AwareDatetime | None = None
+    """When all of its pods first had a node: until here it waited for room."""
     first_run_time: AwareDatetime | None = None
     """When all of its pods first ran: from here deadlines.runSeconds counts."""
     completion_time: AwareDatetime | None = None

@@ -97,6 +97,7 @@ METRICS: Final = (
         text="Version of the wish that the operator has seen; behind while it is down.",
     ),
     _figure("started", "status", "startTime", text="When the job was accepted."),
+    _figure("first_placed", "status", "firstPlacedTime", text="When all pods first had a node."),
     _figure("first_run", "status", "firstRunTime", text="When all pods first ran."),
     _figure("completed", "status", "completionTime", text="When the job ended."),
     _figure("attempts", "status", "attempt", text="Gangs of pods so far."),

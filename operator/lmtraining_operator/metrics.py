@@ -25,7 +25,8 @@ CODES_MAX = 32
 
 RECONCILE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 API_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-START_BUCKETS = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0, 86400.0)
+QUEUE_BUCKETS = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0, 86400.0)
+START_BUCKETS = (1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 RECOVERY_BUCKETS = (2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 
 LABELS: Final[Mapping[str, Label]] = {
@@ -102,11 +103,19 @@ JOBS: Final = MetricDefinition(
     help="Jobs known, by state: the reason of their condition Succeeded.",
     labels=("state",),
 )
+QUEUE_SECONDS: Final = MetricDefinition(
+    name=f"{PREFIX}_job_queue_duration_seconds",
+    kind="histogram",
+    unit="seconds",
+    help="From the acceptance of a job until all of its pods had a node for the first time: quota, "
+    "queue, room.",
+    buckets=QUEUE_BUCKETS,
+)
 START_SECONDS: Final = MetricDefinition(
     name=f"{PREFIX}_job_start_duration_seconds",
     kind="histogram",
     unit="seconds",
-    help="From the acceptance of a job until all of its pods ran for the first time.",
+    help="From there until all of its pods ran for the first time: volumes, images, containers.",
     buckets=START_BUCKETS,
 )
 RECOVERY_SECONDS: Final = MetricDefinition(
@@ -155,6 +164,7 @@ METRICS: Final = (
     JOBS,
     UNSTARTED_SECONDS,
     ENDS,
+    QUEUE_SECONDS,
     START_SECONDS,
     RECOVERY_SECONDS,
     RESTARTS,
@@ -176,6 +186,7 @@ class Metrics:
         self._reconcile_errors = self._counter(RECONCILE_ERRORS)
         self._api_requests = self._counter(API_REQUESTS)
         self._api_seconds = self._histogram(API_SECONDS)
+        self._queue_seconds = self._histogram(QUEUE_SECONDS)
         self._start_seconds = self._histogram(START_SECONDS)
         self._recovery_seconds = self._histogram(RECOVERY_SECONDS)
         self._restarts = self._counter(RESTARTS)
@@ -197,6 +208,8 @@ class Metrics:
 
     def count_milestones(self, reached: Milestones) -> None:
         """What one write of status has told for the first time."""
+        if reached.queue_seconds is not None:
+            self._queue_seconds.observe(reached.queue_seconds)
         if reached.start_seconds is not None:
             self._start_seconds.observe(reached.start_seconds)
         if reached.recovery_seconds is not None:

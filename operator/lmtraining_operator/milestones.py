@@ -20,8 +20,10 @@ _ENDS = frozenset(str(state) for state in Succeeded if state.is_terminal)
 class Milestones:
     """What is new; None or empty where nothing is."""
 
+    queue_seconds: float | None = None
+    """From acceptance until all pods had a node."""
     start_seconds: float | None = None
-    """From acceptance until all pods ran."""
+    """From there until all pods ran."""
     recovery_seconds: float | None = None
     """From a failure until the first step after it."""
     restarts: Mapping[str, int] = field(default_factory=dict)
@@ -34,6 +36,7 @@ def milestones(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> Milestones
     """What `new` tells that `old` did not."""
     is_renamed = new.restarts.total == old.restarts.total
     return Milestones(
+        queue_seconds=_queue_seconds(old, new),
         start_seconds=_start_seconds(old, new),
         recovery_seconds=_recovery_seconds(old, new),
         restarts={
@@ -50,10 +53,16 @@ def _end(status: LMTrainingJobStatus) -> str:
     return condition.reason if condition and condition.reason in _ENDS else ""
 
 
-def _start_seconds(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> float | None:
-    if old.first_run_time or not new.first_run_time or not new.start_time:
+def _queue_seconds(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> float | None:
+    if old.first_placed_time or not new.first_placed_time or not new.start_time:
         return None
-    return max((new.first_run_time - new.start_time).total_seconds(), 0.0)
+    return max((new.first_placed_time - new.start_time).total_seconds(), 0.0)
+
+
+def _start_seconds(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> float | None:
+    if old.first_run_time or not new.first_run_time or not new.first_placed_time:
+        return None
+    return max((new.first_run_time - new.first_placed_time).total_seconds(), 0.0)
 
 
 def _recovery_seconds(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> float | None:

@@ -31,6 +31,7 @@ SECONDS = 1767323045.0
 STATUS: dict[str, Any] = {
     "observedGeneration": 1,
     "startTime": TIME,
+    "firstPlacedTime": TIME,
     "firstRunTime": TIME,
     "completionTime": TIME,
     "attempt": 3,
@@ -135,6 +136,7 @@ def test_the_values_are_those_of_the_status(scraped: Samples) -> None:
         "last_step_budget": 100.0,
         "saved_step": 30.0,
         "started": SECONDS,
+        "first_placed": SECONDS,
         "first_run": SECONDS,
         "completed": SECONDS,
         "reported": SECONDS,

@@ -67,7 +67,9 @@ def busy_operator() -> Metrics:
         metrics.reconcile_seconds.observe(0.02)
         metrics.report_pulls.labels("ok").inc()
         metrics.count_answer("GET", "Pod", 200, 0.02)
-        metrics.count_milestones(Milestones(start_seconds=3.0, recovery_seconds=4.0))
+        metrics.count_milestones(
+            Milestones(queue_seconds=2.0, start_seconds=3.0, recovery_seconds=4.0)
+        )
         return {"Training": 1}
 
     metrics.show_jobs(states, oldest_unstarted_seconds=lambda: 0.0)

@@ -28,7 +28,9 @@ RECOVERED = LastRecovery(fault_time=NOW, first_step_time=later(9), seconds="9 s"
 AGAIN = LastRecovery(fault_time=later(100), first_step_time=later(104), seconds="4 s")
 BLANK = LMTrainingJobStatus()
 ACCEPTED = LMTrainingJobStatus(start_time=NOW)
-RUNNING = LMTrainingJobStatus(start_time=NOW, first_run_time=later(30))
+PLACED = LMTrainingJobStatus(start_time=NOW, first_placed_time=later(20))
+RUNNING = PLACED.model_copy(update={"first_run_time": later(30)})
+OF_AN_OLDER_OPERATOR = LMTrainingJobStatus(start_time=NOW, first_run_time=later(30))
 ONE_CRASH = Restarts(total=1, by_reason={FailureClass.CRASH: 1})
 RENAMED = Restarts(total=1, by_reason={FailureClass.CRASH: 0, FailureClass.DISRUPTION: 1})
 
@@ -51,7 +53,10 @@ THREE = Restarts(total=3, by_reason={FailureClass.CRASH: 2, FailureClass.HANG: 1
     ("old", "new", "expected"),
     [
         (BLANK, ACCEPTED, Milestones()),
-        (ACCEPTED, RUNNING, Milestones(start_seconds=30.0)),
+        (ACCEPTED, PLACED, Milestones(queue_seconds=20.0)),
+        (PLACED, RUNNING, Milestones(start_seconds=10.0)),
+        (ACCEPTED, RUNNING, Milestones(queue_seconds=20.0, start_seconds=10.0)),
+        (ACCEPTED, OF_AN_OLDER_OPERATOR, Milestones()),
         (RUNNING, RUNNING, Milestones()),
         (
             RUNNING,
@@ -98,7 +103,13 @@ def used() -> Metrics:
     metrics.reconcile_seconds.observe(0.02)
     metrics.report_pulls.labels("ok").inc()
     metrics.count_milestones(
-        Milestones(start_seconds=30.0, recovery_seconds=9.0, restarts={"Crash": 2}, end="Failed")
+        Milestones(
+            queue_seconds=20.0,
+            start_seconds=30.0,
+            recovery_seconds=9.0,
+            restarts={"Crash": 2},
+            end="Failed",
+        )
     )
     return metrics
 
@@ -121,6 +132,7 @@ def test_the_operator_exports_what_its_registry_names_and_no_more() -> None:
 
 def test_milestones_are_counted() -> None:
     value = used().registry.get_sample_value
+    assert value("lmtraining_operator_job_queue_duration_seconds_sum") == 20
     assert value("lmtraining_operator_job_start_duration_seconds_sum") == 30
     assert value("lmtraining_operator_job_recovery_duration_seconds_sum") == 9
     assert value("lmtraining_operator_job_restarts_total", {"failure_class": "Crash"}) == 2

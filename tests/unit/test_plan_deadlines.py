@@ -122,6 +122,20 @@ def test_run_seconds_count_from_the_first_run() -> None:
     assert deleted(decide(status, job=RUN_60, **late(560, pods=GANG)))
 
 
+def test_a_job_waits_for_room_until_all_of_its_pods_have_a_node() -> None:
+    unplaced = tuple(replace(pod, phase="Pending", address="", node="") for pod in GANG)
+    placed = tuple(replace(pod, phase="Pending", address="") for pod in GANG)
+    status = decide(status_of(complete=False), job=RUN_60, pods=unplaced).status
+    status = decide(status, job=RUN_60, **late(5, pods=(placed[0], *unplaced[1:]))).status
+    assert status.first_placed_time is None
+    status = decide(status, job=RUN_60, **late(10, pods=placed)).status
+    assert status.first_placed_time == NOW + timedelta(seconds=10)
+    status = decide(status, job=RUN_60, **late(20, pods=GANG)).status
+    assert status.first_placed_time == NOW + timedelta(seconds=10), "the first time stays"
+    older = running().model_copy(update={"first_placed_time": None})
+    assert decide(older, job=RUN_60, **late(30, pods=GANG)).status.first_placed_time is None
+
+
 def test_a_deadline_that_is_raised_while_the_pods_stop_is_kept_as_it_is_now() -> None:
     """P12."""
     status = decide(running(), job=RUN_60, **late(pods=GANG)).status

@@ -181,10 +181,19 @@ OVER_TIME: Final = Row(
             is_stacked=True,
         ),
         lines(
+            "Time in the queue",
+            units.Seconds,
+            "From acceptance until all pods of a job had a node, over an hour.",
+            quantiles(within_an_hour("job_queue_duration_seconds_bucket"), 50, 90),
+            width=6,
+            empty="no job has found room",
+        ),
+        lines(
             "Time to start",
             units.Seconds,
-            "From acceptance until all pods of a job ran, over an hour.",
+            "From there until all of them ran, over an hour: volumes, images, containers.",
             quantiles(within_an_hour("job_start_duration_seconds_bucket"), 50, 90),
+            width=6,
             empty="no job has started",
         ),
         lines(
@@ -193,12 +202,14 @@ OVER_TIME: Final = Row(
             "From a failure until the next step has ended, over an hour.",
             quantiles(within_an_hour("job_recovery_duration_seconds_bucket"), 50, 90),
             empty="no job has recovered",
+            width=6,
         ),
         lines(
             "Oldest waiting job",
             units.Seconds,
             "Since its acceptance, without all its pods having run.",
             {"age": f"max({OPERATOR}_oldest_unstarted_job_seconds)"},
+            width=6,
         ),
     ),
 )

@@ -206,6 +206,7 @@ def _accepted(situation: Situation) -> Situation:
     )
     situation = situation.with_status(
         start_time=situation.status.start_time or situation.now,
+        first_placed_time=situation.status.first_placed_time or _first_placed_time(situation),
         first_run_time=situation.status.first_run_time or _first_run_time(situation),
         artifacts=artifacts,
     )
@@ -221,6 +222,13 @@ def _in_better_words(situation: Situation) -> Situation:
         situation.status.restarts, was=known.failure_class, is_now=said.failure_class
     )
     return situation.with_status(last_failure=said, restarts=restarts)
+
+
+def _first_placed_time(situation: Situation) -> datetime | None:
+    """Now, where all pods have a node for the first time. Of a job that ran under an older operator
+    nobody knows."""
+    has_run = situation.status.first_run_time is not None
+    return situation.now if situation.gang_is_placed and not has_run else None
 
 
 def _first_run_time(situation: Situation) -> datetime | None:

@@ -91,6 +91,11 @@ class Situation:
         return not self.missing and all(pod.has_started for pod in self.gang)
 
     @property
+    def gang_is_placed(self) -> bool:
+        """True when every pod of the attempt has a node."""
+        return not self.missing and all(pod.node for pod in self.gang)
+
+    @property
     def gang_was_complete(self) -> bool:
         return attempts.gang_was_complete(self.status)
 
