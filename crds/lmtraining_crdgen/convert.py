@@ -18,6 +18,12 @@ Schema = dict[str, Any]
 MODEL = "x-model"
 _NULL = {"type": "null"}
 _DATE_TIME_LENGTH = 64
+#: Narrower than an API server's format date-time, which takes 20:00:00x5Z, +99:99 and the year 0:
+#: what the operator can read again.
+DATE_TIME_PATTERN = (
+    r"^([1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
+    r"(Z|[+-][01][0-9]:[0-5][0-9])$"
+)
 #: Keywords that mean the same on both sides, in the order in which a person reads them.
 _COPIED = (
     *("description", "type", "format", "enum", "required", "multipleOf", "minimum", "maximum"),
@@ -144,7 +150,7 @@ def _bounds(node: Schema) -> Schema:
         if key in node:
             bounds |= {inclusive: node[key], key: True}
     if node.get("format") == "date-time":
-        bounds["maxLength"] = _DATE_TIME_LENGTH
+        bounds |= {"maxLength": _DATE_TIME_LENGTH, "pattern": DATE_TIME_PATTERN}
     return bounds
 
 

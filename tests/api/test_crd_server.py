@@ -18,6 +18,21 @@ pytestmark = pytest.mark.api
 OK, CREATED, BAD_REQUEST, INVALID = 200, 201, 400, 422
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+READABLE_TIMES = (
+    "2026-11-27T20:00:00Z",
+    "2026-11-27T20:00:00.123456789+14:00",
+    "0001-01-01T00:00:00+14:00",
+    "9999-12-31T23:59:59.9-19:59",
+)
+UNREADABLE_TIMES = (
+    "0000-01-01T00:00:00Z",
+    "2026-11-27",
+    "2026-02-30T20:00:00Z",
+    "2026-11-27T20:00:00",
+    "2026-11-27T20:00:00x5Z",
+    "2026-11-27T20:00:00+99:99",
+    "2026-11-27t20:00:00z",
+)
 MISSPELT = minimal(trainng={"seed": 3})
 
 
@@ -122,6 +137,20 @@ class TestStatus:
         jobs.merge("tiny", {"status": {"attempt": 9}, "spec": {"suspend": True}})
         job = jobs.get("tiny")
         assert (job["status"]["attempt"], job["spec"]["suspend"]) == (1, True)
+
+    @pytest.mark.parametrize("time", READABLE_TIMES)
+    def test_a_time_that_is_taken_can_be_read_again(self, jobs: Jobs, time: str) -> None:
+        jobs.create(MINIMAL)
+        assert jobs.merge("tiny", {"status": {"startTime": time}}, "status").code == OK
+        assert LMTrainingJobStatus.model_validate(jobs.get("tiny")["status"]).start_time
+
+    @pytest.mark.parametrize("time", UNREADABLE_TIMES)
+    def test_a_time_that_cannot_be_read_again_is_refused(self, jobs: Jobs, time: str) -> None:
+        """Else one status edited by hand, and the operator can look at that job no more (P12)."""
+        jobs.create(MINIMAL)
+        answer = jobs.merge("tiny", {"status": {"startTime": time}}, "status")
+        assert answer.code == INVALID
+        assert {field for field, _ in answer.causes if field != "<nil>"} == {"status.startTime"}
 
     def test_out_of_bounds_is_refused(self, jobs: Jobs) -> None:
         jobs.create(MINIMAL)

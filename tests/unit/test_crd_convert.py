@@ -9,6 +9,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 from lmtraining_api import Rule, SpecModel
 from lmtraining_api.fields import Quantity
 from lmtraining_crdgen.convert import (
+    DATE_TIME_PATTERN,
     UnsupportedSchemaError,
     structural_schema,
     without_defaults,
@@ -103,7 +104,15 @@ def schema_of(annotation: Any, default: Any = ...) -> dict[str, Any]:
                 "x-kubernetes-map-type": "atomic",
             },
         ),
-        (AwareDatetime, {"type": "string", "format": "date-time", "maxLength": 64}),
+        (
+            AwareDatetime,
+            {
+                "type": "string",
+                "format": "date-time",
+                "maxLength": 64,
+                "pattern": DATE_TIME_PATTERN,
+            },
+        ),
     ],
     ids=str,
 )

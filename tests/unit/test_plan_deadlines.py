@@ -9,6 +9,7 @@ import pytest
 from lmtraining_api.records import CheckpointReport, FaultReport
 from lmtraining_api.status import CheckpointStatus, ConditionType, LMTrainingJobStatus, Succeeded
 from lmtraining_operator.plan import ObservedReport, Plan
+from lmtraining_operator.plan.moments import LAST, later
 from tests.unit.operator_situations import (
     NOW,
     decide,
@@ -29,6 +30,12 @@ START_60 = job_object(deadlines={"startSeconds": 60})
 RUN_60 = job_object(deadlines={"runSeconds": 60})
 GANG = running_gang(2)
 SAVED = CheckpointStatus(last_step=12, last_time=NOW, path="checkpoints/12")
+
+
+def test_a_moment_at_the_end_of_the_calendar_has_none_after_it() -> None:
+    """Of a status that somebody wrote by hand, or a clock gone mad."""
+    assert later(NOW, 60) == NOW + timedelta(seconds=60)
+    assert later(LAST, 60) == LAST
 
 
 def late(seconds: float = 61, **observed: Any) -> dict[str, Any]:

@@ -43,6 +43,25 @@ def test_number(value: float | None, text: str) -> None:
     assert figures.number(value) == text
 
 
+LONGEST = 32
+ANY_NUMBER = (0.0, -0.0, -1.5, 999_999.99, 1e6, 1e9, 1e20, 1e308, -1e308, 5e-324)
+
+
+@pytest.mark.parametrize("value", ANY_NUMBER)
+def test_whatever_a_trainer_claims_is_a_short_string(value: float) -> None:
+    """Status refuses a longer one, and with it all else that there is to say."""
+    texts = [
+        figures.number(value),
+        figures.number(value, digits=0),
+        figures.share(value),
+        figures.duration(value),
+        figures.seconds(value),
+        figures.percent(int(value), 1),
+        figures.percent(1, int(value)),
+    ]
+    assert max(map(len, texts)) <= LONGEST, texts
+
+
 def test_a_whole_number_keeps_its_zeros() -> None:
     assert figures.number(12_300.0, digits=0) == "12300"
     assert figures.number(12_300.04, digits=1) == "12300"
@@ -68,6 +87,8 @@ def test_share() -> None:
         (3605, "1h"),
         (93_600, "1d2h"),
         (8_640_000, "100d"),
+        (99_999 * 86_400, "99999d"),
+        (1e300, ">99999d"),
     ],
 )
 def test_duration(seconds: float | None, text: str) -> None:

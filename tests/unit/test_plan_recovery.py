@@ -13,6 +13,7 @@ from lmtraining_operator.plan.backoff import (
     backoff_seconds,
     refusal_wait_seconds,
 )
+from lmtraining_operator.plan.figures import COUNT_MAX
 from lmtraining_operator.plan.model import GANG_INCOMPLETE
 from lmtraining_operator.plan.recovery import (
     GANG_BACKOFF_SECONDS_MAX,
@@ -101,6 +102,12 @@ def test_restarts_are_counted_by_class() -> None:
     for failure_class in (C.CRASH, C.POD_LOST, C.CRASH):
         restarts = with_restart(restarts, failure_status(failure_class), Recovery())
     assert restarts == Restarts(total=3, counted=2, by_reason={C.CRASH: 2, C.POD_LOST: 1})
+
+
+def test_a_count_that_somebody_wrote_by_hand_ends_at_what_status_holds() -> None:
+    """More would be refused by the API server, and with it all else that there is to say."""
+    most = Restarts(total=COUNT_MAX, counted=COUNT_MAX, by_reason={C.CRASH: COUNT_MAX})
+    assert with_restart(most, failure_status(C.CRASH), Recovery()) == most
 
 
 FAIL_137 = {"failureClass": "Crash", "exitCode": 137, "action": "Fail"}

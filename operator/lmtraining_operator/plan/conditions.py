@@ -186,7 +186,7 @@ def _stalled(situation: Situation, report: TrainerReport) -> Verdict | None:
     if report.step_time is None:
         return None
     limit = stalled_seconds(situation, report)
-    if report.report_time - report.step_time <= timedelta(seconds=limit):
+    if (report.report_time - report.step_time).total_seconds() <= limit:
         return None
     return Verdict(
         "False",

@@ -13,6 +13,7 @@ from lmtraining_api.status import ConditionType, Progressing, Scheduled, Succeed
 from lmtraining_operator.plan import ending, gang
 from lmtraining_operator.plan.conditions import FIRST_REPORT_SECONDS
 from lmtraining_operator.plan.model import Plan
+from lmtraining_operator.plan.moments import later
 from lmtraining_operator.plan.situation import Situation
 from lmtraining_operator.plan.verdicts import Verdict
 
@@ -83,14 +84,14 @@ def past(situation: Situation, late: Exceeded) -> Plan:
 
 def _run_until(situation: Situation) -> datetime | None:
     since, seconds = situation.status.first_run_time, situation.spec.deadlines.run_seconds
-    return None if since is None or seconds is None else since + timedelta(seconds=seconds)
+    return None if since is None or seconds is None else later(since, seconds)
 
 
 def _start_by(situation: Situation) -> datetime | None:
     since, seconds = situation.status.start_time, situation.spec.deadlines.start_seconds
     if since is None or seconds is None or _has_ever_stepped(situation):
         return None
-    return since + timedelta(seconds=seconds)
+    return later(since, seconds)
 
 
 def _has_ever_stepped(situation: Situation) -> bool:
@@ -119,4 +120,4 @@ def _saved_by(situation: Situation, late: Exceeded) -> datetime:
         told = max(told, scheduled.last_transition_time)
     elif scheduled is not None:
         told = situation.now
-    return told + timedelta(seconds=situation.spec.recovery.grace_seconds + SAVING_SECONDS)
+    return later(told, situation.spec.recovery.grace_seconds + SAVING_SECONDS)

@@ -29,6 +29,7 @@ from lmtraining_operator.plan import (
     deadlines,
     ending,
     events,
+    figures,
     gang,
     names,
     nodes,
@@ -356,7 +357,7 @@ def _begun(situation: Situation) -> Situation:
     """The next attempt, before any pod of it exists."""
     follows = situation.attempt_failed
     begun = situation.with_status(
-        attempt=situation.attempt + 1,
+        attempt=figures.count(situation.attempt + 1),
         round=0,
         replaced_pods={},
         next_attempt_time=None,

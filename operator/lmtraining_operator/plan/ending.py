@@ -5,7 +5,7 @@ Trap avoided: an exit code of 0 alone proves nothing; any image may end with it.
 """
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from lmtraining_api.exits import ExitCode
 from lmtraining_api.records import ExitRecord
@@ -20,6 +20,7 @@ from lmtraining_api.status import (
 from lmtraining_operator.plan import gang, names
 from lmtraining_operator.plan.failures import lead_exit_record
 from lmtraining_operator.plan.model import Action, Delete, Object, Observed, Plan
+from lmtraining_operator.plan.moments import later
 from lmtraining_operator.plan.progress import with_exit_record
 from lmtraining_operator.plan.situation import Situation
 from lmtraining_operator.plan.verdicts import Verdict
@@ -86,7 +87,7 @@ def _kept_until(job: Object, status: LMTrainingJobStatus) -> datetime | None:
     seconds = job.get("spec", {}).get("keepPodsSeconds")
     if not status.is_terminal or status.completion_time is None or not isinstance(seconds, int):
         return None
-    return status.completion_time + timedelta(seconds=seconds)
+    return later(status.completion_time, seconds)
 
 
 def after_the_end(
@@ -115,7 +116,7 @@ def after_the_end(
 def _stopping(status: LMTrainingJobStatus, observed: Observed, now: datetime) -> Plan:
     live = observed.live_pods
     ended_at = status.completion_time or now
-    linger_until = ended_at + timedelta(seconds=FINISH_LINGER_SECONDS)
+    linger_until = later(ended_at, FINISH_LINGER_SECONDS)
     summary = status.condition(ConditionType.SUCCEEDED)
     is_completed = summary is not None and summary.reason == Succeeded.COMPLETED
     wait = (linger_until - now).total_seconds()

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from lmtraining_api.exits import FailureClass
 from lmtraining_api.job import Recovery
 from lmtraining_api.status import AvoidedNode, LastFailure, LMTrainingJobStatus
+from lmtraining_operator.plan import figures
 from lmtraining_operator.plan.model import Object
 from lmtraining_operator.plan.rules import rule_for
 
@@ -30,7 +31,7 @@ def after_failure(
         return status
     faults = dict(status.hardware_faults)
     if failure.failure_class is FailureClass.HARDWARE:
-        faults[failure.node] = faults.pop(failure.node, 0) + 1
+        faults[failure.node] = figures.count(faults.pop(failure.node, 0) + 1)
         faults = dict(list(faults.items())[-FAULTY_NODES_MAX:])
     status = status.model_copy(update={"hardware_faults": faults})
     why = _why_to_avoid(status, failure, recovery)

@@ -95,7 +95,7 @@ def with_exit_record(situation: Situation, record: ExitRecord) -> LMTrainingJobS
     """The status of a finished run: its last report may have been pulled before its end."""
     status = situation.status
     planned, known = situation.spec.training.planned_steps, status.progress
-    step = record.step or planned or (known.total_steps if known else 0)
+    step = figures.count(record.step or planned or (known.total_steps if known else 0))
     total = step  # the budget of a finished run, however it was changed
     progress: dict[str, object] = {
         "step": step,

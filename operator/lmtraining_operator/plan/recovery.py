@@ -124,10 +124,10 @@ def with_restart(restarts: Restarts, failure: LastFailure, recovery: Recovery) -
     """The counts after one more attempt that answers this failure."""
     failure_class = failure.failure_class
     by_reason = dict(restarts.by_reason)
-    by_reason[failure_class] = by_reason.get(failure_class, 0) + 1
+    by_reason[failure_class] = figures.count(by_reason.get(failure_class, 0) + 1)
     return Restarts(
-        total=restarts.total + 1,
-        counted=restarts.counted + is_counted(failure, recovery),
+        total=figures.count(restarts.total + 1),
+        counted=figures.count(restarts.counted + is_counted(failure, recovery)),
         by_reason=by_reason,
     )
 
@@ -139,5 +139,5 @@ def renamed(restarts: Restarts, *, was: FailureClass, is_now: FailureClass) -> R
     left = by_reason.pop(was, 0) - 1
     if left > 0:
         by_reason[was] = left
-    by_reason[is_now] = by_reason.get(is_now, 0) + 1
+    by_reason[is_now] = figures.count(by_reason.get(is_now, 0) + 1)
     return restarts.model_copy(update={"by_reason": by_reason})

@@ -10,7 +10,7 @@ replacement that does not start in time, gives the attempt up.
 from datetime import timedelta
 
 from lmtraining_api.status import LastFailure, Scheduled
-from lmtraining_operator.plan import gang
+from lmtraining_operator.plan import figures, gang
 from lmtraining_operator.plan.failures import (
     Failure,
     all_failures,
@@ -44,7 +44,7 @@ def begun(situation: Situation, failure: LastFailure, lost: Failure) -> Situatio
     """The same attempt with other pods in the place of those that are lost."""
     replaced = dict(situation.status.replaced_pods)
     for replica in sorted(_lost_replicas(situation, lost)):
-        replaced[str(replica)] = replaced.get(str(replica), 0) + 1
+        replaced[str(replica)] = figures.count(replaced.get(str(replica), 0) + 1)
     situation = situation.with_status(replaced_pods=replaced)
     name = situation.name_of(lost.replica)
     return situation.with_status(
