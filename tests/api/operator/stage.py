@@ -34,6 +34,7 @@ _PATHS = {
     "configmaps": "/api/v1",
     "persistentvolumeclaims": "/api/v1",
     "events": "/api/v1",
+    "limitranges": "/api/v1",
     "resourcequotas": "/api/v1",
     "networkpolicies": "/apis/networking.k8s.io/v1",
     api.PLURAL: f"/apis/{api.API_VERSION}",
@@ -144,9 +145,16 @@ class Stage:
         self.wait(f"{name}: event {reason}", lambda: reason in self.events(name) or None)
 
     def label_namespace(self, patch: Object) -> None:
+        self._namespace("PATCH", json.dumps(patch))
+
+    def delete_namespace(self) -> None:
+        """It is Terminating then, for ever: nobody here empties it."""
+        self._namespace("DELETE")
+
+    def _namespace(self, method: str, body: str | None = None) -> None:
         headers = {"Authorization": f"Bearer {self.server.admin_token}", "Content-Type": MERGE}
         path = f"/api/v1/namespaces/{self.namespace}"
-        self._connection.request("PATCH", path, json.dumps(patch), headers)
+        self._connection.request(method, path, body, headers)
         answer = self._connection.getresponse()
         answer.read()
         assert answer.status < 300
@@ -222,6 +230,11 @@ class Stage:
         """The pod is gone now."""
         options = {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0}
         self.request("DELETE", "pods", f"/{pod['metadata']['name']}", options)
+
+    def has_intent(self, pod: Object, intent: Intent) -> bool:
+        found = self.do("GET", "pods", f"/{pod['metadata']['name']}")
+        text = found["metadata"]["annotations"][api.ANNOTATION_INTENT]
+        return bool(text == intent.model_dump_json(by_alias=True))
 
     def intent(self, pod: Object) -> Intent:
         found = self.do("GET", "pods", f"/{pod['metadata']['name']}")
