@@ -1,14 +1,16 @@
 """The door to the API server: no request waits for ever, no write leaves without the right."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+import yaml
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
 from lmtraining_operator import gateway
-from lmtraining_operator.gateway import ApiError, KubernetesGateway
+from lmtraining_operator.gateway import ApiError, KubernetesGateway, json_in_yaml
 
 pytestmark = pytest.mark.unit
 
@@ -57,6 +59,16 @@ async def test_server_that_never_answers(
         with pytest.raises(ApiError) as error:
             await ask(silent)
     assert error.value.code == 0
+
+
+def test_what_is_applied_is_json_and_yaml_alike() -> None:
+    """An API server reads an apply as YAML, where half a pair of surrogates is an error and some
+    characters must not stand for themselves."""
+    said = {"a": 'é 日本 💥 \u2028 \x7f \x85 \ufeff \uffff \x00 \n " \\ \\ud83d'}
+    text = json_in_yaml(said)
+    assert json.loads(text) == yaml.safe_load(text) == said
+    assert "💥" in text
+    assert json.loads(json_in_yaml({"a": "\ud83d"})) == {"a": "\ufffd"}
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,17 @@ def test_image_that_cannot_be_pulled(stage: Stage) -> None:
     stage.wait_for("tiny", "Scheduled", SCHEDULED)
 
 
+def test_a_status_is_written_whatever_characters_are_in_it(stage: Stage) -> None:
+    """P4. Those beyond the first 65,536 are no text for everyone on the way."""
+    uri = "s3://bucket/日本語/\U0001f4a5/\u2028"
+    stage.create_job("tiny", workers__replicas=1, checkpoint__storage={"uri": uri[:-2]})
+    (pod,) = stage.wait_for_pods("tiny", attempt=1, count=1)
+    assert stage.status("tiny").artifacts.uri == uri[:-2]
+    stage.place(pod)
+    stage.wait_container(pod, "ErrImagePull", f"no such place: {uri}")
+    stage.wait_for_message("tiny", "no such place: s3://bucket/日本語/\U0001f4a5/", SCHEDULED)
+
+
 def test_pod_that_no_node_takes(stage: Stage) -> None:
     stage.create_job("tiny", workers__replicas=1)
     (pod,) = stage.wait_for_pods("tiny", attempt=1, count=1)
