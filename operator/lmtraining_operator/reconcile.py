@@ -17,7 +17,7 @@ from lmtraining_api import names as api
 from lmtraining_api.conditions import Succeeded
 from lmtraining_api.status import ConditionType, LMTrainingJobStatus
 from lmtraining_operator.apply import Applier
-from lmtraining_operator.gateway import CONFLICT, ApiError, Gateway, Object
+from lmtraining_operator.gateway import CONFLICT, NOT_FOUND, ApiError, Gateway, Object
 from lmtraining_operator.milestones import Milestones, milestones
 from lmtraining_operator.observe import observe
 from lmtraining_operator.plan import (
@@ -225,12 +225,12 @@ class JobReconciler:
         return due is not None and due > now
 
     async def _carry_out(self, now: datetime, *, has_news: bool) -> Outcome:
-        """Status first, then the actions; a conflict means that the view was old: look again.
-        Without news, the write waits for a fresh report."""
+        """Status first, then the actions; a conflict, or no such job, means that the view was old:
+        look again. Without news, the write waits for a fresh report."""
         try:
             return await self._write_and_apply(now, has_news=has_news)
         except ApiError as error:
-            if error.code == CONFLICT:
+            if error.code in (CONFLICT, NOT_FOUND):
                 return Outcome(look_seconds=AGAIN_SECONDS)
             raise
 

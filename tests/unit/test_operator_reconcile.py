@@ -141,6 +141,23 @@ async def test_view_that_has_grown_old_changes_nothing(world: World) -> None:
     assert world.reason() == "Suspended"
 
 
+async def test_job_deleted_in_the_middle_of_a_pass_is_no_error(world: World) -> None:
+    operator = world.operator()
+    original = world.apply_status
+
+    async def deleted_first(body: dict[str, object]) -> dict[str, object]:
+        del world.objects[api.KIND, "tiny"]
+        return await original(body)
+
+    world.apply_status = deleted_first  # type: ignore[assignment,method-assign]
+    assert (await operator.look()).look_seconds < 1
+    assert world.pods == []
+    world.pass_time(MISSING_SECONDS)
+    await operator.look()
+    world.pass_time(MISSING_SECONDS)
+    assert (await operator.look()).is_gone
+
+
 async def test_job_of_the_same_name_is_another_job(world: World) -> None:
     """P1: what belongs to the other life is neither adopted nor touched, but waited for; P4: nobody
     is told to delete what goes by itself."""
