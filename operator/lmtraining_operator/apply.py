@@ -184,9 +184,9 @@ def owner_of(found: Object) -> str:
 
 
 def event_body(job: Object, event: PublishEvent, now: datetime) -> Object:
-    """An Event whose name is made of (job UID, reason, attempt), so that it is made once."""
+    """An Event whose name is made of what it is about, so that it is made once."""
     metadata = job["metadata"]
-    key = f"{metadata['uid']}/{event.reason}/{event.attempt}"
+    key = f"{metadata['uid']}/{event.reason}/{event.attempt}/{event.subject}".rstrip("/")
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     time = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     return {

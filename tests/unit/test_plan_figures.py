@@ -17,7 +17,8 @@ from lmtraining_api.status import (
     Scheduled,
     Succeeded,
 )
-from lmtraining_operator.plan import figures, manifests
+from lmtraining_operator.apply import event_body
+from lmtraining_operator.plan import PublishEvent, figures, manifests
 from lmtraining_operator.plan.events import transitions
 from lmtraining_operator.plan.verdicts import Verdict, with_conditions
 from lmtraining_operator.plan.writes import PROGRESS_SECONDS, REPORT_TIME_SECONDS, Pace, write_time
@@ -360,3 +361,20 @@ def test_only_progress_is_slowed_down_by_many_jobs() -> None:
     assert due == NOW + timedelta(seconds=50)
     again = old.model_copy(update={"attempt": 2})
     assert write_time(old, again, last_write=NOW, now=NOW, pace=slow) == NOW
+
+
+def test_each_subject_of_an_attempt_has_its_event() -> None:
+    """A second checkpoint that is asked for is told too; the same one once."""
+    job = job_object()
+    names = [
+        event_body(job, PublishEvent(
+            type="Normal", reason="CheckpointSaved", message="", attempt=1, subject=subject
+        ), NOW)["metadata"]["name"]
+        for subject in ("a", "b", "a", "")
+    ]  # fmt: skip
+    assert len(set(names)) == 3
+    assert names[0] == names[2]
+    before = status_of(applied={"generation": 1, "checkpoint": "a", "checkpointStep": 1})
+    after = status_of(applied={"generation": 2, "checkpoint": "b", "checkpointStep": 2})
+    (said,) = transitions(before, after)
+    assert (said.reason, said.subject) == ("CheckpointSaved", "b")

@@ -1,11 +1,14 @@
-"""What happened, for `kubectl describe`: one event per transition and attempt.
+"""What happened, for `kubectl describe`: one event per transition, attempt and subject.
 
-Promise: only transitions make events, so their number is bounded by the number of attempts. The
-reasons, and nothing else: NotAccepted, Paused, AttemptStarted, TrainingStarted, AttemptFailed,
-PodReplaced, Suspended, Completed, Failed, Diverged, DeadlineExceeded, Stalled, Skip, Rewind, Rerun,
-RanksRestarted, CheckpointPassedOver, CheckpointSaved, RollbackRefused, NodeAvoided, and the reasons
-of Scheduled that a person must act on; and, from outside, ReconcileFailed and NewerOperator.
+Promise: only transitions make events, so their number is bounded by those of attempts, of pods and
+rounds in them, and of requests. The reasons, and nothing else: NotAccepted, Paused, AttemptStarted,
+TrainingStarted, AttemptFailed, PodReplaced, Suspended, Completed, Failed, Diverged,
+DeadlineExceeded, Stalled, Skip, Rewind, Rerun, RanksRestarted, CheckpointPassedOver,
+CheckpointSaved, RollbackRefused, NodeAvoided, and the reasons of Scheduled that a person must act
+on; and, from outside, ReconcileFailed and NewerOperator.
 """
+
+from dataclasses import replace
 
 from lmtraining_api.names import POD_REPLACED
 from lmtraining_api.status import (
@@ -88,7 +91,8 @@ def _attempt_failed(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> Publi
         return None
     what = f"{failure.failure_class}: {failure.message}"
     if failure.replaced_by:
-        return _warning(POD_REPLACED, f"{failure.replaced_by} replaces a pod: {what}", new)
+        message = f"{failure.replaced_by} replaces a pod: {what}"
+        return _warning(POD_REPLACED, message, new, subject=failure.replaced_by)
     return _warning("AttemptFailed", what, new)
 
 
@@ -116,7 +120,8 @@ def _ranks_restarted(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> Publ
     before, after = old.last_recovery, new.last_recovery
     if after is None or not after.fault or after == before or new.attempt != old.attempt:
         return None
-    return _warning("RanksRestarted", f"round {new.round} of the ranks after {after.fault}", new)
+    message = f"round {new.round} of the ranks after {after.fault}"
+    return _warning("RanksRestarted", message, new, subject=str(new.round))
 
 
 def _checkpoint_passed_over(
@@ -134,17 +139,18 @@ def _avoided(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> PublishEvent
     added = [one for one in new.avoided_nodes if one.name not in known]
     if not added:
         return None
-    return _warning("NodeAvoided", f"node {added[0].name}: {added[0].reason}", new)
+    node = added[0]
+    return _warning("NodeAvoided", f"node {node.name}: {node.reason}", new, subject=node.name)
 
 
 def _requested(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> PublishEvent | None:
     """What became of a request; a rollback that was made is a remedy, and told as one."""
     before, after = old.applied or AppliedStatus(), new.applied or AppliedStatus()
     if after.refusal and after.refusal != before.refusal:
-        return _warning("RollbackRefused", after.refusal, new)
+        return _warning("RollbackRefused", after.refusal, new, subject=after.rollback)
     if after.checkpoint and after.checkpoint != before.checkpoint:
         what = f"step {after.checkpoint_step} was saved (requests.checkpoint {after.checkpoint})"
-        return _normal("CheckpointSaved", what, new)
+        return _normal("CheckpointSaved", what, new, subject=after.checkpoint)
     return None
 
 
@@ -169,9 +175,16 @@ def _summary(old: LMTrainingJobStatus, new: LMTrainingJobStatus) -> PublishEvent
     return make(condition.reason, condition.message, new)
 
 
-def _normal(reason: str, message: str, status: LMTrainingJobStatus) -> PublishEvent:
-    return PublishEvent(type="Normal", reason=reason, message=message, attempt=status.attempt)
+def _normal(
+    reason: str, message: str, status: LMTrainingJobStatus, subject: str = ""
+) -> PublishEvent:
+    attempt = status.attempt
+    return PublishEvent(
+        type="Normal", reason=reason, message=message, attempt=attempt, subject=subject
+    )
 
 
-def _warning(reason: str, message: str, status: LMTrainingJobStatus) -> PublishEvent:
-    return PublishEvent(type="Warning", reason=reason, message=message, attempt=status.attempt)
+def _warning(
+    reason: str, message: str, status: LMTrainingJobStatus, subject: str = ""
+) -> PublishEvent:
+    return replace(_normal(reason, message, status, subject), type="Warning")

@@ -272,12 +272,14 @@ class SetIntent:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishEvent:
-    """Tell a person about a transition, once per (reason, attempt)."""
+    """Tell a person about a transition, once per (reason, attempt, subject)."""
 
     type: Literal["Normal", "Warning"]
     reason: str
     message: str
     attempt: int
+    subject: str = ""
+    """Which of several in one attempt: a node, a pod, a request, a round."""
 
 
 Action = Create | DeletePod | Delete | SetIntent | PublishEvent
