@@ -36,9 +36,11 @@ PROGRESS: Final = (
         minutes=0,
         summary="A job starts again and again.",
         description=f"{A_JOB} has started its ranks anew {{{{ $value }}}} times within an hour.",
+        # Rounds begin at 1 with each attempt: that step down is no start of its own.
         expr=f"""
             changes((max by ({JOB}) (lmtraining_attempt))[1h:1m])
               + changes((max by ({JOB}) (lmtraining_round))[1h:1m])
+              - resets((max by ({JOB}) (lmtraining_round))[1h:1m])
               > 4
         """,
     ),

@@ -216,11 +216,14 @@ PROGRESS_CASES = (
             of_lead("attempt"): "1x20 stale",
             f'lmtraining_attempt{{{JOB}, pod="j-2-0-0"}}': "_x21 2x30",
             of_lead("round"): "1+1x4 5x15 stale",
-            f'lmtraining_round{{{JOB}, pod="j-2-0-0"}}': "_x21 5x30",
+            f'lmtraining_round{{{JOB}, pod="j-2-0-0"}}': "_x21 1x30",
         },
         labels=OF_JOB,
         says="Job n/j has started its ranks anew 5 times within an hour.",
-        quiet=({of_lead("attempt"): "1x40", of_lead("round"): "1+1x4 5x40"},),
+        quiet=(
+            {of_lead("attempt"): "1x40", of_lead("round"): "1+1x4 5x40"},
+            {of_lead("attempt"): "1x9 2x40", of_lead("round"): "1+1x3 4x5 1x40"},
+        ),
     ),
     Case(
         alert="LMTrainingGoodputLow",

@@ -488,3 +488,24 @@ def test_the_notes_hold_a_job_of_15_lines_that_is_valid(helm: Path) -> None:
     assert len(job.splitlines()) == 15
     LMTrainingJob.model_validate(yaml.safe_load(job))
     assert notes.count("\n  kubectl ") == 3
+
+
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [
+        ({}, []),
+        ({"prometheusRule": {"enabled": True}}, ["serviceMonitor is off", "podMonitor is off"]),
+        ({"dashboards": {"enabled": True}}, ["podMonitor is off"]),
+        ({"dashboards": {"enabled": True}, "podMonitor": {"enabled": True}}, []),
+    ],
+)
+def test_the_notes_warn_of_alerts_that_see_nothing(
+    helm: Path, metrics: Manifest, words: list[str]
+) -> None:
+    command = ("install", "lm", str(CHART), "--dry-run=client")
+    result = run_helm(helm, *command, values={"metrics": metrics})
+    assert result.returncode == 0, result.stderr
+    notes = result.stdout.partition("NOTES:")[2]
+    assert notes.count("WARNING") == len(words)
+    for word in words:
+        assert word in notes
