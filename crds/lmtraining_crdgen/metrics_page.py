@@ -15,7 +15,9 @@ INTRODUCTION = """<!-- Made by `make crds` from the registries in the code. Do n
 
 Units are base units (seconds, bytes, tokens). A value that is not known is left out, so a gap in a
 graph is a gap in what is known, and no graph shows a loss of zero. The series of one exporter are
-bounded by the sums below, whatever runs and for however long.
+bounded by the sums below, whatever runs and for however long. How to collect them, the boards and
+the alerts: [observability](observability.md); what kube-state-metrics adds:
+[job state](state-metrics.md).
 """
 TRAINER = """## Trainer
 
