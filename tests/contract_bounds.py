@@ -19,6 +19,7 @@ BESIDE: Document = {
     "budget.epochs": {"steps": None},
     "optimizer.momentum": {"name": "sgd"},
     "optimizer.l1": {"name": "ftrl"},
+    "earlyStopping.gainMin": {"patience": 1},
     "storage.credentials": {"uri": "s3://bucket"},
     "topology.key": {"policy": "Pack"},
     "queue.priorityClass": {"name": "team"},

@@ -412,6 +412,16 @@ PAIRS = (
         "parallelism.layout fsdp leaves each rank a part: choose adamw, lion or another optimizer "
         "that does not, or set parallelism.layout to ddp",
     ),
+    Pair(
+        accept=minimal(training={"fineTuning": {"lora": {"rank": 4}}}),
+        refuse=minimal(
+            training={"fineTuning": {"lora": {"rank": 4}}}, parallelism={"layout": "fsdp"}
+        ),
+        at="spec.training.fineTuning.lora",
+        sentence="training.fineTuning.lora has no merge for weights that parallelism.layout fsdp "
+        "leaves in parts: set parallelism.layout to ddp, which trains adapters in little more "
+        "memory than the weights take",
+    ),
     # training over data and workers
     Pair(
         accept=minimal(training={"batchTokens": 16, "regularisation": {"mixup": 0.5}}),

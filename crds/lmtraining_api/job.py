@@ -18,7 +18,15 @@ from lmtraining_api.base import Rule, SpecModel, Term, TransitionRule
 from lmtraining_api.fields import ObjectName
 from lmtraining_api.lifecycle import YEAR_SECONDS, Deadlines, Requests, Rollback
 from lmtraining_api.names import API_VERSION, JOB_NAME_LENGTH_MAX, KIND
-from lmtraining_api.optimization import Budget, FineTuning, Optimizer, Regularisation, Schedule
+from lmtraining_api.optimization import (
+    Budget,
+    EarlyStopping,
+    FineTuning,
+    Lora,
+    Optimizer,
+    Regularisation,
+    Schedule,
+)
 from lmtraining_api.placement import PodTemplate, Queue
 from lmtraining_api.training import (
     BATCH_TOKENS_MAX,
@@ -56,10 +64,12 @@ __all__ = [
     "Data",
     "DataSource",
     "Deadlines",
+    "EarlyStopping",
     "Evaluation",
     "FineTuning",
     "LMTrainingJob",
     "LMTrainingJobSpec",
+    "Lora",
     "Model",
     "ModelConfig",
     "ObjectMeta",
@@ -179,6 +189,14 @@ class TrainingSpec(SpecModel):
                 or s.training.optimizer.name not in ("adafactor", "muon")
             ),
             at="training.optimizer.name",
+        ),
+        Rule(
+            cel="self.parallelism.layout == 'ddp' || !has(self.training.fineTuning.lora)",
+            message="training.fineTuning.lora has no merge for weights that parallelism.layout "
+            "{parallelism.layout} leaves in parts: set parallelism.layout to ddp, which trains "
+            "adapters in little more memory than the weights take",
+            check=lambda s: s.parallelism.layout == "ddp" or s.training.fine_tuning.lora is None,
+            at="training.fineTuning.lora",
         ),
         Rule(
             cel=f"self.training.regularisation.mixup == 0.0 || {_ROW} > {BATCH_TOKENS_MAX} || "

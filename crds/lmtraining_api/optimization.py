@@ -161,12 +161,28 @@ class Regularisation(SpecModel):
     their place. Left out: none."""
 
 
+Pattern = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Lora(SpecModel):
+    """Low-rank adapters beside frozen weights (Hu et al., arXiv 2106.09685); the export has them
+    merged."""
+
+    rank: int = Field(default=8, ge=1, le=1024)
+    """Rank of the matrix that is added to each weight."""
+    alpha: int = Field(default=16, ge=1, le=4096)
+    """The added matrix is scaled by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0.0, le=0.9)
+    """Dropout probability on the way into an adapter."""
+    targets: list[Pattern] = Field(default=[], max_length=64)
+    """Linear layers of the blocks, by the last part of the name (c_attn, q_proj) or by a pattern
+    for all of it. Left out: all of them."""
+
+
 class FineTuning(SpecModel):
     """Which weights are trained, from when, and how fast beside the others."""
 
-    freeze: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(
-        default=[], max_length=64
-    )
+    freeze: list[Pattern] = Field(default=[], max_length=64)
     """Weights that are not trained, by name as the export has it, with * and ?:
     transformer.h.0.*."""
     layer_rate_decay: float | None = Field(default=None, gt=0.0, le=1.0)
@@ -176,6 +192,17 @@ class FineTuning(SpecModel):
     unfreeze_every_steps: int | None = Field(default=None, ge=1, le=STEPS_MAX)
     """Begin with the last block and what follows it, and train one block more each so many steps,
     the embeddings last (section 3.3 there). Left out: all are trained from the first step."""
+    lora: Lora | None = None
+    """Train low-rank adapters instead of the weights. Left out: the weights."""
+
+
+class EarlyStopping(SpecModel):
+    """End the run as Completed when validation does not improve; the best weights are exported."""
+
+    patience: int = Field(ge=1, le=10_000)
+    """Validations in a row (evaluation.everySteps) without a new best after which the run ends."""
+    gain_min: float = Field(default=0.0, ge=0.0, le=10.0)
+    """How far below the best a validation loss must be to be the new best, in nats per token."""
 
 
 class Schedule(SpecModel):

@@ -20,6 +20,7 @@ from lmtraining_api.fields import (
 from lmtraining_api.optimization import (
     STEPS_MAX,
     Budget,
+    EarlyStopping,
     FineTuning,
     Optimizer,
     Regularisation,
@@ -249,6 +250,9 @@ class Training(SpecModel):
     """Gradients are scaled down to this global norm."""
     evaluation: Evaluation = Evaluation()
     """When and on how much the model is validated."""
+    early_stopping: EarlyStopping | None = None
+    """End the run when validation does not improve. Left out: the budget is used up, and the newest
+    weights are exported."""
     seed: int = Field(default=1, ge=0, le=2_147_483_647)
     """Seed of the weights, the dropout and the data order."""
 

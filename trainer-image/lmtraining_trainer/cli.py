@@ -148,6 +148,35 @@ def validate(
         raise typer.Exit(int(ExitCode.CONFIGURATION))
 
 
+@app.command("suggest-rate")
+def suggest_rate(
+    job_path: JobPath,
+    runs: Annotated[Path, typer.Option(help="Directory of the data cache.")] = Path("runs"),
+    steps: Annotated[int, typer.Option(min=20, max=10_000, help="Steps to train.")] = 200,
+) -> None:
+    """Train for some steps at ever higher rates, and say which one the job could take."""
+    local, console = LocalRun(job=_job_or_exit(job_path), runs_directory=runs), Console()
+    rate_range = import_module("lmtraining_trainer.rate_range")  # torch: only here
+    try:
+        tried = rate_range.range_test(
+            local.job_file,
+            steps=steps,
+            credentials=Path(names.CREDENTIALS_DIRECTORY),
+            say=lambda _: None,
+        )
+    except TrainerError as error:
+        code = CODE_OF_CLASS[error.failure_class]
+        _say(console, _failed(error.reason, error.message, code))
+        raise typer.Exit(int(code)) from error
+    pairs = list(zip(tried.rates, tried.losses, strict=True))
+    for rate, loss in pairs[:: max(1, len(pairs) // 20)]:
+        _say(console, f"rate {rate:.1e}  loss {loss:.3f}")
+    if tried.suggestion is None:
+        _say(console, "The loss never fell: look at the data, or at training.optimizer.")
+    else:
+        _say(console, f"Try training.optimizer.learningRate: {tried.suggestion:.1e}")
+
+
 @app.command()
 def sample(
     export_directory: Annotated[Path, typer.Argument(help="Directory of an exported model.")],

@@ -30,7 +30,7 @@ from lmtraining_trainer.guard import (
     loss_rise_max,
 )
 from lmtraining_trainer.phase import Phase
-from lmtraining_trainer.regularise import averaged, penalise, shrink
+from lmtraining_trainer.regularise import holding, penalise, shrink
 from lmtraining_trainer.remedy import (
     Judged,
     compare_replicas,
@@ -55,8 +55,10 @@ def train(trainer: Trainer) -> None:
     state = trainer.state
     if state.counters.step == 0:
         _save(trainer)  # what a rewind can always go back to
+    elif trainer.is_due(trainer.spec.training.evaluation.every_steps):
+        _validate_once(trainer)  # a stop right after a step leaves its validation to this attempt
     follow(trainer)
-    while state.counters.step < trainer.total_steps:
+    while state.counters.step < trainer.total_steps and not trainer.is_stale:
         judgement, verdict = _step(trainer)
         if verdict.stop:
             compare_replicas(trainer)
@@ -66,9 +68,9 @@ def train(trainer: Trainer) -> None:
             _after_step(trainer, wanted=verdict.save)
         if verdict.news or state.counters.step == trainer.total_steps:
             follow(trainer)
-    # A stop right after the last step left its validation to this attempt.
-    if state.counters.validation_step != state.counters.step:
-        _validate(trainer)
+    _validate_once(trainer)
+    if trainer.is_stale:
+        trainer.saver.save_now("Checkpointing", state)
     trainer.saver.settle_all()
     if trainer.spec.training.evaluation.robustness is not None:
         _test_robustness(trainer, draws=trainer.spec.training.evaluation.robustness.seeds)
@@ -299,18 +301,29 @@ def _compare_paces(trainer: Trainer) -> None:
     trainer.voice.add(score=scores[trainer.gang.rank].score, **lead_only)
 
 
+def _validate_once(trainer: Trainer) -> None:
+    """Unless this step is validated already."""
+    counters = trainer.state.counters
+    if counters.validation_step != counters.step:
+        _validate(trainer)
+
+
 def _validate(trainer: Trainer) -> None:
     trainer.voice.say("Evaluating")
     counters = trainer.state.counters
-    with averaged(trainer.state.model, trainer.state.average):
+    state, stopping = trainer.state, trainer.spec.training.early_stopping
+    with holding(state.model, state.validated_weights):
         loss = _validation(trainer)()
-    trainer.state.counters = counters.validated(loss)
+        gain_min = 0.0 if stopping is None else stopping.gain_min
+        state.counters = counters.validated(loss, gain_min=gain_min)
+        if state.best is not None and state.counters.best_step == counters.step:
+            state.best.take(state.model)
     trainer.voice.say("Training", validation_loss=loss, validation_step=counters.step)
 
 
 def _test_robustness(trainer: Trainer, *, draws: int) -> None:
     trainer.voice.say("Evaluating")
-    with averaged(trainer.state.model, trainer.state.average):
+    with holding(trainer.state.model, trainer.state.exported_weights):
         trainer.robustness = robustness(
             lambda noise: _validation(trainer)(noise=noise),
             seed=trainer.spec.training.seed,

@@ -22,10 +22,11 @@ from lmtraining_trainer.following import wished
 from lmtraining_trainer.gang import Gang
 from lmtraining_trainer.heartbeat import while_alive
 from lmtraining_trainer.loop import train
+from lmtraining_trainer.lora import merge_adapters
 from lmtraining_trainer.model import empty_model, parameter_count
 from lmtraining_trainer.phase import Phase
 from lmtraining_trainer.rank_link import RankLink, RankPlace
-from lmtraining_trainer.regularise import averaged, zero_share
+from lmtraining_trainer.regularise import holding, zero_share
 from lmtraining_trainer.run import Mirror, Run, claim_run
 from lmtraining_trainer.run.remote import advice_for
 from lmtraining_trainer.sharding import whole
@@ -92,7 +93,7 @@ def _finish(trainer: Trainer) -> None:
     """Export the model and mark the run finished. Raises TrainerError(STORAGE)."""
     trainer.voice.say("Exporting")
     trainer.zero_share = _zero_share(trainer)
-    with averaged(trainer.state.model, trainer.state.average):
+    with holding(trainer.state.model, trainer.state.exported_weights):
         model = _whole_model(trainer)
         report = trainer.gang.lead_does("export", lambda: _export(trainer, model))
     trainer.voice.say("Finished", **report)
@@ -130,6 +131,9 @@ def _export(trainer: Trainer, model: PreTrainedModel) -> dict[str, Any]:
     run, counters, data = trainer.run, trainer.state.counters, trainer.plan.data
     if run is None:
         return {}
+    trained = parameter_count(trainer.state.model)  # before adapters are merged
+    if trainer.spec.training.fine_tuning.lora is not None:
+        merge_adapters(model)
     try:
         path = while_alive(
             "export", lambda: _write_export(trainer, run, model), trainer.voice.alive
@@ -143,8 +147,9 @@ def _export(trainer: Trainer, model: PreTrainedModel) -> dict[str, Any]:
             "validation_step": counters.validation_step,
             "unigram_loss": data.unigram_loss,
             "precision": trainer.precision,
-            "parameters": parameter_count(trainer.state.model),
+            "parameters": trained,
             "zero_share": trainer.zero_share,
+            "notice": trainer.stale_notice,
             **trainer.remedies_taken,
             "tokens_per_second": trainer.tokens_per_second(trainer.speed.mean_step_seconds),
             "export_path": path.name,

@@ -56,16 +56,36 @@ def _decaying(optimizer: torch.optim.Optimizer) -> Iterator[tuple[nn.Parameter, 
                 yield parameter, group["lr"]
 
 
+class Best:
+    """The weights that had the lowest validation loss."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.weights = trained_copy(model)
+        """By name, cut as the weights are."""
+
+    @torch.no_grad()
+    def take(self, model: nn.Module) -> None:
+        """Those that `model` has now."""
+        for name, parameter in model.named_parameters():
+            if name in self.weights:
+                local(self.weights[name]).copy_(local(parameter))
+
+
+def trained_copy(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of the weights that are trained, by name."""
+    return {
+        name: parameter.detach().clone()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
 class Average:
     """An exponential moving average of the trained weights (Polyak & Juditsky 1992)."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._decay = decay
-        self.weights = {
-            name: parameter.detach().clone()
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad
-        }
+        self.weights = trained_copy(model)
         """By name, cut as the weights are."""
 
     @torch.no_grad()
@@ -82,14 +102,14 @@ class Average:
 
 
 @contextmanager
-def averaged(model: nn.Module, average: Average | None) -> Iterator[None]:
-    """A context in which `model` has the averaged weights; the same bits as before after it."""
-    averages = {} if average is None else average.weights
+def holding(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """A context in which `model` has these weights, where they name one; the same bits as before
+    after it."""
     parameters = {
-        name: parameter for name, parameter in model.named_parameters() if name in averages
+        name: parameter for name, parameter in model.named_parameters() if name in weights
     }
     kept = {name: local(parameter.detach()).clone() for name, parameter in parameters.items()}
-    _copy(averages, parameters)
+    _copy(weights, parameters)
     try:
         yield
     finally:

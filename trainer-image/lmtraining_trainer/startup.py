@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
 
 from lmtraining_api import FailureClass, JobFile, TrainingSpec
 from lmtraining_trainer import precision, rng
@@ -36,12 +37,13 @@ from lmtraining_trainer.following import Following, with_changes
 from lmtraining_trainer.freezing import freeze
 from lmtraining_trainer.gang import Gang
 from lmtraining_trainer.interval import SaveClock
+from lmtraining_trainer.lora import add_adapters
 from lmtraining_trainer.loss import ModelLoss
 from lmtraining_trainer.model import build_model, fingerprint, parameter_count, shape_of
 from lmtraining_trainer.optimizer import build_optimizer
 from lmtraining_trainer.precision import Format, Resolved
 from lmtraining_trainer.precision import measure as _measured
-from lmtraining_trainer.regularise import Average, set_dropout
+from lmtraining_trainer.regularise import Average, Best, set_dropout
 from lmtraining_trainer.resume import resume
 from lmtraining_trainer.run import Mirror, Run
 from lmtraining_trainer.run.directory import CHECKPOINTS, has_begun, storage_errors
@@ -143,22 +145,14 @@ def build_trainer(
     """Ready for the first step, a checkpoint loaded where there is one. Raises TrainerError."""
     spec = job.spec
     plan = BatchPlan.of(spec, data, rank=gang.rank, world_size=gang.world_size, device=device)
-    model = build_model(spec)
-    regularisation, tuning = spec.training.regularisation, spec.training.fine_tuning
-    if regularisation.dropout is not None:
-        set_dropout(model, regularisation.dropout)
-    freeze(model, tuning.freeze)
-    model.to(device)  # type: ignore[arg-type]
+    model = model_to_train(spec, device)
     rng.seed_all(seed=spec.training.seed, rank=gang.rank, step=0)
-    with_loss = ModelLoss(model, regularisation)
+    with_loss = ModelLoss(model, spec.training.regularisation)
     with voice.accounts.during("compile"):
         resolved = _resolve_precision(spec, with_loss, plan, run=run, gang=gang, voice=voice)
         wrapped = _wrapped(with_loss, spec, gang, device)
         _throw_away_pass(wrapped, plan, resolved, device)
-    optimizer = build_optimizer(model, spec.training.optimizer, tuning)
-    state = TrainState(model=model, optimizer=optimizer)
-    if regularisation.average_decay is not None:
-        state.average = Average(model, regularisation.average_decay)
+    state = _state(model, spec)
     saver = _saver(job, data, state, run=run, gang=gang, voice=voice, mirror=mirror, device=device)
     total_steps = spec.total_steps(plan.epoch_sequences)
     resumed = resume(state, saver, seed=spec.training.seed, total_steps=total_steps)
@@ -184,11 +178,40 @@ def build_trainer(
         save_clock=None
         if run is None or spec.checkpoint.every_steps is not None
         else SaveClock(run, voice.accounts, ranks=gang.world_size),
-        # What is not trained yet is known by the step, and that by the verdict.
-        reads_late=reads_late(device, optimizer) and tuning.unfreeze_every_steps is None,
+        reads_late=_reads_late(state, spec, device),
     )
     voice.say("Training", **_start_fields(trainer))
     return trainer
+
+
+def model_to_train(spec: TrainingSpec, device: torch.device) -> PreTrainedModel:
+    """As it is trained: with adapters, and what is frozen frozen. Raises TrainerError."""
+    model, tuning = build_model(spec), spec.training.fine_tuning
+    if spec.training.regularisation.dropout is not None:
+        set_dropout(model, spec.training.regularisation.dropout)
+    if tuning.lora is not None:
+        add_adapters(model, tuning.lora, seed=spec.training.seed)
+    freeze(model, tuning.freeze)
+    model.to(device)  # type: ignore[arg-type]
+    return model
+
+
+def _state(model: PreTrainedModel, spec: TrainingSpec) -> TrainState:
+    """Before the first step, with the copies of the weights that the job asks for."""
+    training = spec.training
+    decay = training.regularisation.average_decay
+    return TrainState(
+        model=model,
+        optimizer=build_optimizer(model, training.optimizer, training.fine_tuning),
+        average=None if decay is None else Average(model, decay),
+        best=None if training.early_stopping is None else Best(model),
+    )
+
+
+def _reads_late(state: TrainState, spec: TrainingSpec, device: torch.device) -> bool:
+    """What is not trained yet is known by the step, and that by the verdict of the one before."""
+    unfreezes = spec.training.fine_tuning.unfreeze_every_steps is not None
+    return reads_late(device, state.optimizer) and not unfreezes
 
 
 def _refuse_smaller_budget(job: JobFile, done: int, wanted: int) -> None:

@@ -14,11 +14,12 @@ import torch
 from transformers import PreTrainedModel
 
 from lmtraining_trainer.guard import Window
-from lmtraining_trainer.regularise import Average
+from lmtraining_trainer.regularise import Average, Best
 from lmtraining_trainer.sharding import as_part, cut_of, is_sharded, local, own_part
 
-AVERAGE = "average"
-"""What a checkpoint calls the averaged weight beside what the optimizer remembers of it."""
+AVERAGE, BEST = "average", "best"
+"""What a checkpoint calls the averaged and the best weight beside what the optimizer remembers of
+it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,11 @@ class Counters:
     """Loss of the newest step, nats per token."""
     validation_loss: float | None = None
     validation_step: int | None = None
+    best_validation_loss: float | None = None
+    best_step: int | None = None
+    """The step of the lowest validation loss that was worth the name."""
+    stale_validations: int = 0
+    """Validations since."""
     clipped_steps: int = 0
     """Steps whose gradient was clipped harder than gradientClipNorm says."""
     trained_seconds: float = 0.0
@@ -100,9 +106,14 @@ class Counters:
             skipped_positions=(*self.skipped_positions, self.position),
         )
 
-    def validated(self, loss: float | None) -> "Counters":
-        """After a validation at this step."""
-        return replace(self, validation_loss=loss, validation_step=self.step)
+    def validated(self, loss: float | None, *, gain_min: float = 0.0) -> "Counters":
+        """After a validation at this step, which is the best if it is so much below the best
+        before."""
+        now = replace(self, validation_loss=loss, validation_step=self.step)
+        best = self.best_validation_loss
+        if loss is not None and (best is None or loss < best - gain_min):
+            return replace(now, best_validation_loss=loss, best_step=self.step, stale_validations=0)
+        return replace(now, stale_validations=self.stale_validations + 1)
 
 
 @dataclass
@@ -115,6 +126,18 @@ class TrainState:
     counters: Counters = Counters()
     average: Average | None = None
     """Of the weights over the steps, where the job asks for one."""
+    best: Best | None = None
+    """Where the job may stop early."""
+
+    @property
+    def validated_weights(self) -> dict[str, torch.Tensor]:
+        """What is validated instead of the weights themselves; empty where those are."""
+        return {} if self.average is None else self.average.weights
+
+    @property
+    def exported_weights(self) -> dict[str, torch.Tensor]:
+        """The same for the export."""
+        return self.validated_weights if self.best is None else self.best.weights
 
     @property
     def is_sharded(self) -> bool:
@@ -129,7 +152,7 @@ class TrainState:
         }
 
     def optimizer_tensors(self) -> dict[str, torch.Tensor]:
-        """What this rank holds of the optimizer's tensors, and of the average, by
+        """What this rank holds of the optimizer's tensors, the average and the best, by
         '<parameter>/<name>'."""
         return {name: local(value) for name, value in self._optimizer_state()}
 
@@ -152,11 +175,11 @@ class TrainState:
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 local(parameter).copy_(model[name])
-        parameters = dict(self.model.named_parameters())
+        parameters, copies = dict(self.model.named_parameters()), self._copies()
         for path in optimizer:
             name, _, key = path.rpartition("/")
-            if self.average is not None and key == AVERAGE:
-                local(self.average.weights[name]).copy_(optimizer[path])
+            if key in copies:
+                local(copies[key][name]).copy_(optimizer[path])
             elif name in parameters:
                 # AdamW's step counter stays where the fused kernel keeps it: beside the weight.
                 value = as_part(parameters[name], optimizer[path])
@@ -177,6 +200,11 @@ class TrainState:
         for name, parameter in self.model.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 yield f"{name}/{key}", value
-        if self.average is not None:
-            for name, value in self.average.weights.items():
-                yield f"{name}/{AVERAGE}", value
+        for key, weights in self._copies().items():
+            for name, value in weights.items():
+                yield f"{name}/{key}", value
+
+    def _copies(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Weights that are kept beside those that are trained."""
+        kept = ((AVERAGE, self.average), (BEST, self.best))
+        return {key: copy.weights for key, copy in kept if copy is not None}

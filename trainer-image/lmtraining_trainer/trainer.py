@@ -98,6 +98,24 @@ class Trainer:
         return scheduled * self.remedies.rate_factor(step)
 
     @property
+    def is_stale(self) -> bool:
+        """Whether the run has not come any further for longer than its patience."""
+        stopping = self.spec.training.early_stopping
+        stale = self.state.counters.stale_validations
+        return stopping is not None and stale >= stopping.patience
+
+    @property
+    def stale_notice(self) -> str:
+        """Why the run ended before its budget did; else empty."""
+        counters = self.state.counters
+        if not self.is_stale:
+            return ""
+        return (
+            f"stopped early at step {counters.step}: no validation since step {counters.best_step} "
+            f"was below {counters.best_validation_loss or 0.0:.4f}, whose weights are exported"
+        )
+
+    @property
     def remedies_taken(self) -> dict[str, Any]:
         """The report's fields about remedies."""
         counters = self.state.counters

@@ -46,7 +46,7 @@ def completed(situation: Situation, record: ExitRecord) -> Plan:
     place = names.place(where.claim, where.uri)
     message = f"the exported model is in {where.export} of {place}"
     wanted = situation.spec.training.planned_steps or 0
-    if status.progress.step < wanted:
+    if status.progress.total_steps < wanted:
         message += (
             f"; training.budget was raised to {wanted} steps after its last step, "
             f"{status.progress.step}: to go on, make a new job with checkpoint.existingRun Resume"

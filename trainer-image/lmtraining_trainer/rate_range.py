@@ -1,0 +1,123 @@
+"""The learning-rate range test (Smith, arXiv 1506.01186, section 3.3): which rate a job could take.
+
+Promise: a short training of the job's own model on its own batches, in one process, with a rate
+that grows by the same factor at each step; nothing is written but the cache of prepared data.
+Trap avoided: the rate of the lowest loss is the one at which it begins to explode. What is
+suggested is the rate at which the loss falls fastest.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lmtraining_api import FailureClass, JobFile
+from lmtraining_trainer import precision, rng
+from lmtraining_trainer.data import open_prepared, prepare
+from lmtraining_trainer.data.batches import BatchPlan
+from lmtraining_trainer.device import device_of
+from lmtraining_trainer.errors import TrainerError
+from lmtraining_trainer.loss import ModelLoss
+from lmtraining_trainer.optimizer import build_optimizer
+from lmtraining_trainer.startup import model_to_train
+from lmtraining_trainer.step import forward_backward, update
+
+#: From so much below the job's rate to so much above it.
+BELOW, ABOVE = 1e-3, 1e2
+RATE_MAX = 10.0
+#: Weight of what was before in the running mean of the loss.
+SMOOTHING = 0.9
+#: A loss so far above the first one will not come back.
+RISE_MAX_NATS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeTest:
+    """What was tried, and what it suggests."""
+
+    rates: Sequence[float]
+    losses: Sequence[float]
+    """Before the step with that rate, nats per token, a running mean."""
+
+    @property
+    def suggestion(self) -> float | None:
+        """The rate at which the loss falls fastest per factor of the rate; None where it never
+        falls."""
+        falls = [
+            (before - after, rate)
+            for before, after, rate in zip(
+                self.losses, self.losses[1:], self.rates[:-1], strict=False
+            )
+        ]
+        fastest, rate = max(falls, default=(0.0, 0.0))
+        return rate if fastest > 0.0 else None
+
+
+def rates_to_try(peak: float, steps: int) -> list[float]:
+    """A geometric series around the job's own rate."""
+    low, high = peak * BELOW, min(RATE_MAX, peak * ABOVE)
+    return [low * (high / low) ** (step / max(1, steps - 1)) for step in range(steps)]
+
+
+def smoothed(losses: Sequence[float]) -> list[float]:
+    """Their running mean, without a bias to the first."""
+    mean, means = 0.0, []
+    for count, loss in enumerate(losses, start=1):
+        mean = SMOOTHING * mean + (1.0 - SMOOTHING) * loss
+        means.append(mean / (1.0 - SMOOTHING**count))
+    return means
+
+
+def range_test(
+    job: JobFile, *, steps: int, credentials: Path, say: Callable[[str], None]
+) -> RangeTest:
+    """Train for up to `steps` steps. Raises TrainerError."""
+    spec = job.spec
+    device = device_of(0, accelerated=spec.workers.accelerator is not None)
+    plan = _plan(job, credentials, say, device)
+    model = model_to_train(spec, device)
+    rng.seed_all(seed=spec.training.seed, rank=0, step=0)
+    with_loss = ModelLoss(model, spec.training.regularisation)
+    optimizer = build_optimizer(model, spec.training.optimizer, spec.training.fine_tuning)
+    compute: precision.Format = "bf16" if spec.precision.compute == "bf16" else "fp32"
+    rates, losses = rates_to_try(spec.training.optimizer.peak_rate, steps), list[float]()
+    for step, rate in enumerate(rates):
+        measured = forward_backward(
+            with_loss,
+            plan.batch(step * plan.batch_sequences),
+            lambda: precision.autocast(device, compute),
+        )
+        loss, norm = float(measured.loss), float(measured.gradient_norm)
+        if not math.isfinite(loss + norm) or smoothed([*losses, loss])[-1] > RISE_MAX_NATS + (
+            losses[0] if losses else loss
+        ):
+            break
+        losses.append(loss)
+        update(
+            model,
+            optimizer,
+            learning_rate=rate,
+            clip_norm=spec.training.gradient_clip_norm,
+            gradient_norm=torch.tensor(norm),
+        )
+    return RangeTest(rates=rates[: len(losses)], losses=smoothed(losses))
+
+
+def _plan(
+    job: JobFile, credentials: Path, say: Callable[[str], None], device: torch.device
+) -> BatchPlan:
+    """The batches of the job, all read by one rank."""
+    cache = Path(job.data_cache_directory)
+    key = prepare(
+        job.spec.data, cache=cache, credentials=credentials, owner=job.job_uid, progress=say
+    )
+    data = open_prepared(cache, key)
+    if data is None:
+        raise TrainerError(
+            FailureClass.STORAGE,
+            "DataUnreadable",
+            f"the prepared data {cache / key} is not readable: choose another --runs",
+        )
+    return BatchPlan.of(job.spec, data, rank=0, world_size=1, device=device)
