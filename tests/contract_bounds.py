@@ -41,7 +41,7 @@ def just_out_of_bounds() -> list[tuple[str, Document]]:
     return [
         (f"spec.{'.'.join(location).replace('[]', '[0]')}", minimal(**_patch(location, value)))
         for location, field in _fields(spec)
-        for value in _values_outside(field)
+        for value in values_outside(field)
     ]
 
 
@@ -54,7 +54,7 @@ def _fields(block: Document, *above: str) -> Iterator[tuple[tuple[str, ...], Doc
             yield from _fields(field["items"], *above, f"{name}[]")
 
 
-def _values_outside(field: Document) -> Iterator[Any]:
+def values_outside(field: Document) -> Iterator[Any]:
     """A value beyond each bound; of an exclusive one, the bound itself."""
     step = 1 if field.get("type") == "integer" else 1e-6
     if "minimum" in field:

@@ -5,6 +5,7 @@ import json
 import ssl
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,8 +113,14 @@ class Jobs:
 
 @pytest.fixture(scope="session")
 def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    with serving(tmp_path_factory.mktemp("api-server")) as server:
+        yield server
+
+
+@contextmanager
+def serving(directory: Path) -> Iterator[ApiServer]:
     """etcd and kube-apiserver with the CRD established."""
-    with ApiServer(tmp_path_factory.mktemp("api-server")) as server:
+    with ApiServer(directory) as server:
         kubectl = _kubectl(server)
         kubectl.run("apply", "--server-side", "--filename", str(CRD))
         wait_until(

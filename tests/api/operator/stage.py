@@ -27,6 +27,7 @@ WAIT_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.02
 TRAINER_IMAGE = "registry.example/trainer:1"
 NODE = "node-1"
+GONE = (404, 409)
 MERGE = "application/merge-patch+json"
 
 _PATHS = {
@@ -165,19 +166,22 @@ class Stage:
         """Wait for the pods of an attempt, and start them."""
         pods = self.wait_for_pods(name, attempt, count)
         for pod in pods:
-            if "nodeName" not in pod["spec"]:
-                self.place(pod)
-            self.patch_status(pod, self._running(pod))
+            assert self.start(pod), "the pod is gone"
         return pods
 
+    def start(self, pod: Object) -> bool:
+        """Place it where it is not yet, and let it run; False when it is gone or going."""
+        name, status = pod["metadata"]["name"], {"status": self._running(pod)}
+        if "nodeName" not in pod["spec"]:
+            code, _ = self.request("POST", "pods", f"/{name}/binding", _binding(name))
+            if code in GONE:
+                return False
+        code, _ = self.request("PATCH", "pods", f"/{name}/status", status)
+        return code not in GONE
+
     def place(self, pod: Object) -> None:
-        body = {
-            "apiVersion": "v1",
-            "kind": "Binding",
-            "metadata": {"name": pod["metadata"]["name"]},
-            "target": {"apiVersion": "v1", "kind": "Node", "name": NODE},
-        }
-        self.do("POST", "pods", f"/{pod['metadata']['name']}/binding", body)
+        name = pod["metadata"]["name"]
+        self.do("POST", "pods", f"/{name}/binding", _binding(name))
 
     def patch_status(self, pod: Object, status: Object) -> None:
         self.do("PATCH", "pods", f"/{pod['metadata']['name']}/status", {"status": status})
@@ -239,6 +243,15 @@ class Stage:
     def intent(self, pod: Object) -> Intent:
         found = self.do("GET", "pods", f"/{pod['metadata']['name']}")
         return Intent.model_validate_json(found["metadata"]["annotations"][api.ANNOTATION_INTENT])
+
+
+def _binding(name: str) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "Binding",
+        "metadata": {"name": name},
+        "target": {"apiVersion": "v1", "kind": "Node", "name": NODE},
+    }
 
 
 def _container(state: Object) -> Object:
