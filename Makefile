@@ -40,8 +40,9 @@ test-e2e: $(READY) ## On the real cluster, with pods
 	@$(PYTHON) -m devcluster build >/dev/null
 	@$(PYTHON) -m pytest -q tests/e2e
 
-soak: $(READY) ## 50,000 simulated worlds; a real training under 200 kills (SCHEDULES=n, KILLS=n, LMTRAINING_STORM_SEED=n)
+soak: $(READY) ## 50,000 simulated worlds; 5,000 drawn jobs; a training under 200 kills (SCHEDULES=n, SPECS=n, KILLS=n)
 	@$(PYTHON) -m tests.simulation --schedules $(or $(SCHEDULES),50000)
+	@$(PYTHON) -m tests.fuzz --specs $(or $(SPECS),5000)
 	@$(PYTHON) -m tests.soak --kills $(or $(KILLS),200)
 
 bench: $(READY) ## Speed, memory, and what faults do to us and to others, side by side in one run

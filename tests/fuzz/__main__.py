@@ -1,13 +1,14 @@
 """Many drawn jobs against a real API server and the real operator (`make soak`).
 
 python -m tests.fuzz --specs 5000 --seed 7
-python -m tests.fuzz --seed 7 --only 1234
+python -m tests.fuzz --seed 7 --first 1234 --specs 1
 """
 
 import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -21,6 +22,7 @@ from tests.soak.__main__ import seed_of_environment
 
 NETWORK = 1
 TOLD_MAX = 20
+SAY_EVERY = 500
 
 
 def main() -> None:
@@ -28,13 +30,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--specs", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=seed_of_environment())
-    parser.add_argument("--only", type=int, help="the number of one job, to tell it again")
+    parser.add_argument("--first", type=int, default=0, help="the number to begin with")
     wanted = parser.parse_args()
-    numbers = range(wanted.specs) if wanted.only is None else [wanted.only]
+    numbers = range(wanted.first, wanted.first + wanted.specs)
     console, began = Console(), time.monotonic()
     console.print(f"seed {wanted.seed}, {len(numbers)} jobs")
+
+    def say(number: int) -> None:
+        if (number + 1) % SAY_EVERY == 0:
+            console.print(f"{time.monotonic() - began:7.0f} s  job {number}", highlight=False)
+
     with tempfile.TemporaryDirectory(prefix="lmtraining-fuzz-") as directory:
-        tally = live_through(Path(directory), wanted.seed, numbers)
+        tally = live_through(Path(directory), wanted.seed, numbers, say)
     console.print(table_of(tally))
     console.print(f"{time.monotonic() - began:.0f} s, {len(tally.complaints)} complaints")
     for complaint in tally.complaints[:TOLD_MAX]:
@@ -42,7 +49,7 @@ def main() -> None:
     sys.exit(bool(tally.complaints))
 
 
-def live_through(directory: Path, seed: int, numbers: range | list[int]) -> Tally:
+def live_through(directory: Path, seed: int, numbers: range, say: Callable[[int], None]) -> Tally:
     """In an API server, with an operator, of their own."""
     with serving(directory / "server") as server:
         stage = Stage(server, "default", NETWORK)
@@ -50,7 +57,7 @@ def live_through(directory: Path, seed: int, numbers: range | list[int]) -> Tall
         try:
             operator.wait_ready()
             jobs = Jobs(server, stage.namespace)
-            return World(stage, jobs, operator, seed).live_through(numbers)
+            return World(stage, jobs, operator, seed).live_through(numbers, say)
         finally:
             operator.kill()
 

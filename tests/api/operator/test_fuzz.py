@@ -18,7 +18,7 @@ JOBS = 100
 def test_drawn_jobs_are_refused_in_words_or_handled(
     stage: Stage, jobs: Jobs, operator: OperatorProcess
 ) -> None:
-    """`make soak` draws 5,000; `python -m tests.fuzz --seed 1 --only N` repeats one of these."""
+    """`make soak` draws 5,000; `python -m tests.fuzz --seed 1 --first N --specs 1` repeats one."""
     tally = World(stage, jobs, operator, SEED).live_through(range(JOBS))
     assert not tally.complaints, "\n".join(tally.complaints)
     for what in ("refused", "accepted", "edits refused", "edits that left the pods alone"):
