@@ -17,7 +17,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
 from lmtraining_api.base import BROKEN_RULES, SpecModel, StatusModel
-from lmtraining_api.fields import PATTERN_HINTS
+from lmtraining_api.fields import MESSAGE_LENGTH_MAX, PATTERN_HINTS, one_line
 from lmtraining_api.paths import aliases, field_paths, joined, model_at
 
 PROBLEMS_MAX = 20
@@ -65,9 +65,14 @@ def explain_validation_error(error: ValidationError, further: Iterable[str] = ()
         if problem["type"] != "missing" or problem["loc"] not in misspelt  # it is there, misspelt
         for sentence in _sentences(problem, model)
     ]
-    sentences = list(dict.fromkeys([*found, *further]))
+    sentences = list(dict.fromkeys(map(_one_line, [*found, *further])))
     more = len(sentences) - PROBLEMS_MAX
     return sentences[:PROBLEMS_MAX] + ([f"and {more} more problems"] if more > 0 else [])
+
+
+def _one_line(sentence: str) -> str:
+    """Without the line breaks and control characters of a value that is repeated."""
+    return str(one_line(MESSAGE_LENGTH_MAX)(sentence))
 
 
 def rule_sentence(path: str, text: str) -> str:

@@ -58,7 +58,6 @@ _MULTIPLIER: Final = {
     **{suffix: Decimal(1000) ** power for power, suffix in enumerate("kMGTP", start=1)},
     **{f"{suffix}i": Decimal(1024) ** power for power, suffix in enumerate("KMGTP", start=1)},
 }
-_UNPRINTABLE: Final = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 _NOT_ASCII = re.compile(r"[^ -~]")
 
 
@@ -88,10 +87,17 @@ def one_line(length_max: int) -> Callable[[object], object]:
     def clean(value: object) -> object:
         if not isinstance(value, str):
             return value
-        line = _UNPRINTABLE.sub(" ", value).strip()
+        line = " ".join(_printable(value).split())
         return line if len(line) <= length_max else line[: length_max - 1] + "…"
 
     return clean
+
+
+def _printable(text: str) -> str:
+    """Also without what is not seen and turns a line around, so that it reads otherwise."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else " " for one in text)
 
 
 def ascii_end(length_max: int) -> Callable[[object], object]:

@@ -1,13 +1,17 @@
 """tests/fuzz draws the same again, leaves out no field, and tells bad answers from good ones."""
 
 import random
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from lmtraining_api import LMTrainingJob
 from lmtraining_api import names as api
+from lmtraining_api.explain import explain_validation_error
 from lmtraining_api.records import Intent, Peer
 from lmtraining_api.status import Condition, ConditionType, LMTrainingJobStatus
 from lmtraining_api.wishes import Wishes
@@ -17,9 +21,11 @@ from tests.fuzz.edits import edited, taken_back
 from tests.fuzz.judge import complaints
 from tests.fuzz.specs import FIELDS, WAYS, case, models_accept, put
 from tests.fuzz.states import is_only_asked, state_of, troubles
+from tests.fuzz.words import SECRET
 
 pytestmark = pytest.mark.unit
 
+NAMES_A_FIELD = re.compile(r"spec|metadata|\S+ is not a field of|and \d+ more problems$")
 CASES = [case(seed=1, number=number) for number in range(1000)]
 FLOAT_FOR_WHOLE = minimal(recovery={"backoffSeconds": 5.0})
 TWO_LINES = minimal(data={"train": [{"uri": "s3://a/b", "textField": "a\nb"}]})
@@ -41,6 +47,24 @@ def test_every_field_has_its_turn() -> None:
     put_wrong = " ".join(wrong for one in CASES for wrong in one.wrongs)
     assert not [str(field) for field in FIELDS if str(field) not in put_wrong]
     assert len(WAYS) > len({way.__name__ for way in WAYS}) > 5
+
+
+def test_the_models_say_what_is_wrong_in_printable_lines_without_a_secret() -> None:
+    """P11; `lmtraining run` and a job that an older CRD let through."""
+    said = [sentence for one in CASES for sentence in problems(one.document)]
+    assert len(said) > len(CASES) // 2
+    assert all(sentence.isprintable() and len(sentence) < 1024 for sentence in said)
+    assert not [sentence for sentence in said if SECRET in sentence]
+    nameless = [sentence for sentence in said if not NAMES_A_FIELD.match(sentence)]
+    assert not nameless
+
+
+def problems(document: Document) -> list[str]:
+    try:
+        LMTrainingJob.from_document(document)
+    except ValidationError as error:
+        return explain_validation_error(error)
+    return []
 
 
 @pytest.mark.parametrize(
