@@ -16,11 +16,13 @@ from devcluster.apiserver import ApiServer
 from devcluster.kubectl import Kubectl
 from devcluster.paths import Layout
 from devcluster.waiting import wait_until
+from tests.api import schemas
 
 pytestmark = pytest.mark.api
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "lm-training-operator"
 NAMESPACE = "system"
+DEFINITION = "CustomResourceDefinition"
 HELM_SECONDS_MAX = 60
 CHECK_SECONDS_MAX = 90
 SERVED_SECONDS_MAX = 30
@@ -45,7 +47,7 @@ EVERYTHING: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def programs() -> dict[str, Path]:
-    return binaries.ensure(["helm", "kubectl"], Layout.from_environment())
+    return binaries.ensure(["helm", "kubectl", "kubeconform"], Layout.from_environment())
 
 
 @pytest.fixture(scope="module")
@@ -87,24 +89,35 @@ def render(programs: dict[str, Path], values: object) -> list[dict[str, Any]]:
 SERVED = {"metrics": {"service": {"enabled": True}, "serviceMonitor": {"enabled": True}}}
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        {},
-        EVERYTHING,
-        {**SERVED, "replicas": 1, "installCheck": {"enabled": False}},
-        {"rbac": {"create": False}, "serviceAccount": {"create": False, "name": "mine"}},
-        {"watchNamespaces": ["team-a", "system"], "metrics": {"podMonitor": {"enabled": True}}},
-    ],
-    ids=["defaults", "everything", "one operator", "no rights made", "named namespaces"],
-)
+#: By what is peculiar about them.
+MATRIX: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "everything": EVERYTHING,
+    "one operator": {**SERVED, "replicas": 1, "installCheck": {"enabled": False}},
+    "no rights made": {
+        "rbac": {"create": False},
+        "serviceAccount": {"create": False, "name": "mine"},
+    },
+    "named namespaces": {
+        "watchNamespaces": ["team-a", "system"],
+        "metrics": {"podMonitor": {"enabled": True}},
+    },
+    "no definitions": {
+        "crds": {"create": False},
+        "metrics": {"kubeStateMetrics": {"enabled": True}},
+    },
+    "by digest": {"image": {"digest": "sha256:" + "0" * 64}, "imagePullSecrets": [{"name": "a"}]},
+}
+
+
+@pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX)
 def test_the_server_takes_every_object_with_no_unknown_field(
     programs: dict[str, Path], kubectl: Kubectl, values: dict[str, Any]
 ) -> None:
     items = [
         manifest
         for manifest in render(programs, values)
-        if manifest["kind"] != "CustomResourceDefinition"  # the CRDs have tests of their own
+        if manifest["kind"] != DEFINITION  # the CRDs have tests of their own
     ]
     everything = {"apiVersion": "v1", "kind": "List", "items": items}
     result = kubectl.try_run(
@@ -114,6 +127,43 @@ def test_the_server_takes_every_object_with_no_unknown_field(
     assert result.returncode == 0, result.stderr
     assert "Warning" not in result.stderr
     assert len(result.stdout.splitlines()) == len(items)
+
+
+@pytest.fixture(scope="module")
+def schema_folder(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("schemas")
+    schemas.write(json.loads(kubectl.run("get", "--raw", "/openapi/v2")), folder)
+    return folder
+
+
+def conforms(
+    programs: dict[str, Path], folder: Path, manifests: list[dict[str, Any]]
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            *(str(programs["kubeconform"]), "-strict", "-output", "json", "-skip", DEFINITION),
+            *("-schema-location", f"{folder}/{schemas.LOCATION}", "-"),
+        ],
+        input=yaml.safe_dump_all(manifests),
+        capture_output=True, text=True, timeout=HELM_SECONDS_MAX, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX)
+def test_kubeconform_has_no_complaint(
+    programs: dict[str, Path], schema_folder: Path, values: dict[str, Any]
+) -> None:
+    done = conforms(programs, schema_folder, render(programs, values))
+    assert done.returncode == 0, done.stdout
+
+
+def test_kubeconform_would_complain(programs: dict[str, Path], schema_folder: Path) -> None:
+    manifests = render(programs, {})
+    (deployment,) = [manifest for manifest in manifests if manifest["kind"] == "Deployment"]
+    deployment["spec"]["template"]["spec"]["containres"] = []
+    done = conforms(programs, schema_folder, manifests)
+    assert done.returncode == 1
+    assert "containres" in done.stdout
 
 
 def test_the_operators_pod_is_admitted_at_the_restricted_level(
