@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from grafana_foundation_sdk.builders import common, prometheus, stat, timeseries
+from grafana_foundation_sdk.builders import common, prometheus, stat, table, timeseries
 from grafana_foundation_sdk.builders import dashboard as builder
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -26,16 +26,9 @@ MARK_STEP: Final = "30s"
 #: How Grafana's own editor writes a query for the values of a label.
 LABEL_VALUES: Final = {"qryType": 1, "refId": "PrometheusVariableQueryEditor-VariableQuery"}
 
+Panel = timeseries.Panel | stat.Panel | table.Panel
 Queries = Mapping[str, str]
 """Expression by legend, in which `{{label}}` stands for a label's value."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Panel:
-    """A panel, and how wide it wants to be."""
-
-    builder: Builder[model.Panel]
-    width: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,20 +99,8 @@ class Board:
         for number, row in enumerate(self.rows):
             made = made.with_row(builder.Row(row.title).id(100 * number + 100))
             for place, panel in enumerate(row.panels):
-                built = panel.builder.build()
-                built.id_val = 100 * number + 101 + place
-                made = made.with_panel(_Built(built))
+                made = made.with_panel(panel.id(100 * number + 101 + place))
         return JSONEncoder(sort_keys=True, indent=1).encode(made.build()) + "\n"
-
-
-class _Built(Builder[model.Panel]):
-    """A panel that is built already, and has an id."""
-
-    def __init__(self, panel: model.Panel) -> None:
-        self._panel = panel
-
-    def build(self) -> model.Panel:
-        return self._panel
 
 
 def lines(
@@ -160,7 +141,7 @@ def lines(
         )
     for ref, (legend, expr) in zip("ABCDEFGHIJ", queries.items(), strict=False):
         panel = panel.with_target(query(expr, legend=legend).ref_id(ref))
-    return Panel(builder=panel, width=width)
+    return panel
 
 
 def number(
@@ -190,7 +171,7 @@ def number(
         .text_mode(mode)
         .with_target(query(expr, legend=legend).instant().ref_id("A"))
     )
-    return Panel(builder=panel, width=width)
+    return panel
 
 
 def query(expr: str, *, legend: str = "") -> prometheus.Dataquery:

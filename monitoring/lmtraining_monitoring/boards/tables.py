@@ -9,7 +9,7 @@ from grafana_foundation_sdk.builders import table as builder
 from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from lmtraining_monitoring.boards.board import COLUMNS, NOT_KNOWN, SOURCE, Panel, query
+from lmtraining_monitoring.boards.board import COLUMNS, NOT_KNOWN, SOURCE, query
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Column:
 
 def table(
     title: str, description: str, keys: Sequence[str], columns: Sequence[Column], *, link: str
-) -> Panel:
+) -> builder.Panel:
     """The lines are those of equal labels `keys`; the last of them leads to `link`."""
     refs = dict(zip(ascii_uppercase, columns, strict=False))
     panel = (
@@ -43,7 +43,7 @@ def table(
         asked = query(column.expr).instant().format(PromQueryFormat.TABLE).ref_id(ref)
         panel = panel.with_target(asked)
         panel = panel.override_by_name(column.title, [_property("unit", column.unit)])
-    return Panel(builder=panel, width=COLUMNS)
+    return panel
 
 
 def _organised(keys: Sequence[str], refs: dict[str, Column]) -> dict[str, Any]:
