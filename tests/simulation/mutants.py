@@ -178,11 +178,7 @@ plant(
 )
 
 
-def _at_once(*_: Any, now: datetime, **__: Any) -> datetime:
-    return now
-
-
-plant("the backoff is forgotten", Mutant(recovery, "next_attempt_time", _at_once))
+plant("the backoff is forgotten", Mutant(recovery, "_wait_seconds", lambda *_, **__: 0.0))
 
 
 def _not_the_leaving(

@@ -8,15 +8,15 @@ import pytest
 
 from lmtraining_api.exits import CODE_OF_CLASS, FailureClass
 from lmtraining_api.job import Recovery
-from lmtraining_api.status import LMTrainingJobStatus
+from lmtraining_api.status import LastFailure, LMTrainingJobStatus
 from lmtraining_operator.plan import Create
 from lmtraining_operator.plan.model import GANG_INCOMPLETE
 from lmtraining_operator.plan.nodes import (
     AVOIDED_NODES_MAX,
     FAULTY_NODES_MAX,
-    after_failure,
     still_avoided,
 )
+from lmtraining_operator.plan.recovery import answer, charged
 from lmtraining_operator.plan.rules import rule_for
 from tests.unit.operator_situations import (
     NOW,
@@ -40,8 +40,15 @@ def after(*failures: tuple[C, str], rules: Any = ()) -> LMTrainingJobStatus:
     status = LMTrainingJobStatus()
     recovery = Recovery.model_validate({"rules": list(rules)})
     for failure_class, node in failures:
-        status = after_failure(status, failure_status(failure_class, node=node), recovery)
+        status = charged_with(failure_status(failure_class, node=node), status, recovery)
     return status
+
+
+def charged_with(
+    failure: LastFailure, status: LMTrainingJobStatus, recovery: Recovery
+) -> LMTrainingJobStatus:
+    found = answer(failure, status=status, recovery=recovery, productive=True, job_uid="u")
+    return charged(status, failure, found)
 
 
 HISTORIES: tuple[tuple[str, list[tuple[C, str]], Any, list[str]], ...] = (
@@ -112,7 +119,7 @@ def test_a_gang_that_found_no_place_blames_no_node() -> None:
     waited = failure_status(C.DISRUPTION, node="a", reason=GANG_INCOMPLETE)
     recovery = Recovery.model_validate({"rules": [disrupted]})
     assert rule_for(waited, recovery) is None
-    assert not after_failure(LMTrainingJobStatus(), waited, recovery).avoided_nodes
+    assert not charged_with(waited, LMTrainingJobStatus(), recovery).avoided_nodes
     named = Recovery.model_validate({"rules": [{**disrupted, "reason": GANG_INCOMPLETE}]})
     assert rule_for(waited, named) is not None
 

@@ -7,7 +7,13 @@ import pytest
 
 from lmtraining_api.exits import FailureClass
 from lmtraining_api.job import Recovery
-from lmtraining_api.status import Restarts, Succeeded
+from lmtraining_api.status import (
+    AvoidedNode,
+    LastFailure,
+    LMTrainingJobStatus,
+    Restarts,
+    Succeeded,
+)
 from lmtraining_operator.plan.backoff import (
     REFUSAL_SECONDS_MAX,
     backoff_seconds,
@@ -17,9 +23,10 @@ from lmtraining_operator.plan.figures import COUNT_MAX
 from lmtraining_operator.plan.model import GANG_INCOMPLETE
 from lmtraining_operator.plan.recovery import (
     GANG_BACKOFF_SECONDS_MAX,
-    end_of_job,
-    next_attempt_time,
-    with_restart,
+    Answer,
+    answer,
+    charged,
+    renamed,
     without_clock_jump,
 )
 from tests.unit.operator_situations import NOW, decide, failure_status, status_of
@@ -27,6 +34,18 @@ from tests.unit.operator_situations import NOW, decide, failure_status, status_o
 pytestmark = pytest.mark.unit
 
 C = FailureClass
+
+
+def answered(
+    failure: LastFailure,
+    restarts: Restarts,
+    recovery: Recovery,
+    *,
+    productive: bool = True,
+    job_uid: str = "u",
+) -> Answer:
+    status = status_of(restarts=restarts)
+    return answer(failure, status=status, recovery=recovery, productive=productive, job_uid=job_uid)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +67,7 @@ def test_end_of_job(failure_class: C, counted: int, expected: Succeeded | None) 
     """P4: the reason of the end has the evidence and says why no other attempt is made."""
     failure = failure_status(failure_class)
     restarts = Restarts(total=counted + 7, counted=counted)
-    end = end_of_job(failure, restarts=restarts, recovery=Recovery(restarts_max=3))
+    end = answered(failure, restarts, Recovery(restarts_max=3)).end
     assert (end.reason if end else None) is expected
     if end:
         assert failure.message in end.message
@@ -71,43 +90,38 @@ def test_end_of_job(failure_class: C, counted: int, expected: Succeeded | None) 
         (C.DISRUPTION, 0, 40, False, 60),
     ],
 )
-def test_next_attempt_time(
+def test_how_long_the_next_attempt_waits(
     failure_class: C, counted: int, uncounted: int, productive: bool, seconds: int
 ) -> None:
-    when = next_attempt_time(
+    found = answered(
         failure_status(failure_class),
-        status=status_of(restarts=Restarts(total=counted + uncounted, counted=counted)),
-        recovery=Recovery(backoff_seconds=2, backoff_seconds_max=60),
+        Restarts(total=counted + uncounted, counted=counted),
+        Recovery(backoff_seconds=2, backoff_seconds_max=60),
         productive=productive,
-        job_uid="u",
-        now=NOW,
     )
-    assert when == NOW + timedelta(seconds=seconds)
+    assert found.wait_seconds == seconds
 
 
 def test_disruptions_in_a_row_wait_even_without_a_backoff() -> None:
-    when = next_attempt_time(
-        failure_status(C.DISRUPTION),
-        status=status_of(restarts=Restarts(total=1)),
-        recovery=Recovery(backoff_seconds=0, backoff_seconds_max=0),
-        productive=False,
-        job_uid="u",
-        now=NOW,
-    )
-    assert when == NOW + timedelta(seconds=1)
+    recovery = Recovery(backoff_seconds=0, backoff_seconds_max=0)
+    found = answered(failure_status(C.DISRUPTION), Restarts(total=1), recovery, productive=False)
+    assert found.wait_seconds == 1
 
 
 def test_restarts_are_counted_by_class() -> None:
-    restarts = Restarts()
+    status = LMTrainingJobStatus()
     for failure_class in (C.CRASH, C.POD_LOST, C.CRASH):
-        restarts = with_restart(restarts, failure_status(failure_class), Recovery())
-    assert restarts == Restarts(total=3, counted=2, by_reason={C.CRASH: 2, C.POD_LOST: 1})
+        failure = failure_status(failure_class)
+        status = charged(status, failure, answered(failure, status.restarts, Recovery()))
+    assert status.restarts == Restarts(total=3, counted=2, by_reason={C.CRASH: 2, C.POD_LOST: 1})
 
 
 def test_a_count_that_somebody_wrote_by_hand_ends_at_what_status_holds() -> None:
     """More would be refused by the API server, and with it all else that there is to say."""
     most = Restarts(total=COUNT_MAX, counted=COUNT_MAX, by_reason={C.CRASH: COUNT_MAX})
-    assert with_restart(most, failure_status(C.CRASH), Recovery()) == most
+    failure = failure_status(C.CRASH)
+    found = answered(failure, Restarts(), Recovery())
+    assert charged(LMTrainingJobStatus(restarts=most), failure, found).restarts == most
 
 
 FAIL_137 = {"failureClass": "Crash", "exitCode": 137, "action": "Fail"}
@@ -142,30 +156,63 @@ def test_a_rule_of_the_job_goes_before_what_is_usual(case: tuple[Any, ...]) -> N
     recovery = Recovery.model_validate({"rules": rules, "restartsMax": 5, "backoffSeconds": 2})
     failed = failure_status(failure_class, **failure)
     restarts = Restarts(total=4, counted=2, by_reason={C.DISRUPTION: 2, C.CRASH: 2})
-    end = end_of_job(failed, restarts=restarts, recovery=recovery)
-    assert (end is not None) is (ends is not None), what
-    assert end is None or ends in end.message
-    assert with_restart(restarts, failed, recovery).counted == 2 + counts
+    found = answered(failed, restarts, recovery)
+    assert (found.end is not None) is (ends is not None), what
+    assert found.end is None or ends in found.end.message
+    assert found.is_counted is bool(counts)
+    spent = charged(LMTrainingJobStatus(restarts=restarts), failed, found).restarts
+    is_over = found.end is not None
+    assert (spent.total, spent.counted) == ((4, 2) if is_over else (5, 2 + counts))
+
+
+LOST = {"failureClass": "PodLost", "action": "RetryElsewhere"}
+DRAINED = {"failureClass": "Disruption", "action": "RetryElsewhere"}
+RENAMED: tuple[tuple[str, list[dict[str, Any]], int, list[str]], ...] = (
+    ("no rule", [], 0, []),
+    ("a rule that counts the lost pod", [{**LOST, "action": "Retry"}], 0, []),
+    ("a rule that avoids its node", [LOST], 0, []),
+    ("its own budget", [{**LOST, "restartsMax": 4}], 0, []),
+    ("a rule for what it is", [DRAINED], 1, ["a"]),
+    ("rules for both", [LOST, {**DRAINED, "restartsMax": 4}], 0, ["a"]),
+    ("one that would have ended the job", [{**DRAINED, "action": "Fail"}], 1, []),
+)
+
+
+@pytest.mark.parametrize("case", RENAMED, ids=[case[0] for case in RENAMED])
+def test_a_failure_that_turns_out_otherwise_costs_what_that_costs(case: tuple[Any, ...]) -> None:
+    """Neither the common budget, nor that of a rule, nor a node goes for what it seemed to be; what
+    an earlier failure has cost stays."""
+    _, rules, counted, avoided = case
+    recovery = Recovery.model_validate({"rules": rules, "restartsMax": 5})
+    earlier = AvoidedNode(name="b", reason="2 hardware faults on it", time=NOW)
+    before = LMTrainingJobStatus(
+        restarts=Restarts(total=3, counted=1, by_reason={C.POD_LOST: 2, C.CRASH: 1}),
+        hardware_faults={"b": 2},
+        avoided_nodes=[earlier],
+    )
+    lost = failure_status(C.POD_LOST, node="a", reason="PodDeleted")
+    found = answer(lost, status=before, recovery=recovery, productive=True, job_uid="u")
+    status = charged(before, lost, found)
+    saved = lost.model_copy(update={"failure_class": C.DISRUPTION, "reason": "Preempted"})
+    status = renamed(status, was=lost, is_now=saved, recovery=recovery)
+    assert status.last_failure == saved
+    assert status.restarts == Restarts(
+        total=4, counted=1 + counted, by_reason={C.POD_LOST: 2, C.CRASH: 1, C.DISRUPTION: 1}
+    )
+    assert [one.name for one in status.avoided_nodes] == ["b", *avoided]
 
 
 def test_a_counted_rule_spends_the_common_budget() -> None:
     recovery = Recovery.model_validate({"rules": [DATA], "restartsMax": 2})
-    end = end_of_job(failure_status(C.DATA), restarts=Restarts(counted=2), recovery=recovery)
+    end = answered(failure_status(C.DATA), Restarts(counted=2), recovery).end
     assert end is not None
     assert "recovery.restartsMax 2 is spent" in end.message
 
 
 def test_what_a_rule_tries_again_waits_as_often_as_it_was_tried() -> None:
     recovery = Recovery.model_validate({"rules": [PLENTY], "backoffSeconds": 2})
-    when = next_attempt_time(
-        failure_status(C.DISRUPTION),
-        status=status_of(restarts=Restarts(total=1, by_reason={C.DISRUPTION: 1})),
-        recovery=recovery,
-        productive=True,
-        job_uid="u",
-        now=NOW,
-    )
-    assert when == NOW + timedelta(seconds=4)
+    restarts = Restarts(total=1, by_reason={C.DISRUPTION: 1})
+    assert answered(failure_status(C.DISRUPTION), restarts, recovery).wait_seconds == 4
 
 
 def test_backoff_is_bounded_for_any_count() -> None:
@@ -180,21 +227,14 @@ def test_gang_without_a_place_waits_ever_longer_and_not_as_long_as_the_next() ->
     failure = failure_status(C.DISRUPTION, reason=GANG_INCOMPLETE)
 
     def wait_seconds(uid: str, uncounted: int) -> float:
-        when = next_attempt_time(
-            failure,
-            status=status_of(restarts=Restarts(total=uncounted)),
-            recovery=Recovery(),
-            productive=False,
-            job_uid=uid,
-            now=NOW,
-        )
-        return (when - NOW).total_seconds()
+        restarts = Restarts(total=uncounted)
+        return answered(failure, restarts, Recovery(), productive=False, job_uid=uid).wait_seconds
 
     assert wait_seconds("a", 0) != wait_seconds("b", 0)
     assert wait_seconds("a", 0) == wait_seconds("a", 0)
     assert wait_seconds("a", 1) == pytest.approx(2 * wait_seconds("a", 0))
     assert wait_seconds("a", 99) <= 2 * GANG_BACKOFF_SECONDS_MAX
-    assert end_of_job(failure, restarts=Restarts(), recovery=Recovery(restarts_max=0)) is None
+    assert answered(failure, Restarts(), Recovery(restarts_max=0)).end is None
 
 
 @pytest.mark.parametrize(

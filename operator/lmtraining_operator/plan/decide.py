@@ -8,7 +8,7 @@ branch asks what is.
 """
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from lmtraining_api.exits import FailureClass
 from lmtraining_api.status import (
@@ -219,10 +219,9 @@ def _in_better_words(situation: Situation) -> Situation:
     known, said = situation.status.last_failure, after_its_save(situation)
     if known is None or said is None:
         return situation
-    restarts = recovery.renamed(
-        situation.status.restarts, was=known.failure_class, is_now=said.failure_class
+    return situation.having(
+        recovery.renamed(situation.status, was=known, is_now=said, recovery=situation.spec.recovery)
     )
-    return situation.with_status(last_failure=said, restarts=restarts)
 
 
 def _first_placed_time(situation: Situation) -> datetime | None:
@@ -247,27 +246,21 @@ def _failed(situation: Situation, failure: Failure, *, productive: bool) -> Situ
     if known is not None and situation.is_replacing and failure.follows:
         return _answered(situation, known, failure)  # the same failure, charged once
     said = failure.as_status(situation)
-    end = recovery.end_of_job(
-        said, restarts=situation.status.restarts, recovery=situation.spec.recovery
-    )
-    known_of_nodes = nodes.after_failure(situation.status, said, situation.spec.recovery)
-    situation = situation.having(without_speed(known_of_nodes)).with_status(last_failure=said)
-    if said.failure_class is FailureClass.DATA:
-        situation = situation.saying(Verdict("False", DataReady.FAILED, said.message))
-    if end is not None:
-        return situation.saying(Verdict("False", end.reason, end.message))
-    when = recovery.next_attempt_time(
+    answer = recovery.answer(
         said,
         status=situation.status,
         recovery=situation.spec.recovery,
         productive=productive,
         job_uid=situation.job.metadata.uid,
-        now=situation.now,
     )
-    situation = situation.with_status(
-        restarts=recovery.with_restart(situation.status.restarts, said, situation.spec.recovery),
-        next_attempt_time=when if when > situation.now else None,
-    )
+    charged = recovery.charged(situation.status, said, answer)
+    situation = situation.having(without_speed(charged)).with_status(last_failure=said)
+    if said.failure_class is FailureClass.DATA:
+        situation = situation.saying(Verdict("False", DataReady.FAILED, said.message))
+    if answer.end is not None:
+        return situation.saying(Verdict("False", answer.end.reason, answer.end.message))
+    when = situation.now + timedelta(seconds=answer.wait_seconds)
+    situation = situation.with_status(next_attempt_time=when if when > situation.now else None)
     return _answered(situation, said, failure)
 
 

@@ -14,7 +14,7 @@ from lmtraining_api.job import Recovery
 from lmtraining_api.status import AvoidedNode, LastFailure, LMTrainingJobStatus
 from lmtraining_operator.plan import figures
 from lmtraining_operator.plan.model import Object
-from lmtraining_operator.plan.rules import rule_for
+from lmtraining_operator.plan.rules import Found
 
 HARDWARE_FAULTS_MAX = 2
 """So many on one node are no chance."""
@@ -24,7 +24,7 @@ RETRY_ELSEWHERE = "RetryElsewhere"
 
 
 def after_failure(
-    status: LMTrainingJobStatus, failure: LastFailure, recovery: Recovery
+    status: LMTrainingJobStatus, failure: LastFailure, why_avoid: str
 ) -> LMTrainingJobStatus:
     """The status with what this failure says of its node."""
     if not failure.node:
@@ -34,20 +34,28 @@ def after_failure(
         faults[failure.node] = figures.count(faults.pop(failure.node, 0) + 1)
         faults = dict(list(faults.items())[-FAULTY_NODES_MAX:])
     status = status.model_copy(update={"hardware_faults": faults})
-    why = _why_to_avoid(status, failure, recovery)
-    known = {one.name for one in status.avoided_nodes}
-    if not why or failure.node in known:
+    if not why_avoid or failure.node in names(status):
         return status
-    added = AvoidedNode(name=failure.node, reason=why, time=failure.time)
+    added = AvoidedNode(name=failure.node, reason=why_avoid, time=failure.time)
     kept = [*status.avoided_nodes, added][-AVOIDED_NODES_MAX:]
     return status.model_copy(update={"avoided_nodes": kept})
 
 
-def _why_to_avoid(status: LMTrainingJobStatus, failure: LastFailure, recovery: Recovery) -> str:
-    found = rule_for(failure, recovery)
+def before_failure(status: LMTrainingJobStatus, failure: LastFailure) -> LMTrainingJobStatus:
+    """The status without the node that is avoided since this failure, which was no hardware's."""
+    since = (failure.node, failure.time)
+    kept = [one for one in status.avoided_nodes if (one.name, one.time) != since]
+    return status.model_copy(update={"avoided_nodes": kept})
+
+
+def why_to_avoid(status: LMTrainingJobStatus, failure: LastFailure, found: Found | None) -> str:
+    """Why new pods keep away from the node of this failure; empty when they do not."""
+    if not failure.node:
+        return ""
     if found is not None and found[1].action == RETRY_ELSEWHERE:
         return f"recovery.rules[{found[0]}] says {RETRY_ELSEWHERE} after {failure.failure_class}"
-    count = status.hardware_faults.get(failure.node, 0)
+    is_one = failure.failure_class is FailureClass.HARDWARE
+    count = status.hardware_faults.get(failure.node, 0) + is_one
     return f"{count} hardware faults on it" if count >= HARDWARE_FAULTS_MAX else ""
 
 

@@ -9,8 +9,11 @@ from lmtraining_api.job import Recovery, RecoveryRule
 from lmtraining_api.status import LastFailure
 from lmtraining_operator.plan.model import GANG_INCOMPLETE
 
+Found = tuple[int, RecoveryRule]
+"""A rule, with its place in recovery.rules."""
 
-def rule_for(failure: LastFailure, recovery: Recovery) -> tuple[int, RecoveryRule] | None:
+
+def rule_for(failure: LastFailure, recovery: Recovery) -> Found | None:
     """The first of recovery.rules that is about this failure, with its place among them."""
     for index, rule in enumerate(recovery.failure_rules):
         if _matches(rule, failure):
