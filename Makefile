@@ -55,6 +55,9 @@ bench: $(READY) ## Speed, memory, and what faults do to us and to others, side b
 	@$(PYTHON) -m bench.plugin
 	@$(PYTHON) -m bench.scrape
 
+bench-operator: $(READY) ## A thousand jobs on simulated nodes (root, a quarter of an hour; ARGS='--jobs 50')
+	@$(PYTHON) -m bench.operator $(ARGS)
+
 ##@ Change it
 lint: $(READY) ## ruff, mypy --strict, import-linter, generated files up to date
 	@.venv/bin/ruff check .
@@ -90,5 +93,5 @@ help: ## This page
 $(READY): pyproject.toml constraints/python.txt bootstrap.sh
 	@./bootstrap.sh
 
-.PHONY: demo cluster-up cluster-down test test-unit test-sim test-api test-trainer test-e2e soak bench lint crds docs monitoring \
+.PHONY: demo cluster-up cluster-down test test-unit test-sim test-api test-trainer test-e2e soak bench bench-operator lint crds docs monitoring \
   images constraints clean help
