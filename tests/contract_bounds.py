@@ -83,7 +83,7 @@ def _entry(item: Document, number: int) -> Any:
     if properties is None:
         return f"many.{number}"
     if "action" in properties:
-        return ENTRY["rules"]
+        return dict(ENTRY["rules"])
     if "effect" in properties:
         return {"key": f"taint-{number}"}
     return (
