@@ -5,7 +5,7 @@ export LMTRAIN_CACHE ?= $(HOME)/.cache/lm-training-operator
 PYTHON := .venv/bin/python
 READY := .venv/.ready
 # A process for each core and one more, since many tests wait; tests/conftest.py says which stay together.
-SIDE_BY_SIDE := --numprocesses auto --dist loadgroup --no-loadscope-reorder
+SIDE_BY_SIDE := --numprocesses auto --no-loadscope-reorder
 
 ##@ Use it
 demo: $(READY) ## Real cluster, real training, a killed pod, the recovery: all of it (first time about 25 minutes)

@@ -6,22 +6,26 @@ cluster, or look at the same node, at the same time.
 """
 
 import os
-from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
-ROOT = Path(__file__).parent
+CLUSTER = "tests/e2e/"
 
 
-@pytest.hookimpl(optionalhook=True)
+class TogetherScheduling(LoadScopeScheduling):
+    """One file after another to whoever is free; the tests of the cluster as one file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return CLUSTER if file.startswith(CLUSTER) else file
+
+
 def pytest_xdist_auto_num_workers() -> int:
     """One more than cores: the tests of the cluster mostly wait for it."""
     return len(os.sched_getaffinity(0)) + 1
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        tier, *rest = item.path.relative_to(ROOT).parts
-        together = tier if tier == "e2e" else "/".join([tier, *rest])
-        item.add_marker(pytest.mark.xdist_group(together))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TogetherScheduling:
+    return TogetherScheduling(config, log)

@@ -30,7 +30,7 @@ NOT_QUANTITIES = ("2GB", "2gib", "2 G", "10E", "-", "", -1, 0, "100P", "9" * 31)
 #: What an entry of a list needs beside the field that is wrong.
 ENTRY: Document = {
     "rules": {"failureClass": "Crash", "action": "Retry"},
-    "tolerations": {},
+    "tolerations": {"key": "a", "effect": "NoExecute"},
     "env": {"name": "A", "value": "1"},
 }
 

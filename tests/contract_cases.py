@@ -99,6 +99,10 @@ def store(uri: str, **fields: Any) -> Document:
     return minimal(checkpoint={"storage": {"uri": uri, **fields}})
 
 
+def tolerating(**fields: Any) -> Document:
+    return minimal(podTemplate={"tolerations": [fields]})
+
+
 def named(name: str) -> Document:
     return merged(MINIMAL, {"metadata": {"name": name}})
 
@@ -133,6 +137,26 @@ PAIRS = (
         refuse=minimal(podTemplate={"annotations": {"kueue.x-k8s.io/queue-name": "b"}}),
         at="spec.podTemplate.annotations",
         sentence=f"annotations{OWN_KEY}",
+    ),
+    Pair(
+        accept=tolerating(key="spot"),
+        refuse=tolerating(effect="NoSchedule"),
+        at="spec.podTemplate.tolerations[0].key",
+        sentence="a toleration without key bears every taint, which needs operator Exists: set "
+        "it, or name the key",
+    ),
+    Pair(
+        accept=tolerating(key="spot", value="a"),
+        refuse=tolerating(key="spot", operator="Exists", value="a"),
+        at="spec.podTemplate.tolerations[0].value",
+        sentence="value has no effect with operator Exists: remove value, or set operator to Equal",
+    ),
+    Pair(
+        accept=tolerating(key="spot", effect="NoExecute", tolerationSeconds=5),
+        refuse=tolerating(key="spot", tolerationSeconds=5),
+        at="spec.podTemplate.tolerations[0].tolerationSeconds",
+        sentence="tolerationSeconds is for effect NoExecute alone: set effect to it, or remove "
+        "tolerationSeconds",
     ),
     Pair(
         accept=minimal(podTemplate={"env": [{"name": "NCCL_DEBUG", "value": "INFO"}]}),

@@ -73,6 +73,30 @@ class Toleration(SpecModel):
     toleration_seconds: int | None = Field(default=None, ge=0, le=31_536_000)
     """How long a NoExecute taint is borne. Left out: for ever."""
 
+    rules: ClassVar = (
+        Rule(
+            cel="has(self.key) || (has(self.operator) && self.operator == 'Exists')",
+            message="a toleration without key bears every taint, which needs operator Exists: set "
+            "it, or name the key",
+            check=lambda t: t.key is not None or t.operator == "Exists",
+            at="key",
+        ),
+        Rule(
+            cel="!has(self.value) || !has(self.operator) || self.operator == 'Equal'",
+            message="value has no effect with operator Exists: remove value, or set operator to "
+            "Equal",
+            check=lambda t: t.value is None or t.operator in (None, "Equal"),
+            at="value",
+        ),
+        Rule(
+            cel="!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+            message="tolerationSeconds is for effect NoExecute alone: set effect to it, or remove "
+            "tolerationSeconds",
+            check=lambda t: t.toleration_seconds is None or t.effect == "NoExecute",
+            at="tolerationSeconds",
+        ),
+    )
+
 
 class EnvironmentVariable(SpecModel):
     """A variable of the trainer's container, such as NCCL_DEBUG. Not for secrets: whoever may read

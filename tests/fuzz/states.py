@@ -18,10 +18,13 @@ PODS_MAX = 8
 """A larger gang is asked for by a dry run alone: each pod costs the server what a job does."""
 RUNNING = "Running"
 WAITS = {
-    ConditionType.ACCEPTED: {Accepted.INVALID},  # another job writes to the same run directory
+    # Another job writes to the same run directory; the host's network.
+    ConditionType.ACCEPTED: {Accepted.INVALID, Accepted.NOT_ALLOWED},
     ConditionType.SCHEDULED: {Scheduled.VOLUME_NOT_READY},  # no such claim
 }
-"""What an accepted job may wait for here. Its children are never refused by the API server."""
+"""What an accepted job may wait for here. Its children are never refused by the API server, but
+for a PriorityClass that is not there."""
+NO_PRIORITY_CLASS = "no PriorityClass with name"
 GOOD_STATES = {RUNNING, Succeeded.SUSPENDED, Succeeded.DEADLINE_EXCEEDED}
 
 
@@ -74,7 +77,8 @@ def intent(pod: Document) -> Intent | None:
 def _waits_for(status: LMTrainingJobStatus) -> str:
     for kind, reasons in WAITS.items():
         condition = status.condition(kind)
-        if condition and condition.reason in reasons and condition.message:
+        is_known = condition and condition.reason in reasons and condition.message
+        if condition and (is_known or NO_PRIORITY_CLASS in condition.message):
             return f"{kind}: {condition.reason}"
     return ""
 

@@ -32,6 +32,7 @@ Record = TypeVar("Record", bound=BaseModel)
 def status_by_hand(chance: random.Random) -> Document:
     """A status that the API server takes, and no operator has written."""
     status: Document = good_value(chance, STATUS)
+    status.pop("schemaVersion", None)  # that of a newer operator is left alone
     if chance.random() < KNOWN_ATTEMPT_SHARE:
         status["attempt"] = chance.randint(0, 2)
     failure = status.get("lastFailure")
