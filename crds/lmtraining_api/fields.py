@@ -30,7 +30,7 @@ UPWARDS_PATTERN: Final = r"(^|/)\.\.(/|$)"
 USERINFO_PATTERN: Final = r"://[^/@]*:[^/@]*@"
 REASON_PATTERN: Final = r"^[A-Z][A-Za-z0-9]*$"
 LABEL_KEY_PATTERN: Final = (
-    r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$"
+    r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
 )
 LABEL_VALUE_PATTERN: Final = r"^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$"
 VARIABLE_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_]*$"
@@ -40,8 +40,8 @@ PATTERN_HINTS: Final = {
     NAME_PATTERN: "lower-case letters, digits, dashes and dots, with a letter or digit at each end",
     PATH_PATTERN: "a relative path such as team/run-1 of letters, digits and . _ -",
     REASON_PATTERN: "one CamelCase word",
-    LABEL_KEY_PATTERN: "letters, digits and . _ - with a letter or digit at each end, after an "
-    "optional domain and a slash",
+    LABEL_KEY_PATTERN: "at most 63 letters, digits and . _ - with a letter or digit at each end, "
+    "after an optional domain and a slash",
     LABEL_VALUE_PATTERN: "letters, digits and . _ - with a letter or digit at each end, or nothing",
     VARIABLE_PATTERN: "letters, digits and _, and no digit at the start",
 }

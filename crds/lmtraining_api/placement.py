@@ -14,6 +14,7 @@ from lmtraining_api.base import Rule, SpecModel
 from lmtraining_api.fields import (
     LABEL_KEY_PATTERN,
     LABEL_VALUE_PATTERN,
+    NAME_PATTERN,
     PATTERN_HINTS,
     VARIABLE_PATTERN,
     ObjectName,
@@ -41,6 +42,8 @@ def _label_key(key: str) -> str:
 
 LabelKey = Annotated[str, AfterValidator(_label_key)]
 LabelValue = Annotated[str, Field(pattern=LABEL_VALUE_PATTERN, max_length=63)]
+#: The name of an object that pods carry as a label.
+LabelledName = Annotated[str, Field(pattern=NAME_PATTERN, min_length=1, max_length=63)]
 AnnotationValue = Annotated[str, Field(max_length=1024)]
 TopologyKey = Annotated[
     str, Field(pattern=LABEL_KEY_PATTERN, min_length=1, max_length=KEY_LENGTH_MAX)
@@ -161,8 +164,8 @@ class PodTemplate(SpecModel):
 class Queue(SpecModel):
     """The queue that lets the pods go: Kueue, for which the pods of an attempt are one group."""
 
-    name: ObjectName
+    name: LabelledName
     """LocalQueue in the job's namespace."""
-    priority_class: ObjectName | None = None
+    priority_class: LabelledName | None = None
     """WorkloadPriorityClass: who comes first in the queue, and who is preempted. Left out: by the
     pods' own priority."""
