@@ -20,7 +20,8 @@ cluster-down: $(READY) ## Stop it and leave nothing behind but caches
 ##@ Test it
 test: $(READY) ## All tests (warm: at most 25 minutes)
 	@$(PYTHON) -m devcluster build >/dev/null
-	@$(PYTHON) -m devcluster image build all --no-push >/dev/null
+	@$(PYTHON) -m devcluster up >/dev/null
+	@$(PYTHON) -m devcluster image build all >/dev/null
 	@$(PYTHON) -m pytest $(SIDE_BY_SIDE) tests/e2e tests/trainer tests/api tests/simulation tests/unit
 
 test-unit: $(READY) ## Pure logic, seconds

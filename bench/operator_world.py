@@ -79,11 +79,17 @@ class Client:
         return found
 
     def watch(self, path: str) -> Iterator[tuple[str, Object]]:
-        """Type and object of each event, from the first object there is."""
-        answer = self.send("GET", f"{path}?watch=1&allowWatchBookmarks=false")
-        while line := answer.readline():
-            event = json.loads(line)
-            yield event["type"], event["object"]
+        """Type and object of each event, from the first object there is. A watch that the server
+        ends, as it does with one that is slow, goes on where it was."""
+        since = ""
+        while True:
+            answer = self.send("GET", f"{path}?watch=1&resourceVersion={since}")
+            while line := answer.readline():
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    raise RuntimeError(f"watch of {path}: {event['object'].get('message')}")
+                since = event["object"]["metadata"]["resourceVersion"]
+                yield event["type"], event["object"]
 
 
 @dataclass

@@ -14,11 +14,11 @@ from lmtraining_operator.reconcile import JobKey
 from lmtraining_operator.tasks import JobTasks
 
 PODS = ("v1", "pods")
-CHUNK_SIZE = 500
+CHUNK_SIZE = 100
 WATCH_SECONDS = 300
 WATCH_CLIENT_SECONDS = 310
 WATCH_CONNECT_SECONDS = 30
-WORKER_IDLE_SECONDS = 0.3
+WORKER_IDLE_SECONDS = 0.05
 """How long kopf keeps a task, with the whole object, for the next event of it."""
 REQUEST_SECONDS_MAX = 30
 CONNECT_SECONDS_MAX = 5

@@ -46,7 +46,8 @@ class Leader:
 
     def pace(self) -> Pace:
         """How often each job is asked and written, as many as there are."""
-        return Pace.of(self._tasks.unfinished() if self._tasks else 0)
+        tasks = self._tasks
+        return Pace.of(tasks.unfinished(), is_crowded=tasks.is_crowded()) if tasks else Pace()
 
     def oldest_unstarted_seconds(self) -> float:
         return self._tasks.oldest_unstarted_seconds() if self._tasks else 0.0

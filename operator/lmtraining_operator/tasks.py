@@ -1,13 +1,13 @@
 """One serial task per unfinished job.
 
 Promise: events only wake; a job that nothing wakes is looked at anyway; a pass that fails is tried
-again ever more slowly, and the others do not notice; after ERRORS_TO_TELL of
-them an event of the job says so; at most PASSES_AT_ONCE_MAX passes and
-PULLS_AT_ONCE_MAX pulls run at a time, so that a thousand jobs after a restart are a queue and not a
-stampede. Traps avoided: kopf can miss a deletion, so a GET that says 404 ends the task; a dead
-pod's report is waited for while its replacement could be made, so an event cuts a pull short; our
-own status write is an event too, so a job wakes its task only when more than its status has
-changed.
+again ever more slowly, and the others do not notice; after ERRORS_TO_TELL of them an event of the
+job says so; at most PASSES_AT_ONCE_MAX passes and PULLS_AT_ONCE_MAX pulls run at a time, so that a
+thousand jobs after a restart are a queue and not a stampede; until its first pass a job is a name
+in that queue, so thousands of finished ones need no more memory than STARTS_AT_ONCE_MAX of them.
+Traps avoided: kopf can miss a deletion, so a GET that says 404 ends the task; a dead pod's report
+is waited for while its replacement could be made, so an event cuts a pull short; our own status
+write is an event too, so a job wakes its task only when more than its status has changed.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lmtraining_api.conditions import Succeeded
 from lmtraining_operator.gateway import ApiError
 from lmtraining_operator.metrics import Metrics
 from lmtraining_operator.plan.backoff import backoff_seconds
@@ -25,6 +26,8 @@ from lmtraining_operator.reconcile import JobKey, JobReconciler, Outcome
 
 PASSES_AT_ONCE_MAX = 16
 PULLS_AT_ONCE_MAX = 128
+STARTS_AT_ONCE_MAX = 2 * PASSES_AT_ONCE_MAX
+"""Jobs that have a task and have not been looked at yet."""
 DEBOUNCE_SECONDS = 0.02
 """Events that come together are one pass."""
 ERROR_SECONDS_MIN = 0.5
@@ -58,6 +61,9 @@ class JobTasks:
         self._make = make
         self._metrics = metrics
         self._jobs: dict[JobKey, _Job] = {}
+        self._new: dict[JobKey, object] = {}
+        """Jobs to be looked at for the first time, oldest first, with what their events said."""
+        self._starting = 0
         self._ended: dict[JobKey, str] = {}
         """State of each job whose task is done, for the count by state."""
         self._passes = asyncio.Semaphore(PASSES_AT_ONCE_MAX)
@@ -68,25 +74,36 @@ class JobTasks:
         """Look at that job soon."""
         if self._is_closed:
             return
-        self._of(key).woken.set()
+        if job := self._jobs.get(key):
+            job.woken.set()
+        else:
+            self._look_first(key, self._new.get(key))
 
     def job_changed(self, key: JobKey, seen: object) -> None:
         """Look at that job if `seen` (all of it that matters but status) is new."""
         if self._is_closed:
             return
-        job = self._of(key)
-        if job.seen != seen:
+        job = self._jobs.get(key)
+        if job is None:
+            self._look_first(key, seen)
+        elif job.seen != seen:
             job.seen = seen
             job.woken.set()
 
     def count_by_state(self) -> Counter[str]:
         states = Counter(list(self._ended.values()))
         states.update(job.reconciler.state for job in list(self._jobs.values()))
+        if self._new:
+            states[Succeeded.PENDING] += len(self._new)
         return states
 
     def unfinished(self) -> int:
-        """How many jobs are looked at."""
-        return len(self._jobs)
+        """How many jobs are looked at, or wait for that."""
+        return len(self._jobs) + len(self._new)
+
+    def is_crowded(self) -> bool:
+        """Whether jobs wait to be looked at for the first time."""
+        return bool(self._new)
 
     def oldest_unstarted_seconds(self) -> float:
         """Of the job that has waited longest for its pods to run."""
@@ -108,23 +125,32 @@ class JobTasks:
         if tasks:
             await asyncio.wait(tasks, timeout=CLOSE_SECONDS_MAX)
 
-    def _of(self, key: JobKey) -> _Job:
-        job = self._jobs.get(key)
-        if job is None:
-            job = _Job(reconciler=self._make(key))
-            job.woken.set()
-            self._jobs[key] = job
-            self._ended.pop(key, None)
+    def _look_first(self, key: JobKey, seen: object) -> None:
+        """Look at a job without a task, as soon as its turn comes."""
+        self._ended.pop(key, None)
+        self._new[key] = seen
+        self._start()
+
+    def _start(self) -> None:
+        """Give as many of the new jobs a task as may have their first pass at once."""
+        while self._new and self._starting < STARTS_AT_ONCE_MAX and not self._is_closed:
+            key = next(iter(self._new))
+            self._jobs[key] = job = _Job(reconciler=self._make(key), seen=self._new.pop(key))
+            self._starting += 1
             job.task = asyncio.create_task(self._run(key, job), name=f"job {key}")
-        return job
 
     async def _run(self, key: JobKey, job: _Job) -> None:
         """Until the job has ended or is gone."""
         loop = asyncio.get_running_loop()
+        is_new = True
         while True:
             await asyncio.sleep(DEBOUNCE_SECONDS)
             job.woken.clear()
             outcome = await self._pass(job, job.reconciler.look)
+            if is_new:
+                is_new = False
+                self._starting -= 1
+                self._start()
             look_at = loop.time() + outcome.look_seconds
             while not outcome.is_done and not await self._is_time_to_look(job, outcome, look_at):
                 outcome = await self._pass(job, job.reconciler.after_report)

@@ -9,7 +9,12 @@ import pytest
 from lmtraining_operator.gateway import ApiError
 from lmtraining_operator.metrics import Metrics
 from lmtraining_operator.reconcile import JobKey, Outcome
-from lmtraining_operator.tasks import ERRORS_TO_TELL, PASSES_AT_ONCE_MAX, JobTasks
+from lmtraining_operator.tasks import (
+    ERRORS_TO_TELL,
+    PASSES_AT_ONCE_MAX,
+    STARTS_AT_ONCE_MAX,
+    JobTasks,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -202,20 +207,40 @@ async def test_event_cuts_a_pull_short(bench: Bench) -> None:
 
 
 async def test_many_jobs_are_a_queue(bench: Bench) -> None:
-    """A thousand jobs after a restart do not stampede."""
-    hold = asyncio.Event()
-    for number in range(PASSES_AT_ONCE_MAX * 3):
+    """A thousand jobs after a restart do not stampede, and wait as names: nothing is made for
+    them."""
+    hold, jobs = asyncio.Event(), STARTS_AT_ONCE_MAX * 3
+    for number in range(jobs):
         bench.tasks.wake(JobKey("team", f"job-{number}"))
+    assert len(bench.made) == STARTS_AT_ONCE_MAX
+    assert bench.tasks.count_by_state().total() == jobs, "each is counted, also in the queue"
+    assert bench.tasks.unfinished() == jobs
+    assert bench.tasks.is_crowded()
     for reconciler in bench.made:
         reconciler.hold = hold
     await until(lambda: sum(r.looks for r in bench.made) == PASSES_AT_ONCE_MAX)
     now = asyncio.get_running_loop().time()
     waiting = [job for job in bench.tasks._jobs.values() if job.pass_since is None]
-    assert len(waiting) == PASSES_AT_ONCE_MAX * 2, "to wait for a slot is no age"
+    assert len(waiting) == STARTS_AT_ONCE_MAX - PASSES_AT_ONCE_MAX, "to wait for a slot is no age"
     oldest = bench.tasks.oldest_pass_seconds()
     assert 0 < oldest <= asyncio.get_running_loop().time() - now + 1
     hold.set()
-    await until(lambda: sum(r.looks for r in bench.made) == PASSES_AT_ONCE_MAX * 3)
+    await until(lambda: sum(r.looks for r in bench.made) == jobs)
+    assert not bench.tasks.is_crowded()
+
+
+async def test_job_in_the_queue_is_looked_at_once(bench: Bench) -> None:
+    """Whatever its events said meanwhile, its first pass sees the world as it is then."""
+    for number in range(STARTS_AT_ONCE_MAX):
+        bench.tasks.wake(JobKey("team", f"job-{number}"))
+    bench.tasks.job_changed(KEY, ("uid", 1))
+    bench.tasks.job_changed(KEY, ("uid", 2))
+    bench.tasks.wake(KEY)
+    await until(lambda: KEY in bench.tasks._jobs)
+    bench.tasks.job_changed(KEY, ("uid", 2))
+    await until(lambda: bench.made[-1].looks)
+    assert not bench.tasks._jobs[KEY].woken.is_set()
+    assert [one.key for one in bench.made].count(KEY) == 1
 
 
 async def test_close_stops_everything_and_nothing_starts_after(bench: Bench) -> None:
