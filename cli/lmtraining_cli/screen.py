@@ -23,8 +23,8 @@ BAR_WIDTH = 48
 OLD_SECONDS = 30.0
 STYLES = {
     "Training": "bold green", "Completed": "bold green", "Recovering": "bold yellow",
-    "Stalled": "bold yellow", "Unreachable": "bold yellow", "Failed": "bold red",
-    "Diverged": "bold red",
+    "Stalled": "bold yellow", "Unreachable": "bold yellow", "Paused": "bold yellow",
+    "Failed": "bold red", "Diverged": "bold red",
 }  # fmt: skip
 #: Of the time, and how it is drawn.
 ACCOUNTS = (

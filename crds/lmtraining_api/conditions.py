@@ -41,6 +41,7 @@ class Succeeded(StrEnum):
     RECOVERING = "Recovering"
     SUSPENDING = "Suspending"
     SUSPENDED = "Suspended"
+    PAUSED = "Paused"
     COMPLETED = "Completed"
     FAILED = "Failed"
     DIVERGED = "Diverged"

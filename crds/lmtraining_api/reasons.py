@@ -81,6 +81,11 @@ REASON_HELP: dict[ConditionType, dict[str, Help]] = {
             "`spec.suspend` is true; a checkpoint is saved and the devices are free.",
             "Set `spec.suspend` to false to go on.",
         ),
+        Succeeded.PAUSED: Help(
+            f"The annotation `{ANNOTATION_PAUSED}` keeps the operator's hands off the job: pods "
+            "that run train on, and nobody watches them; figures in status are old.",
+            f"`kubectl annotate lmtj NAME {ANNOTATION_PAUSED}-` lets the operator go on.",
+        ),
         Succeeded.COMPLETED: Help(
             "All steps are done and the model is exported.",
             "Fetch the export that `status.artifacts` names.",

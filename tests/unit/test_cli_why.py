@@ -188,6 +188,10 @@ CASES: dict[str, tuple[Snapshot, str, str]] = {
         at(job({"conditions": conditions(Accepted=("False", "Unsupported", "layout tp"))})),
         "Unsupported", "upgrade the operator",
     ),
+    "paused": (
+        at(job({"conditions": conditions(Accepted=("False", "Paused", "left alone"))})),
+        "Paused", "kubectl annotate lmtj tiny lmtraining.dev/paused-",
+    ),
     "suspended": (at(job(state("Suspended"), suspend=True)), "Suspended", "lmtrain resume tiny"),
     "held by a finalizer": (at(DELETED), "BeingDeleted", "team.example/archive"),
     "quota is full": (

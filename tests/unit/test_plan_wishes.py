@@ -134,11 +134,13 @@ def test_a_paused_job_is_left_alone_and_says_so(
     assert (events(plan), plan.report_from) == (["Paused"], "")
     assert reason(plan, ConditionType.ACCEPTED) == "Paused"
     assert ANNOTATION_PAUSED in message(plan, ConditionType.ACCEPTED)
+    assert reason(plan) == "Paused", "P4: STATE says so"
     assert plan.status.attempt == status.attempt
     assert plan.status.last_failure is None
     assert decide(plan.status, job=paused(), **world).status == plan.status, "written once"
     again = decide(plan.status, **world)
     assert reason(again, ConditionType.ACCEPTED) == "Valid"
+    assert reason(again) != "Paused"
     assert [a for a in again.actions if not isinstance(a, PublishEvent)]
     if status.attempt:
         assert reason(plan, ConditionType.PROGRESSING) == "Unknown", "P4: nobody watches"
@@ -151,6 +153,21 @@ def test_a_paused_job_is_neither_suspended_nor_ended_nor_read() -> None:
     plan = decide(status_of(), job=paused(**wishes), pods=gang, now=late)
     assert (deleted(plan), plan.status.is_terminal) == ([], False)
     assert deleted(decide(status_of(), job=paused("false", **wishes), pods=gang, now=late))
+
+
+def test_a_job_that_is_no_longer_paused_never_says_that_it_is() -> None:
+    """P4: also where its pods are still stopping, or its spec cannot be read meanwhile."""
+    gang = running_gang(2)
+    told = decide(status_of(), job=SUSPENDED_JOB, pods=gang).status
+    held = decide(told, job=paused(), pods=gang).status
+    again = decide(held, pods=gang)
+    assert (reason(again), message(again)) == (
+        "Pending",
+        "waiting until pod tiny-1-0-0 on node node-1 and 1 more is gone",
+    )
+    held = decide(status_of(), job=paused(), pods=gang).status
+    unread = decide(held, job=job_object(elastic="x"), pods=gang)
+    assert (reason(unread), "spec.elastic" in message(unread)) == ("Unreachable", True)
 
 
 def test_a_paused_job_that_has_ended_needs_nobody() -> None:

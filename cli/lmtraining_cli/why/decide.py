@@ -15,6 +15,7 @@ _QUESTIONS: tuple[Callable[[Snapshot], Finding | None], ...] = (
     intent.being_deleted,
     ended.ended,
     intent.not_seen,
+    intent.paused,
     intent.not_accepted,
     intent.suspended,
     obstacles.refused,

@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from lmtraining_api import ConditionType
+from lmtraining_api.names import ANNOTATION_PAUSED
 from lmtraining_api.status import Accepted, Succeeded
 from lmtraining_cli.snapshot import Object, Snapshot, moment
 from lmtraining_cli.why.finding import Finding, lasting
@@ -42,10 +43,22 @@ def not_seen(snapshot: Snapshot) -> Finding | None:
     )
 
 
+def paused(snapshot: Snapshot) -> Finding | None:
+    """Somebody keeps the operator's hands off it."""
+    if snapshot.reason(ConditionType.ACCEPTED) != Accepted.PAUSED:
+        return None
+    return Finding(
+        cause="Paused",
+        sentence=f"nobody watches this job: {snapshot.message(ConditionType.ACCEPTED)}",
+        evidence=["condition Accepted is False (Paused)"],
+        fix=f"kubectl annotate lmtj {snapshot.name} {ANNOTATION_PAUSED}-",
+    )
+
+
 def not_accepted(snapshot: Snapshot) -> Finding | None:
     """The spec contradicts itself or the cluster."""
     found = snapshot.status.condition(ConditionType.ACCEPTED)
-    if found is None or found.status != "False":
+    if found is None or found.status != "False" or found.reason == Accepted.PAUSED:
         return None
     is_old = found.reason == Accepted.UNSUPPORTED
     return Finding(

@@ -158,10 +158,24 @@ def _not_accepted(
 ) -> Plan:
     """Say why. Pods that run already go on: an upgrade must not stop them (P10)."""
     verdicts = [Verdict("False", refusal.reason, refusal.message)]
-    if status.attempt == 0:
-        verdicts.append(Verdict("Unknown", Succeeded.PENDING, refusal.message))
+    state = _state_while_not_accepted(status, refusal)
+    if state is not None:
+        verdicts.append(Verdict("Unknown", state, refusal.message))
     said = with_conditions(status, verdicts, generation=generation, now=now)
     return Plan(status=said, look_again_seconds=RESYNC_SECONDS)
+
+
+def _state_while_not_accepted(
+    status: LMTrainingJobStatus, refusal: acceptance.NotAccepted
+) -> Succeeded | None:
+    """The state of a job that the operator keeps its hands off; None leaves what was said."""
+    if refusal is acceptance.PAUSED:
+        return Succeeded.PAUSED
+    if status.attempt == 0:
+        return Succeeded.PENDING
+    known = status.condition(ConditionType.SUCCEEDED)
+    was_paused = known is not None and known.reason == Succeeded.PAUSED
+    return Succeeded.UNREACHABLE if was_paused else None
 
 
 def _unwatched(
@@ -329,6 +343,8 @@ def _say_waiting(situation: Situation, what: str) -> Situation:
     if situation.attempt_failed and failure is not None:
         why = f"{failure.failure_class}: {failure.message}"
         verdicts.append(Verdict("Unknown", Succeeded.RECOVERING, f"{what}; {why}"))
+    elif situation.reason_is(ConditionType.SUCCEEDED, Succeeded.PAUSED):
+        verdicts.append(Verdict("Unknown", Succeeded.PENDING, what))
     if not situation.attempt_was_suspended:
         verdicts.append(Verdict("False", Scheduled.PENDING, what))
     return situation.saying(*verdicts)

@@ -416,6 +416,7 @@ def test_a_paused_job_is_left_alone_until_it_is_not(
     gang = stage.run_pods("tiny", attempt=1, count=2)
     annotate("true")
     stage.wait("paused", lambda: accepted("Paused"))
+    stage.wait_for("tiny", "Paused")
     stage.vanish(gang[1])
     stage.patch_job("tiny", suspend=True)
     stage.wait("seen", lambda: stage.status("tiny").observed_generation == 2 or None)
