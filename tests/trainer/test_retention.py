@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from lmtraining_api.job import Checkpoint
 from lmtraining_trainer.checkpoint.retention import Kept, steps_to_keep
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.trainer
 
 
 def _intact(text: str) -> list[Kept]:
