@@ -233,11 +233,11 @@ PAIRS = (
         sentence="credentials has no effect on a file: uri: remove credentials",
     ),
     Pair(
-        accept=source(format="jsonl", textField="100% body"),
+        accept=source(format="parquet", textField="100% body"),
         refuse=source(format="text", textField="100% body"),
         at="spec.data.train[0].textField",
-        sentence="textField 100% body has no effect on format text: set format to jsonl or remove "
-        "textField",
+        sentence="textField 100% body has no effect on format text: set format to jsonl, csv, "
+        "parquet or auto, or remove textField",
     ),
     Pair(
         accept=data("s3://b/1", "s3://b/2"),

@@ -100,10 +100,12 @@ class DataSource(SpecModel):
 
     uri: Uri
     """fsspec URI or glob of files: file:///data/**/*.py, s3://bucket/part-*.jsonl.gz."""
-    format: Literal["text", "jsonl"] = "text"
-    """text: a file is a document. jsonl: a line is a document."""
+    format: Literal["text", "jsonl", "csv", "parquet", "auto"] = "text"
+    """text: a file is a document. jsonl: a line is one, an object. csv: a row is one; the first row
+    names the columns, commas part the cells. parquet: a row is one. auto: jsonl, csv or parquet
+    where a file's name ends so (before .gz and the like), else text."""
     text_field: Annotated[str, Field(min_length=1, max_length=128)] = "text"
-    """Name of the field that holds the text; jsonl only."""
+    """Name of the field (jsonl) or the column (csv, parquet) that holds the text."""
     credentials: Credentials | None = None
     """Secret for a source that asks for one; not for file: sources."""
 
@@ -144,10 +146,10 @@ class DataSource(SpecModel):
         Rule(
             # An entry of a list keeps what was written: the API server adds no defaults to it.
             cel="!has(self.textField) || self.textField == 'text' || "
-            "(has(self.format) && self.format == 'jsonl')",
-            message="textField {textField} has no effect on format text: set format to jsonl "
-            "or remove textField",
-            check=lambda s: s.format == "jsonl" or s.text_field == "text",
+            "(has(self.format) && self.format != 'text')",
+            message="textField {textField} has no effect on format text: set format to jsonl, csv, "
+            "parquet or auto, or remove textField",
+            check=lambda s: s.format != "text" or s.text_field == "text",
             at="textField",
         ),
     )

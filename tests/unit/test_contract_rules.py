@@ -83,13 +83,13 @@ class TestEveryProblemIsToldAtOnce:
     def test_a_rule_is_asked_beside_a_field_that_is_refused(self) -> None:
         mistakes = minimal(
             model={"config": {"heads": 3, "layers": 0}},
-            data={"train": [{"uri": "corpus", "format": "csv"}, {"uri": "corpus"}]},
+            data={"train": [{"uri": "corpus", "format": "xml"}, {"uri": "corpus"}]},
             training={"batchTokens": 100, "seed": "x"},
             workers={"accelerator": {"resource": "tpu", "count": "2"}, "ranksPerReplica": 3},
         )
         assert [problem.split(":")[0] for problem in sorted(problems_of(mistakes))] == [
             "spec.data.train",
-            'spec.data.train[0].format is "csv"',
+            'spec.data.train[0].format is "xml"',
             "spec.data.train[0].uri",
             "spec.data.train[1].uri",
             "spec.model.config.heads",

@@ -4,10 +4,10 @@ Trap avoided: what is shown here imports no torch, so that sources can be checke
 prepared, before anything waits for that import. `batches`, which needs it, goes by its own name.
 """
 
+from lmtraining_trainer.data.documents import check_sources
 from lmtraining_trainer.data.order import sample_order
 from lmtraining_trainer.data.prepare import prepare
 from lmtraining_trainer.data.prepared import PreparedData, open_prepared
-from lmtraining_trainer.data.sources import check_sources
 
 __all__ = [
     "PreparedData",

@@ -22,9 +22,10 @@ from tokenizers import Tokenizer
 from lmtraining_api import FailureClass
 from lmtraining_api.job import Data
 from lmtraining_trainer.data import prepared
+from lmtraining_trainer.data.documents import check_records, documents
 from lmtraining_trainer.data.holdout import Part, draw_of, held_out_below, parts_of, pieces_of
 from lmtraining_trainer.data.packing import PackedWriter, unigram_loss
-from lmtraining_trainer.data.sources import SourceFile, documents, list_sources, no_text, version_of
+from lmtraining_trainer.data.sources import SourceFile, list_sources, no_text, version_of
 from lmtraining_trainer.data.tokenizer import train_tokenizer
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.files import (
@@ -73,6 +74,11 @@ def prepare(
     fetch(key)
     if prepared.open_prepared(cache, key) is not None:
         return key
+    while_alive(
+        "look into the files",
+        lambda: check_records((*train, *validation)),
+        lambda: progress("looking into the files"),
+    )
     try:
         cache.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(cache, owner, check)
@@ -114,8 +120,8 @@ def key_of(data: Data, train: Sequence[SourceFile], validation: Sequence[SourceF
 
 def _identity(file: SourceFile) -> list[Any]:
     source = file.source
-    field_name = source.text_field if source.format == "jsonl" else None
-    return [file.name, file.size_bytes, version_of(file), source.format, field_name]
+    field_name = None if file.format == "text" else source.text_field
+    return [file.name, file.size_bytes, version_of(file), file.format, field_name]
 
 
 def _publish(temporary: Path, final: Path, key: str, check: Callable[[], None]) -> None:

@@ -5,9 +5,17 @@ overloaded) is a storage error, so that the operator tries again; a missing file
 are final. Our own sentence names the source and the fix, never the library's text (P11).
 """
 
+import re
+from collections.abc import Sequence
+
 from lmtraining_api import FailureClass
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.remote_errors import Kind, host_in, trouble_of
+
+NAMES_SHOWN_MAX = 20
+
+#: What people call a column. The first line of a file without a header is text: it stays unsaid.
+_NAME = re.compile(r"[\w.:/@-]{1,40}")
 
 
 def explained(error: Exception, *, name: str, field: str) -> TrainerError:
@@ -44,6 +52,17 @@ def explained(error: Exception, *, name: str, field: str) -> TrainerError:
 def data_error(reason: str, message: str) -> TrainerError:
     """Only a person can mend it."""
     return TrainerError(FailureClass.DATA, reason, message)
+
+
+def shown_names(names: Sequence[str], kind: str) -> str:
+    """What a file has of a `kind` (column, field), in words: 'columns id, body and 2 more'."""
+    shown = [name for name in names if _NAME.fullmatch(name)][:NAMES_SHOWN_MAX]
+    others = len(names) - len(shown)
+    if not names:
+        return f"no {kind} at all"
+    if not shown:
+        return f"{others} {kind}s with blanks or many letters in their names"
+    return f"the {kind}s {', '.join(shown)}" + (f" and {others} more" if others else "")
 
 
 def _unreadable(why: str, *, name: str, field: str) -> TrainerError:

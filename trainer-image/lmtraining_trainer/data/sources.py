@@ -1,21 +1,20 @@
-"""Text from anywhere fsspec reaches, one document at a time.
+"""Files of text from anywhere fsspec reaches.
 
-Promise: what a person can mend about a source is an error that names the file, the line where there
-is one, and the fix; never the text itself, nor a secret in a URI (P11). What may mend itself (a
-server that does not answer) is a storage error, so that the operator tries again.
-Trap avoided: a document is held in memory whole, so its size has a limit with a name.
+Promise: what a person can mend about a source is an error that names the file and the fix, never a
+secret in a URI (P11). What may mend itself (a server that does not answer) is a storage error, so
+that the operator tries again.
+Trap avoided: a job whose text is nowhere waits for a torch that it never needs; listing needs none.
 """
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-import fsspec
 import fsspec.core
+import fsspec.utils
 
 from lmtraining_api.job import Data, DataSource
 from lmtraining_trainer.data.source_errors import data_error, explained
@@ -24,10 +23,10 @@ from lmtraining_trainer.files import sha256_of
 from lmtraining_trainer.mounted_secret import options_in
 from lmtraining_trainer.remote_errors import redacted
 
-DOCUMENT_BYTES_MAX = 256 * 1024 * 1024
 FILES_MAX = 1_000_000
 HASH_CHUNK_BYTES = 8 * 1024 * 1024
 
+_SUFFIXES_OF_RECORDS = (".jsonl", ".csv", ".parquet")
 _GLOB = re.compile(r"[*?\[]")
 _GLOB_OF_URL = re.compile(r"[*\[]")
 #: What file systems call the thing that changes when the content does, best first.
@@ -51,18 +50,19 @@ class SourceFile:
     """Changes when the content changes; None where the file system does not say."""
 
     @property
+    def format(self) -> str:
+        """text, jsonl, csv or parquet; by the suffix where the source leaves it to that."""
+        if self.source.format != "auto":
+            return self.source.format
+        path = PurePosixPath(self.path.partition("?")[0] if "://" in self.path else self.path)
+        is_compressed = fsspec.utils.infer_compression(str(path)) is not None
+        suffix = PurePosixPath(path.stem).suffix if is_compressed else path.suffix
+        return suffix[1:] if suffix in _SUFFIXES_OF_RECORDS else "text"
+
+    @property
     def identity(self) -> tuple[str, int | None, str | None]:
         """The same for the same file, also where two sources match it."""
         return _location(self.file_system, self.path), self.size_bytes, self.version
-
-
-def check_sources(data: Data, credentials: Path) -> int | None:
-    """The bytes of all files, None where a file system does not say; raises what `list_sources`
-    raises. It reads no text, and no torch is imported for it, so it can refuse a job before the
-    ranks start."""
-    train, validation = list_sources(data, credentials)
-    sizes = [file.size_bytes for file in (*train, *validation)]
-    return None if None in sizes else sum(size or 0 for size in sizes)
 
 
 def list_sources(data: Data, credentials: Path) -> tuple[list[SourceFile], list[SourceFile]]:
@@ -110,18 +110,6 @@ def no_text(field: str, files: Sequence[SourceFile]) -> TrainerError:
         f"all {len(files)} files of {field} are empty (the first is {files[0].name}): correct the "
         "uri, or put text there",
     )
-
-
-def documents(file: SourceFile) -> Iterator[str]:
-    """The documents of a file in order, empty ones left out. Raises TrainerError."""
-    with _opened(file) as stream:
-        if file.source.format == "text":
-            texts = iter([_whole(file, stream)])
-        else:
-            texts = _lines(file, stream)
-        for text in texts:
-            if text:
-                yield text
 
 
 def storage_options(source: DataSource, credentials: Path) -> dict[str, str]:
@@ -198,82 +186,13 @@ def _location(file_system: Any, path: str) -> str:
 
 
 @contextmanager
-def _opened(file: SourceFile) -> Iterator[Any]:
+def opened(file: SourceFile) -> Iterator[Any]:
+    """Its bytes, decompressed by the suffix. Raises TrainerError, also for what reading raises."""
     with (
         _errors_of(file.name, file.field),
         file.file_system.open(file.path, "rb", compression="infer") as stream,
     ):
         yield stream
-
-
-def _whole(file: SourceFile, stream: Any) -> str:
-    content = stream.read(DOCUMENT_BYTES_MAX + 1)
-    if len(content) > DOCUMENT_BYTES_MAX:
-        raise data_error(
-            "DocumentTooLarge",
-            f"{file.name} has more than {DOCUMENT_BYTES_MAX // 2**20} MB, and with format text a "
-            "file is one document: split it, or use format jsonl",
-        )
-    try:
-        return str(content, "utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise _not_utf8(file, line) from None
-
-
-def _lines(file: SourceFile, stream: Any) -> Iterator[str]:
-    number = 0
-    while line := stream.readline(DOCUMENT_BYTES_MAX + 1):
-        number += 1
-        if len(line) > DOCUMENT_BYTES_MAX:
-            raise data_error(
-                "DocumentTooLarge",
-                f"{file.name} line {number} has more than {DOCUMENT_BYTES_MAX // 2**20} MB: "
-                "split that document",
-            )
-        if line.strip():
-            yield _field(file, line, number)
-
-
-def _field(file: SourceFile, line: bytes, number: int) -> str:
-    field = file.source.text_field
-    try:
-        record = json.loads(str(line, "utf-8"))
-    except UnicodeDecodeError:
-        raise _not_utf8(file, number) from None
-    except (ValueError, RecursionError):
-        raise data_error(
-            "NotJson", f"{file.name} line {number} is not JSON: mend that line, or use format text"
-        ) from None
-    if not isinstance(record, dict) or field not in record:
-        raise data_error(
-            "MissingField",
-            f'{file.name} line {number} has no field "{field}": mend that line, or set textField '
-            "to the field that holds the text",
-        )
-    text = record[field]
-    if not isinstance(text, str):
-        raise data_error(
-            "NotText",
-            f'{file.name} line {number}: field "{field}" is not a string: mend that line',
-        )
-    return _encodable(file, text, number)
-
-
-def _encodable(file: SourceFile, text: str, number: int) -> str:
-    """JSON can spell half a surrogate pair, which no tokenizer can encode."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise _not_utf8(file, number) from None
-    return text
-
-
-def _not_utf8(file: SourceFile, line: int) -> TrainerError:
-    return data_error(
-        "NotUtf8",
-        f"{file.name} line {line} is not UTF-8: convert the file, or leave it out of the uri",
-    )
 
 
 @contextmanager
