@@ -22,7 +22,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from lmtraining_api import TrainingSpec
-from lmtraining_trainer.data.batches import MicroBatch
+from lmtraining_trainer.data.micro_batch import MicroBatch
 from lmtraining_trainer.device import device_name
 from lmtraining_trainer.loss import ModelLoss
 from lmtraining_trainer.model import build_model, parameter_count

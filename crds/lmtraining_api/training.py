@@ -72,8 +72,9 @@ class ModelConfig(SpecModel):
 class Model(SpecModel):
     """What is trained."""
 
-    task: Literal["causal-lm"] = "causal-lm"
-    """The training objective: predict the next token."""
+    task: Literal["causal-lm", "backward-lm"] = "causal-lm"
+    """The training objective. causal-lm: predict the next token. backward-lm: predict the token
+    before, so that a text is read from its end to its beginning."""
     config: ModelConfig
     """A new model with random weights."""
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch.distributed.tensor import DTensor
 
-from lmtraining_trainer.data.batches import Batch, MicroBatch
+from lmtraining_trainer.data.micro_batch import Batch, MicroBatch
 from lmtraining_trainer.step import Measured
 
 DATA_FAULTS = frozenset({"random-labels", "random-tokens", "one-token"})

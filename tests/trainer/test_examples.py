@@ -14,14 +14,27 @@ pytestmark = pytest.mark.trainer
 EXAMPLES = ROOT / "examples"
 
 
-def test_poisoned_data_is_found_and_gone_round_and_the_run_succeeds(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lmtraining_trainer", "run", EXAMPLES / "poisoned-data.yaml"]
+def run_example(name: str, directory: Path) -> str:
+    """What `lmtraining run` says of an example that finishes."""
+    command = [sys.executable, "-m", "lmtraining_trainer", "run", EXAMPLES / f"{name}.yaml"]
     done = subprocess.run(
-        [*command, "--no-progress"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [*command, "--no-progress"], cwd=directory, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Finished 1400 steps" in done.stdout
-    assert "1 skipped" in done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", ["backward-lm"])
+def test_an_example_beats_a_model_that_only_counts(tmp_path: Path, name: str) -> None:
+    run_example(name, tmp_path)
+    told = json.loads((tmp_path / "runs" / name / "finished.json").read_text())["report"]
+    assert told["validation_loss"] < told["unigram_loss"] - 0.5
+
+
+def test_poisoned_data_is_found_and_gone_round_and_the_run_succeeds(tmp_path: Path) -> None:
+    said = run_example("poisoned-data", tmp_path)
+    assert "Finished 1400 steps" in said
+    assert "1 skipped" in said
     run = tmp_path / "runs" / "poisoned-data"
     entries = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
     remedies = [entry for entry in entries if entry["kind"] in {"Skipped", "Rewound", "Rerun"}]

@@ -17,6 +17,7 @@ from lmtraining_trainer import loop
 from lmtraining_trainer.evaluation import ValidationPlan, validate
 from lmtraining_trainer.run.progress_mark import ProgressMark
 from lmtraining_trainer.saving import Saver
+from lmtraining_trainer.tasks.causal import Windows
 from tests.trainer.rank_support import (
     Faults,
     assert_equal_tensors,
@@ -221,9 +222,8 @@ def test_the_same_samples_give_nearly_the_same_run_on_two_ranks(tmp_path: Path) 
 
 def test_every_rank_validates_its_share() -> None:
     """No rank waits in a collective while another does all of it."""
-    tokens = np.arange(70, dtype=np.uint16)
-    data: Any = SimpleNamespace(validation=tokens)
-    plan = ValidationPlan(data=data, starts=np.arange(7) * 10, length=8)
+    tokens = np.arange(71, dtype=np.uint16)
+    plan = ValidationPlan(examples=Windows(tokens=tokens, length=10), numbers=np.arange(7))
 
     def read_by(rank: int, world_size: int) -> list[int]:
         model = FirstTokens()

@@ -9,7 +9,7 @@ import torch
 
 from lmtraining_api import JobFile, RobustnessReport, TrainerReport
 from lmtraining_trainer import loop
-from lmtraining_trainer.data.batches import MicroBatch
+from lmtraining_trainer.data.micro_batch import MicroBatch
 from lmtraining_trainer.loss import ModelLoss
 from lmtraining_trainer.model import build_model
 from lmtraining_trainer.robustness import (

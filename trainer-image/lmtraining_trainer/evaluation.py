@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 
 from lmtraining_api import TrainingSpec
 from lmtraining_trainer.data import PreparedData
-from lmtraining_trainer.data.batches import MicroBatch, windows
+from lmtraining_trainer.data.micro_batch import MicroBatch
 from lmtraining_trainer.gang import Gang
 from lmtraining_trainer.loss import ModelLoss
 from lmtraining_trainer.sharding import is_sharded
+from lmtraining_trainer.tasks import Examples, task_of
 
 Noise = Callable[[ModelLoss, MicroBatch, NDArray[np.int64]], AbstractContextManager[MicroBatch]]
 """A context that disturbs a batch, or the model, for one forward pass; the sequences of the batch
-begin at these tokens."""
+have these numbers."""
 
 
 def _quiet(
@@ -37,21 +38,18 @@ def _quiet(
 class ValidationPlan:
     """Which validation sequences are read: spread evenly over the text, the same every time."""
 
-    data: PreparedData
-    starts: NDArray[np.int64]
-    """Where the sequences begin, in tokens."""
-    length: int
-    """Tokens per sequence: sequenceLength, or what there is where the text is shorter."""
+    examples: Examples
+    """The validation data as the task reads it."""
+    numbers: NDArray[np.int64]
+    """Which of them."""
 
     @classmethod
     def of(cls, spec: TrainingSpec, data: PreparedData) -> "ValidationPlan":
         """The plan of `spec`; the validation text has at least 2 tokens."""
-        last = len(data.validation) - 1
-        length = min(spec.data.sequence_length, last)
-        there = last // length
-        count = min(there, spec.training.evaluation.sequences)
-        starts = np.arange(count, dtype=np.int64) * there // count * length
-        return cls(data=data, starts=starts, length=length)
+        examples = task_of(spec).validation(spec, data)
+        count = min(examples.count, spec.training.evaluation.sequences)
+        numbers = np.arange(count, dtype=np.int64) * examples.count // count
+        return cls(examples=examples, numbers=numbers)
 
 
 def validate(
@@ -73,13 +71,13 @@ def validate(
     model.train(False)
     with torch.no_grad():
         for part in _parts(plan, gang, micro_batch_sequences, together=is_sharded(model)):
-            read = part if len(part) else plan.starts[:1]
-            batch = windows(plan.data.validation, read, plan.length, device)
+            read = part if len(part) else plan.numbers[:1]
+            batch = plan.examples.read(read, read, device)
             with noise(model, batch, read) as batch, autocast():
-                total += float(model(batch.inputs, batch.targets)) * len(part)
+                total += float(model(*batch.tensors)) * len(part)
             alive()
     model.train()
-    loss = gang.sum([total])[0] / len(plan.starts)
+    loss = gang.sum([total])[0] / len(plan.numbers)
     return loss if math.isfinite(loss) else None
 
 
@@ -88,7 +86,7 @@ def _parts(
 ) -> Iterator[NDArray[np.int64]]:
     """What this rank reads, so many sequences at a time. Where the ranks go through the model
     `together`, one that has nothing left goes on with empty parts for as long as another has."""
-    own = plan.starts[gang.rank :: gang.world_size]
-    longest = -(-len(plan.starts) // gang.world_size) if together else len(own)
+    own = plan.numbers[gang.rank :: gang.world_size]
+    longest = -(-len(plan.numbers) // gang.world_size) if together else len(own)
     for first in range(0, longest, sequences):
         yield own[first : first + sequences]

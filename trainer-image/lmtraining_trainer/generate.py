@@ -5,23 +5,28 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lmtraining_trainer.tasks.backward import reads_backwards
+
 #: Sampling that shows a small model at its best without hiding what it is.
 TEMPERATURE = 0.8
 TOP_K = 50
 
 
 def sample(export_directory: str | Path, prompt: str, tokens: int, seed: int) -> str:
-    """`prompt` and up to `tokens` more tokens; the same text for the same seed.
+    """`prompt` and up to `tokens` more tokens, after it or, where the model reads backwards, before
+    it; the same text for the same seed.
 
-    An empty prompt begins a new document. Raises OSError where there is no exported model.
+    An empty prompt begins a new document, or the end of one. Raises OSError where there is no
+    exported model.
     """
     tokenizer = AutoTokenizer.from_pretrained(export_directory, local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(export_directory, local_files_only=True)
     model.train(False)
-    start = tokenizer(prompt or tokenizer.bos_token, return_tensors="pt").input_ids
+    is_backwards = reads_backwards(model.config)
+    ids = tokenizer(prompt or tokenizer.bos_token, return_tensors="pt").input_ids
+    ids = ids.flip(1) if is_backwards else ids
     context = tokenizer.model_max_length
     generator = torch.Generator().manual_seed(seed)
-    ids = start
     with torch.inference_mode():
         for _ in range(tokens):
             logits = model(ids[:, -context:]).logits[:, -1] / TEMPERATURE
@@ -30,4 +35,5 @@ def sample(export_directory: str | Path, prompt: str, tokens: int, seed: int) ->
             ids = torch.cat([ids, indices.gather(1, drawn)], dim=1)
             if int(ids[0, -1]) == tokenizer.eos_token_id:
                 break
-    return str(tokenizer.decode(ids[0], skip_special_tokens=True))
+    text = ids[0].flip(0) if is_backwards else ids[0]
+    return str(tokenizer.decode(text, skip_special_tokens=True))

@@ -3,21 +3,17 @@
 Promise: the same config and seed give the same weights on every rank; what is exported is a plain
 model of the transformers library.
 Trap avoided: a checkpoint of another shape is refused by its fingerprint, in words, before a tensor
-is read. (The model classes are imported here and not looked up by name, so that the fork server has
-them and a restart need not.)
+is read.
 """
 
 from typing import Any
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from lmtraining_api.job import TrainingSpec
-from lmtraining_trainer.data.tokenizer import END_OF_TEXT_ID
 from lmtraining_trainer.files import json_bytes, sha256_of
-
-#: Width of llama's feed-forward layer: 8/3 of the hidden size (Touvron et al. 2023), rounded up.
-FEED_FORWARD_MULTIPLE = 64
+from lmtraining_trainer.tasks import task_of
 
 
 def build_model(spec: TrainingSpec) -> PreTrainedModel:
@@ -26,11 +22,7 @@ def build_model(spec: TrainingSpec) -> PreTrainedModel:
     The generators of torch are left seeded: the caller restores or seeds them next.
     """
     torch.manual_seed(spec.training.seed)
-    model: PreTrainedModel = (
-        GPT2LMHeadModel(_gpt2(spec))
-        if spec.model.config.architecture == "gpt2"
-        else LlamaForCausalLM(_llama(spec))
-    )
+    model = task_of(spec).model(spec)
     model.train()
     return model
 
@@ -73,38 +65,3 @@ def shape_of(spec: TrainingSpec) -> dict[str, str | int]:
 def fingerprint(shape: dict[str, str | int]) -> str:
     """A name for a shape: checkpoints of equal fingerprints are interchangeable."""
     return sha256_of(json_bytes(shape))
-
-
-def _gpt2(spec: TrainingSpec) -> GPT2Config:
-    config = spec.model.config
-    return GPT2Config(
-        vocab_size=spec.data.tokenizer.vocab_size,
-        n_positions=spec.data.sequence_length,
-        n_embd=config.hidden_size,
-        n_layer=config.layers,
-        n_head=config.heads,
-        # The same function as GPT-2's own, which transformers computes in eight passes over memory.
-        activation_function="gelu_pytorch_tanh",
-        resid_pdrop=config.dropout,
-        embd_pdrop=config.dropout,
-        attn_pdrop=config.dropout,
-        bos_token_id=END_OF_TEXT_ID,
-        eos_token_id=END_OF_TEXT_ID,
-    )
-
-
-def _llama(spec: TrainingSpec) -> LlamaConfig:
-    config = spec.model.config
-    width = -(-config.hidden_size * 8 // 3 // FEED_FORWARD_MULTIPLE) * FEED_FORWARD_MULTIPLE
-    return LlamaConfig(
-        vocab_size=spec.data.tokenizer.vocab_size,
-        hidden_size=config.hidden_size,
-        intermediate_size=width,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.heads,
-        max_position_embeddings=spec.data.sequence_length,
-        tie_word_embeddings=True,
-        bos_token_id=END_OF_TEXT_ID,
-        eos_token_id=END_OF_TEXT_ID,
-    )

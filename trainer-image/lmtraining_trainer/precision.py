@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from lmtraining_trainer import rng
-from lmtraining_trainer.data.batches import MicroBatch
+from lmtraining_trainer.data.micro_batch import MicroBatch
 from lmtraining_trainer.device import device_name, is_out_of_memory, knows_bf16
 from lmtraining_trainer.gang import Gang
 
@@ -94,7 +94,7 @@ def _seconds(
         alive()
         started = time.perf_counter()
         with autocast(micro_batch.inputs.device, precision):
-            loss = model(micro_batch.inputs, micro_batch.targets)
+            loss = model(*micro_batch.tensors)
         loss.backward()
         loss.item()  # waits for the device
         model.zero_grad()

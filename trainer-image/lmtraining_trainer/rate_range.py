@@ -19,10 +19,10 @@ from lmtraining_trainer.data import open_prepared, prepare
 from lmtraining_trainer.data.batches import BatchPlan
 from lmtraining_trainer.device import device_of
 from lmtraining_trainer.errors import TrainerError
-from lmtraining_trainer.loss import ModelLoss
 from lmtraining_trainer.optimizer import build_optimizer
 from lmtraining_trainer.startup import model_to_train
 from lmtraining_trainer.step import forward_backward, update
+from lmtraining_trainer.tasks import task_of
 
 #: From so much below the job's rate to so much above it.
 BELOW, ABOVE = 1e-3, 1e2
@@ -79,7 +79,7 @@ def range_test(
     plan = _plan(job, credentials, say, device)
     model = model_to_train(spec, device)
     rng.seed_all(seed=spec.training.seed, rank=0, step=0)
-    with_loss = ModelLoss(model, spec.training.regularisation)
+    with_loss = task_of(spec).loss(model, spec.training.regularisation)
     optimizer = build_optimizer(model, spec.training.optimizer, spec.training.fine_tuning)
     compute: precision.Format = "bf16" if spec.precision.compute == "bf16" else "fp32"
     rates, losses = rates_to_try(spec.training.optimizer.peak_rate, steps), list[float]()

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from lmtraining_api import RobustnessReport
-from lmtraining_trainer.data.batches import MicroBatch
+from lmtraining_trainer.data.micro_batch import MicroBatch
 from lmtraining_trainer.evaluation import Noise
 from lmtraining_trainer.loss import ModelLoss
 from lmtraining_trainer.sharding import whole
@@ -73,14 +73,14 @@ def summary(
 
 @contextmanager
 def token_noise(
-    level: float, draw: str, model: ModelLoss, batch: MicroBatch, starts: NDArray[np.int64]
+    level: float, draw: str, model: ModelLoss, batch: MicroBatch, numbers: NDArray[np.int64]
 ) -> Iterator[MicroBatch]:
     """Each input token becomes, with probability `level`, one that is drawn evenly from the
     vocabulary. The targets stay."""
     length, vocabulary = batch.inputs.shape[1], model.model.config.vocab_size
     hits, tokens = [], []
-    for start in starts:
-        generator = _generator(draw, int(start))
+    for number in numbers:
+        generator = _generator(draw, int(number))
         hits.append(generator.random(length) < level)
         tokens.append(generator.integers(vocabulary, size=length))
     device = batch.inputs.device
@@ -90,7 +90,7 @@ def token_noise(
 
 @contextmanager
 def embedding_noise(
-    level: float, draw: str, model: ModelLoss, batch: MicroBatch, starts: NDArray[np.int64]
+    level: float, draw: str, model: ModelLoss, batch: MicroBatch, numbers: NDArray[np.int64]
 ) -> Iterator[MicroBatch]:
     """e + level * RMS(E) * g: e is the embedding of an input token, E the embedding matrix, and
     each component of g is standard normal."""
@@ -98,7 +98,10 @@ def embedding_noise(
     weight = whole(embeddings.weight.detach())  # type: ignore[operator]
     shape = (batch.inputs.shape[1], weight.shape[1])
     noise = np.stack(
-        [_generator(draw, int(start)).standard_normal(shape, dtype=np.float32) for start in starts]
+        [
+            _generator(draw, int(number)).standard_normal(shape, dtype=np.float32)
+            for number in numbers
+        ]
     )
     added = level * weight.square().mean().sqrt() * torch.from_numpy(noise).to(weight.device)
     hook = embeddings.register_forward_hook(lambda _, __, output: output + added.to(output.dtype))
@@ -108,7 +111,7 @@ def embedding_noise(
         hook.remove()
 
 
-def _generator(draw: str, start: int) -> np.random.Generator:
+def _generator(draw: str, number: int) -> np.random.Generator:
     """For one sequence in one draw."""
-    digest = hashlib.blake2b(f"{draw}/{start}".encode(), digest_size=16).digest()
+    digest = hashlib.blake2b(f"{draw}/{number}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest)))

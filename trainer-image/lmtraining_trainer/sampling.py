@@ -20,7 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lmtraining_trainer import rng
-from lmtraining_trainer.data.batches import Batch
+from lmtraining_trainer.data.micro_batch import Batch
 from lmtraining_trainer.guard import Sample
 from lmtraining_trainer.model import blocks
 from lmtraining_trainer.sharding import is_sharded, local, total_norm
@@ -71,7 +71,7 @@ def probe(trainer: Trainer, batch: Batch) -> Probe:
     parameters = [p for p in model.parameters() if p.requires_grad]
     before = rng.drawn_from()
     with watched(model) as extremes, trainer.autocast():
-        loss = trainer.with_loss(whole.inputs[:sequences], whole.targets[:sequences])
+        loss = trainer.with_loss(*whole.first(sequences).tensors)
     gradients = _gradients(loss, parameters)
     rng.draw_again_from(before)
     config = model.config

@@ -51,6 +51,7 @@ from lmtraining_trainer.saving import Saver
 from lmtraining_trainer.sharding import shard
 from lmtraining_trainer.state import TrainState
 from lmtraining_trainer.step import reads_late
+from lmtraining_trainer.tasks import task_of
 from lmtraining_trainer.trainer import Trainer
 from lmtraining_trainer.voice import Voice
 
@@ -147,7 +148,7 @@ def build_trainer(
     plan = BatchPlan.of(spec, data, rank=gang.rank, world_size=gang.world_size, device=device)
     model = model_to_train(spec, device)
     rng.seed_all(seed=spec.training.seed, rank=gang.rank, step=0)
-    with_loss = ModelLoss(model, spec.training.regularisation)
+    with_loss = task_of(spec).loss(model, spec.training.regularisation)
     with voice.accounts.during("compile"):
         resolved = _resolve_precision(spec, with_loss, plan, run=run, gang=gang, voice=voice)
         wrapped = _wrapped(with_loss, spec, gang, device)
@@ -338,7 +339,7 @@ def _throw_away_pass(
     micro_batch = plan.batch(0)[0]
     with rng.preserved():
         with precision.autocast(device, resolved):
-            loss = model(micro_batch.inputs[:1], micro_batch.targets[:1])
+            loss = model(*micro_batch.first(1).tensors)
         loss.backward()
     model.zero_grad(set_to_none=True)
 

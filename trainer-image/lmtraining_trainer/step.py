@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn.utils import clip_grads_with_norm_
 
-from lmtraining_trainer.data.batches import Batch
+from lmtraining_trainer.data.micro_batch import Batch
 from lmtraining_trainer.gang import Gang
 from lmtraining_trainer.sharding import is_sharded, total_norm
 
@@ -131,7 +131,7 @@ def forward_backward(
         is_last = index == len(batch) - 1
         with nullcontext() if is_last else _without_sync(model):
             with autocast():
-                loss = model(micro_batch.inputs, micro_batch.targets)
+                loss = model(*micro_batch.tensors)
             if is_last and not is_sharded(model):  # ranks that gather weights wait from the start
                 joined = Moment(device)
             (loss / len(batch)).backward()

@@ -11,7 +11,8 @@ from torch import nn
 from lmtraining_api import RobustnessReport, TrainingSpec
 from lmtraining_trainer import rng
 from lmtraining_trainer.budgets import Budgets
-from lmtraining_trainer.data.batches import Batch, BatchPlan
+from lmtraining_trainer.data.batches import BatchPlan
+from lmtraining_trainer.data.micro_batch import Batch
 from lmtraining_trainer.evaluation import ValidationPlan
 from lmtraining_trainer.following import Following
 from lmtraining_trainer.gang import Gang

@@ -14,23 +14,11 @@ from numpy.typing import NDArray
 
 from lmtraining_api import FailureClass
 from lmtraining_api.job import TrainingSpec
+from lmtraining_trainer.data.micro_batch import Batch, MicroBatch
 from lmtraining_trainer.data.order import sample_order
 from lmtraining_trainer.data.prepared import PreparedData
 from lmtraining_trainer.errors import TrainerError
-
-
-@dataclass(frozen=True, kw_only=True)
-class MicroBatch:
-    """Sequences of one forward pass."""
-
-    inputs: torch.Tensor
-    """Tokens, int64 [sequences, sequence_length]."""
-    targets: torch.Tensor
-    """The token after each, int64, same shape."""
-
-
-Batch = list[MicroBatch]
-"""What one rank reads in one step: a micro-batch per accumulation."""
+from lmtraining_trainer.tasks import Examples, task_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +26,8 @@ class BatchPlan:
     """The batches of one rank."""
 
     data: PreparedData
-    sequence_length: int
+    examples: Examples
+    """The training data as the task reads it."""
     seed: int
     world_size: int
     rank: int
@@ -72,7 +61,7 @@ class BatchPlan:
             )
         return cls(
             data=data,
-            sequence_length=spec.data.sequence_length,
+            examples=task_of(spec).training(spec, data),
             seed=spec.training.seed,
             world_size=world_size,
             rank=rank,
@@ -89,7 +78,7 @@ class BatchPlan:
     @property
     def epoch_sequences(self) -> int:
         """Sequences of the training text."""
-        return (len(self.data.train) - 1) // self.sequence_length
+        return self.examples.count
 
     def batch(self, position: int) -> Batch:
         """This rank's part of the batch whose first global sample index is `position`."""
@@ -101,19 +90,5 @@ class BatchPlan:
         return [self._micro_batch(np.arange(first, first + size)) for first in firsts]
 
     def _micro_batch(self, samples: NDArray[np.int64]) -> MicroBatch:
-        starts = sample_order(self.seed, samples, self.epoch_sequences) * self.sequence_length
-        return windows(self.data.train, starts, self.sequence_length, self.device)
-
-
-def windows(
-    tokens: NDArray[np.uint16] | NDArray[np.uint32],
-    starts: NDArray[np.int64],
-    length: int,
-    device: torch.device,
-) -> MicroBatch:
-    """The sequences of `length` tokens that begin at `starts`, with the token after each."""
-    rows = tokens[starts[:, None] + np.arange(length + 1)[None, :]].astype(np.int64)
-    both = torch.from_numpy(rows)
-    if device.type == "cuda":  # pinned, so that the copy does not wait for the device
-        both = both.pin_memory().to(device, non_blocking=True)
-    return MicroBatch(inputs=both[:, :-1], targets=both[:, 1:])
+        numbers = sample_order(self.seed, samples, self.examples.count)
+        return self.examples.read(numbers, samples, self.device)

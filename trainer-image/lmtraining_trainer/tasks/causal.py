@@ -1,0 +1,76 @@
+"""The causal language model: predict the next token of a running text.
+
+Promise: each token of the text is a target once per epoch. What is exported is a plain model of
+transformers. (The model classes are imported here and not looked up by name, so that the fork
+server has them and a restart need not.)
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import GPT2LMHeadModel, LlamaForCausalLM, PreTrainedModel
+
+from lmtraining_api.job import Regularisation, TrainingSpec
+from lmtraining_trainer.architectures import config_of
+from lmtraining_trainer.data.micro_batch import MicroBatch, on_device
+from lmtraining_trainer.data.prepared import PreparedData
+from lmtraining_trainer.loss import ModelLoss
+
+_MODELS: Mapping[str, type[PreTrainedModel]] = {"gpt2": GPT2LMHeadModel, "llama": LlamaForCausalLM}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """Packed text as sequences of one length, each token with the one that is to be predicted."""
+
+    tokens: NDArray[np.uint16] | NDArray[np.uint32]
+    length: int
+    """Tokens per sequence."""
+    backwards: bool = False
+    """Read from the last token to the first."""
+
+    @property
+    def count(self) -> int:
+        """Whole sequences of the text."""
+        return (len(self.tokens) - 1) // self.length
+
+    def read(
+        self, numbers: NDArray[np.int64], samples: NDArray[np.int64], device: torch.device
+    ) -> MicroBatch:
+        """The sequences `numbers`; nothing is drawn."""
+        starts = numbers * self.length
+        rows = self.tokens[starts[:, None] + np.arange(self.length + 1)[None, :]].astype(np.int64)
+        if self.backwards:
+            rows = np.ascontiguousarray(rows[:, ::-1])
+        both = on_device(rows, device)
+        return MicroBatch(inputs=both[:, :-1], targets=both[:, 1:])
+
+
+def validation_length(spec: TrainingSpec, data: PreparedData) -> int:
+    """Tokens of a validation sequence: sequenceLength, or what there is where the text is
+    shorter."""
+    return min(spec.data.sequence_length, len(data.validation) - 1)
+
+
+class CausalLM:
+    """Reads a text from left to right."""
+
+    backwards = False
+
+    def model(self, spec: TrainingSpec) -> PreTrainedModel:
+        return _MODELS[spec.model.config.architecture](config_of(spec))
+
+    def loss(self, model: PreTrainedModel, regularisation: Regularisation) -> ModelLoss:
+        return ModelLoss(model, regularisation)
+
+    def training(self, spec: TrainingSpec, data: PreparedData) -> Windows:
+        return Windows(
+            tokens=data.train, length=spec.data.sequence_length, backwards=self.backwards
+        )
+
+    def validation(self, spec: TrainingSpec, data: PreparedData) -> Windows:
+        length = validation_length(spec, data)
+        return Windows(tokens=data.validation, length=length, backwards=self.backwards)
