@@ -328,6 +328,9 @@ class Recovery(SpecModel):
     """Longest wait before a new attempt or pod."""
     grace_seconds: int = Field(default=60, ge=1, le=86400)
     """Time that a pod told to stop has to save a checkpoint; a change is for pods made after it."""
+    gang_timeout_seconds: int = Field(default=600, ge=30, le=86400)
+    """How long pods hold their places while others of the gang find none, or while a replaced pod
+    does not start; then all are released, and tried again later."""
     failure_rules: list[RecoveryRule] = Field(default=[], max_length=16, alias="rules")
     """What to do otherwise than usual; the first that matches holds. Only for failures that come to
     the operator: what the ranks mend in a new round does not."""

@@ -209,6 +209,7 @@ def test_earliest_of_two_causes_is_reported() -> None:
     [
         (0.0, True, False),
         (ROOT_CAUSE_WAIT_SECONDS, True, True),
+        (-3600.0, True, True),  # the clock of the operator was set back, or a node's is ahead
         (0.0, False, True),
     ],
 )

@@ -20,7 +20,6 @@ from lmtraining_api.status import (
 )
 from lmtraining_api.wishes import Wishes
 from lmtraining_operator.plan import Disruption, ObservedPod, ObservedReport, Plan, SetIntent
-from lmtraining_operator.plan.failures import INCOMPLETE_SECONDS_MAX
 from lmtraining_operator.plan.model import GANG_INCOMPLETE
 from lmtraining_operator.plan.replacement import WAIT_SECONDS_MAX
 from tests.unit.operator_situations import (
@@ -235,22 +234,25 @@ def test_pod_that_ends_for_want_of_the_other_is_not_charged(pod: ObservedPod) ->
     assert plan.status.last_failure.replaced_by == "", "nobody is left: a new attempt"
 
 
-def test_replacement_that_does_not_start_gives_the_attempt_up() -> None:
-    """Level 4: the others do not hold their devices for ever."""
+@pytest.mark.parametrize("limit", [None, 120])
+def test_replacement_that_does_not_start_gives_the_attempt_up(limit: int | None) -> None:
+    """Level 4: the others do not hold their devices for ever; for how long, the job says."""
+    job = job_object(**({"recovery__gangTimeoutSeconds": limit} if limit else {}))
+    patience = limit or 600
     lead = replace(LEAD, created_at=NOW - timedelta(hours=5))
     status = answer(lead).status
     pending = replace(SECOND, phase="Pending", node="", address="", created_at=NOW)
 
     def at(seconds: float) -> Plan:
         now = NOW + timedelta(seconds=seconds)
-        return decide(status, pods=(lead, pending), now=now, report=REPORT)
+        return decide(status, job=job, pods=(lead, pending), now=now, report=REPORT)
 
-    assert at(INCOMPLETE_SECONDS_MAX - 1).status.last_failure == status.last_failure
-    failure = at(INCOMPLETE_SECONDS_MAX).status.last_failure
+    assert at(patience - 1).status.last_failure == status.last_failure
+    failure = at(patience).status.last_failure
     assert failure is not None
     assert (failure.reason, failure.replaced_by) == (GANG_INCOMPLETE, "")
     assert "tiny-1-1-1 has not started" in failure.message
-    assert len(deleted(at(INCOMPLETE_SECONDS_MAX))) == 2
+    assert len(deleted(at(patience))) == 2
 
 
 def test_next_attempt_begins_with_first_pods() -> None:

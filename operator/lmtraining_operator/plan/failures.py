@@ -37,8 +37,6 @@ STORAGE_LIMIT_WORDS = (
     "exceeded its local ephemeral storage limit",
 )
 MEMORY_VOLUME = f'"{SHARED_MEMORY_VOLUME}"'
-INCOMPLETE_SECONDS_MAX = 600.0
-"""How long pods may hold places while others of their gang find none."""
 POD_DELETED = "PodDeleted"
 _NO_RECORD = (
     "its container ended with exit code 0 and left no record of a finished run, so nothing says "
@@ -111,7 +109,7 @@ def first_failure(situation: Situation) -> Failure | None:
     earliest = min(failures, key=lambda failure: (failure.time, failure.replica))
     if situation.is_replacing:
         return earliest  # of the pod that is being replaced
-    waited = situation.now - earliest.time
+    waited = abs(situation.now - earliest.time)  # a node's clock, or ours, may have been set back
     cause_may_show = any(not (pod.is_terminal or pod.exit) for pod in situation.gang)
     if cause_may_show and waited < timedelta(seconds=ROOT_CAUSE_WAIT_SECONDS):
         return None
@@ -152,7 +150,7 @@ def _incomplete_gang(situation: Situation) -> Failure | None:
     oldest = min(holders, key=lambda pod: (pod.created_at or situation.now, pod.replica))
     held_seconds = _held_seconds(situation, oldest)
     waits = unplaced or over_quota or situation.is_replacing
-    if held_seconds < INCOMPLETE_SECONDS_MAX or not waits:
+    if held_seconds < situation.spec.recovery.gang_timeout_seconds or not waits:
         return None
     why = f"pod {situation.replaced.replaced_by} has not started" if situation.replaced else ""
     why = over_quota[0].message if over_quota else why
