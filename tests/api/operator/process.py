@@ -1,7 +1,8 @@
-"""The operator as a process outside the cluster."""
+"""The operator as a process outside the cluster; it dies with the process that has started it."""
 
 import http.client
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,8 +46,16 @@ class OperatorProcess:
             *arguments,
         ]
         environment = os.environ | {"KUBECONFIG": str(kubeconfig or server.kubeconfig)}
+        setpriv = shutil.which("setpriv")
+        prefix = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
         with log.open("ab") as output:
-            self._process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+            self._process = subprocess.Popen(
+                [*prefix, *command], stdout=output, stderr=output, env=environment
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def get(self, path: str) -> tuple[int, str]:
         port = self.metrics_port if path == "/metrics" else self.health_port
@@ -84,7 +93,7 @@ class OperatorProcess:
         return "lmtraining_operator_leader 1.0" in self.get("/metrics")[1]
 
     def resident_bytes(self) -> int:
-        fields = Path(f"/proc/{self._process.pid}/statm").read_text().split()
+        fields = Path(f"/proc/{self.pid}/statm").read_text().split()
         return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def terminate(self) -> float:
