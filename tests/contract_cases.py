@@ -83,6 +83,18 @@ def data(*train: str, validation: tuple[str, ...] = (), **fields: Any) -> Docume
     return minimal(data={"train": uris, "validation": [{"uri": u} for u in validation], **fields})
 
 
+def weighted(*weights: float | None) -> Document:
+    return minimal(
+        data={
+            "train": [
+                {"uri": f"s3://bucket/{number}.txt"}
+                | ({} if weight is None else {"weight": weight})
+                for number, weight in enumerate(weights)
+            ]
+        }
+    )
+
+
 def optimizer(name: str, **fields: Any) -> Document:
     return minimal(training={"optimizer": {"name": name, **fields}})
 
@@ -238,6 +250,18 @@ PAIRS = (
         at="spec.data.train[0].textField",
         sentence="textField 100% body has no effect on format text: set format to jsonl, csv, "
         "parquet or auto, or remove textField",
+    ),
+    Pair(
+        accept=weighted(9, 1),
+        refuse=weighted(9, None),
+        at="spec.data.train",
+        sentence="train has sources with a weight and sources without: give each a weight, or none",
+    ),
+    Pair(
+        accept=weighted(None),
+        refuse=weighted(1),
+        at="spec.data.train",
+        sentence="weight has no effect on the only source of train: remove weight",
     ),
     Pair(
         accept=data("s3://b/1", "s3://b/2"),

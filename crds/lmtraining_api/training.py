@@ -5,6 +5,7 @@ the values and the fix.
 Trap avoided: a field that would have no effect is refused, never silently ignored.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -156,6 +157,15 @@ class DataSource(SpecModel):
     )
 
 
+class TrainSource(DataSource):
+    """Text to train on."""
+
+    weight: float | None = Field(default=None, ge=0.001, le=1000.0)
+    """Share of this source in every batch, beside the weights of the others (9 and 1: nine tenths
+    and one), whatever its size: a small source is read more often. Left out of all: each source has
+    the share of its size, and every sequence is read once an epoch."""
+
+
 class Tokenizer(SpecModel):
     """How text becomes tokens."""
 
@@ -168,14 +178,14 @@ class Tokenizer(SpecModel):
 _VALIDATION_FRACTION = 0.01
 
 
-def _uris(sources: list[DataSource]) -> list[str]:
+def _uris(sources: Sequence[DataSource]) -> list[str]:
     return [source.uri for source in sources]
 
 
 class Data(SpecModel):
     """What the model reads."""
 
-    train: list[DataSource] = Field(min_length=1, max_length=64)
+    train: list[TrainSource] = Field(min_length=1, max_length=64)
     """Training text."""
     validation: list[DataSource] = Field(default=[], max_length=64)
     """Validation text; when empty, validationFraction of the training text is held out."""
@@ -208,7 +218,25 @@ class Data(SpecModel):
             check=lambda d: not d.validation or d.validation_fraction == _VALIDATION_FRACTION,
             at="validationFraction",
         ),
+        Rule(
+            cel="self.train.all(s, has(s.weight)) || !self.train.exists(s, has(s.weight))",
+            message="train has sources with a weight and sources without: give each a weight, or "
+            "none",
+            check=lambda d: len({source.weight is None for source in d.train}) <= 1,
+            at="train",
+        ),
+        Rule(
+            cel="size(self.train) > 1 || !self.train.exists(s, has(s.weight))",
+            message="weight has no effect on the only source of train: remove weight",
+            check=lambda d: len(d.train) > 1 or not d.is_weighted,
+            at="train",
+        ),
     )
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether the sources of train have weights."""
+        return any(source.weight is not None for source in self.train)
 
 
 class Robustness(SpecModel):

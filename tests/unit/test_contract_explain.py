@@ -61,7 +61,7 @@ def test_a_required_field_that_is_misspelt_is_one_problem() -> None:
         (
             source(passwrd="hunter2"),
             "spec.data.train[0].passwrd is not a field of spec.data.train[0]: remove it, or use "
-            "one of uri, format, textField, credentials",
+            "one of uri, format, textField, credentials, weight",
         ),
         (
             merged(MINIMAL, {"sepc": {}}),

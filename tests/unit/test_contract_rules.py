@@ -123,8 +123,8 @@ class TestEveryProblemIsToldAtOnce:
 
 
 def test_every_rule_has_a_pair() -> None:
-    rules = [rule for model in spec_models() for rule in model.rules]
-    assert len(rules) == len(PAIRS)
+    rules = {id(rule): rule for model in spec_models() for rule in model.rules}.values()
+    assert len(rules) == len(PAIRS)  # a rule that is inherited is one
     unproven = [rule.message for rule in rules if not any(_speaks(rule, p) for p in PAIRS)]
     assert unproven == []
 

@@ -27,7 +27,7 @@ from lmtraining_trainer.checkpoint import (
     published_with_parts,
 )
 from lmtraining_trainer.checkpoint.pace import CPU_SHARE
-from lmtraining_trainer.data import PreparedData, open_prepared, prepare
+from lmtraining_trainer.data import PreparedData, open_prepared, prepare, wanted
 from lmtraining_trainer.data.batches import BatchPlan
 from lmtraining_trainer.data.prepared import check_enough
 from lmtraining_trainer.errors import TrainerError
@@ -93,8 +93,7 @@ def prepare_data(
 def _data_key(job: JobFile, run: Run, voice: Voice, credentials: Path) -> str:
     """On the lead: the key of data that is prepared."""
     cache = Path(job.data_cache_directory)
-    wanted = job.spec.data.model_dump(mode="json", exclude={"sequence_length"})
-    data_sha256 = sha256_of(json_bytes(wanted))
+    data_sha256 = sha256_of(json_bytes(wanted(job.spec.data)))
     known = run.record
     is_known = has_begun(run.directory) and known.get("data_sha256") == data_sha256
     if is_known:

@@ -6,7 +6,7 @@ prepared, before anything waits for that import. `batches`, which needs it, goes
 
 from lmtraining_trainer.data.documents import check_sources
 from lmtraining_trainer.data.order import sample_order
-from lmtraining_trainer.data.prepare import prepare
+from lmtraining_trainer.data.prepare import prepare, wanted
 from lmtraining_trainer.data.prepared import PreparedData, open_prepared
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "open_prepared",
     "prepare",
     "sample_order",
+    "wanted",
 ]

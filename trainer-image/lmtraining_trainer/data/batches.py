@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lmtraining_api import FailureClass
 from lmtraining_api.job import TrainingSpec
 from lmtraining_trainer.data.micro_batch import Batch, MicroBatch
+from lmtraining_trainer.data.mixture import Mixture
 from lmtraining_trainer.data.order import sample_order
 from lmtraining_trainer.data.prepared import PreparedData
 from lmtraining_trainer.errors import TrainerError
@@ -36,6 +37,8 @@ class BatchPlan:
     micro_batch_sequences: int
     """Sequences of a micro-batch."""
     device: torch.device
+    mixture: Mixture | None = None
+    """Where the sources have weights; else each sequence of the text comes once an epoch."""
 
     @classmethod
     def of(
@@ -59,15 +62,17 @@ class BatchPlan:
                 f"data.sequenceLength) cannot be shared by {world_size} ranks x "
                 f"training.gradientAccumulation {micro_batches}: choose a multiple",
             )
+        examples = task_of(spec).training(spec, data)
         return cls(
             data=data,
-            examples=task_of(spec).training(spec, data),
+            examples=examples,
             seed=spec.training.seed,
             world_size=world_size,
             rank=rank,
             micro_batches=micro_batches,
             micro_batch_sequences=each,
             device=device,
+            mixture=mixture_of(spec, examples),
         )
 
     @property
@@ -90,5 +95,16 @@ class BatchPlan:
         return [self._micro_batch(np.arange(first, first + size)) for first in firsts]
 
     def _micro_batch(self, samples: NDArray[np.int64]) -> MicroBatch:
-        numbers = sample_order(self.seed, samples, self.examples.count)
+        mixture = self.mixture
+        numbers = (
+            mixture.sequences_of(self.seed, samples)
+            if mixture
+            else sample_order(self.seed, samples, self.examples.count)
+        )
         return self.examples.read(numbers, samples, self.device)
+
+
+def mixture_of(spec: TrainingSpec, examples: Examples) -> Mixture | None:
+    """How the sources of `spec` are mixed; None where they have no weights."""
+    weights = [source.weight for source in spec.data.train if source.weight is not None]
+    return Mixture.of(examples.counts, weights) if weights else None

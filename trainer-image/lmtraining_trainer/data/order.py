@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 FEISTEL_ROUNDS = 6
 
 
-def sample_order(seed: int, samples: NDArray[np.int64], sequences: int) -> NDArray[np.int64]:
+def sample_order(seed: int | str, samples: NDArray[np.int64], sequences: int) -> NDArray[np.int64]:
     """The sequence that each global sample index stands for.
 
     `samples` has any shape, values >= 0; the answer has the same shape, values in [0, sequences).
@@ -60,6 +60,6 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values ^ (values >> np.uint64(31))
 
 
-def _keys(seed: int, epoch: int) -> list[np.uint64]:
+def _keys(seed: int | str, epoch: int) -> list[np.uint64]:
     digest = hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=8 * FEISTEL_ROUNDS).digest()
     return [np.uint64(key) for key in np.frombuffer(digest, dtype="<u8")]

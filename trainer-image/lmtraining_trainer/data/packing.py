@@ -42,6 +42,11 @@ class PackedWriter:
         if self._characters >= CHUNK_CHARACTERS:
             self._flush()
 
+    def tokens_so_far(self) -> int:
+        """Tokens of all pieces that were added."""
+        self._flush()
+        return int(self.counts.sum())
+
     def __enter__(self) -> Self:
         return self
 
@@ -58,6 +63,8 @@ class PackedWriter:
             self._file.close()
 
     def _flush(self) -> None:
+        if not self._pieces:
+            return
         encodings = self._tokenizer.encode_batch_fast(self._pieces, add_special_tokens=False)
         ids: list[int] = []
         for encoding, ends in zip(encodings, self._ends, strict=True):

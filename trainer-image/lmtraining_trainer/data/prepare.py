@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def _listed(data: Data, credentials: Path) -> tuple[list[SourceFile], list[Sourc
 
 def key_of(data: Data, train: Sequence[SourceFile], validation: Sequence[SourceFile]) -> str:
     """A name for what preparing would give: equal keys, equal tokens."""
-    parts = {
+    parts: dict[str, Any] = {
         "format_version": prepared.FORMAT_VERSION,
         "tokenizer": data.tokenizer.model_dump(mode="json"),
         "tokenizer_text_bytes_max": TOKENIZER_TEXT_BYTES_MAX,
@@ -115,7 +116,24 @@ def key_of(data: Data, train: Sequence[SourceFile], validation: Sequence[SourceF
         "train": [_identity(file) for file in train],
         "validation": [_identity(file) for file in validation],
     }
+    if data.is_weighted:  # which text is whose; the weights change no token
+        parts["sources"] = [len(list(files)) for _, files in groupby(train, _field)]
     return sha256_of(json_bytes(parts))
+
+
+def wanted(data: Data) -> dict[str, Any]:
+    """What prepared data was asked for with: the part of `data` that decides what is in it. An
+    option that is left out is not in it, so that a run knows its data after an upgrade."""
+    asked = data.model_dump(mode="json", exclude={"sequence_length"})
+    for source in asked["train"]:
+        weight = source.pop("weight")
+        if weight is not None:
+            source["weighted"] = True
+    return asked
+
+
+def _field(file: SourceFile) -> str:
+    return file.field
 
 
 def _identity(file: SourceFile) -> list[Any]:
@@ -160,18 +178,25 @@ class _Preparation:
     """Pieces of training text that draw less are held out."""
     characters: int = 0
     """Of the training text: those read so far in the first pass, all of them in the second."""
+    done: int = 0
+    """Of these, tokenised."""
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def write(self, directory: Path) -> None:
         tokenizer = self._trained()
         (directory / prepared.TOKENIZER).write_text(tokenizer.to_str())
+        tokens: list[int] = []
         train = PackedWriter(directory / prepared.TRAIN, tokenizer, self.data.tokenizer.vocab_size)
         held = PackedWriter(
             directory / prepared.VALIDATION, tokenizer, self.data.tokenizer.vocab_size
         )
         with train, held:
-            self._tokenise(train, held)
-        self._write_manifest(directory, train, held)
+            for _, files in groupby(self.train, _field):
+                before = train.tokens_so_far()
+                self._tokenise(list(files), train, held)
+                tokens.append(train.tokens_so_far() - before)
+            self._tokenise_validation(held)
+        self._write_manifest(directory, train, held, tokens)
 
     def _trained(self) -> Tokenizer:
         """The tokenizer, trained in another thread while this one reports."""
@@ -201,12 +226,15 @@ class _Preparation:
         if not self.characters:
             raise no_text("data.train", self.train)
 
-    def _tokenise(self, train: PackedWriter, held: PackedWriter) -> None:
-        done = 0
-        for part in _parts(self.train, self.held_below):
+    def _tokenise(
+        self, files: Sequence[SourceFile], train: PackedWriter, held: PackedWriter
+    ) -> None:
+        for part in _parts(files, self.held_below):
             (held if part.held_out else train).add(part.text, ends_run=part.ends_run)
-            done += len(part.text)
-            self.progress(f"tokenised {_megabytes(done)} of {_megabytes(self.characters)} MB")
+            self.done += len(part.text)
+            self.progress(f"tokenised {_megabytes(self.done)} of {_megabytes(self.characters)} MB")
+
+    def _tokenise_validation(self, held: PackedWriter) -> None:
         for part in _parts(self.validation, held_below=1.0):
             held.add(part.text, ends_run=part.ends_run)
             self.progress("tokenising the validation text")
@@ -219,7 +247,9 @@ class _Preparation:
                     raise InterruptedError("the preparation was ended")
                 yield text
 
-    def _write_manifest(self, directory: Path, train: PackedWriter, held: PackedWriter) -> None:
+    def _write_manifest(
+        self, directory: Path, train: PackedWriter, held: PackedWriter, source_tokens: list[int]
+    ) -> None:
         names = (prepared.TOKENIZER, prepared.TRAIN, prepared.VALIDATION)
         files = {
             name: {
@@ -234,6 +264,7 @@ class _Preparation:
             "format_version": prepared.FORMAT_VERSION,
             "vocab_size": self.data.tokenizer.vocab_size,
             "train_tokens": int(train.counts.sum()),
+            "source_tokens": source_tokens,
             "validation_tokens": int(held.counts.sum()),
             "unigram_loss": unigram_loss(train.counts, held.counts),
             "files": files,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lmtraining_api import FailureClass
 from lmtraining_api.job import TrainingSpec
 from lmtraining_trainer.data.holdout import PIECE_CHARACTERS
+from lmtraining_trainer.data.mixture import sequences_in
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.files import read_json, sha256_of_file
 
@@ -36,6 +37,9 @@ class PreparedData:
     """Held-out tokens, [validation_tokens]."""
     tokenizer_json: str
     tokenizer_sha256: str
+    source_tokens: tuple[int, ...] = ()
+    """Training tokens of each source of data.train, which lie one after another, [sources]; empty
+    where it was prepared before that was written down."""
     unigram_loss: float
     """Validation loss of a unigram model of the training tokens, nats per token."""
 
@@ -65,6 +69,7 @@ def open_prepared(cache: Path, key: str) -> PreparedData | None:
             validation=_mapped(directory / VALIDATION, dtype),
             tokenizer_json=(directory / TOKENIZER).read_text(),
             tokenizer_sha256=tokenizer_sha256,
+            source_tokens=tuple(manifest.get("source_tokens", ())),
             unigram_loss=float(manifest["unigram_loss"]),
         )
     except (OSError, KeyError):
@@ -83,6 +88,8 @@ def check_enough(data: PreparedData, spec: TrainingSpec) -> None:
             f"data.sequenceLength {length}, but one batch takes {spec.batch_sequences} "
             f"(training.batchTokens {spec.training.batch_tokens}): lower batchTokens or add text",
         )
+    if spec.data.is_weighted:
+        _check_sources(data, length)
     if len(data.validation) < 2:
         problem = (
             f"the text of data.validation has {len(data.validation)} tokens: put more text there"
@@ -92,6 +99,18 @@ def check_enough(data: PreparedData, spec: TrainingSpec) -> None:
             "data.validation"
         )
         raise TrainerError(FailureClass.DATA, "NoValidationText", problem)
+
+
+def _check_sources(data: PreparedData, length: int) -> None:
+    for number, tokens in enumerate(data.source_tokens):
+        if not sequences_in(tokens, length):
+            raise TrainerError(
+                FailureClass.DATA,
+                "TooLittleText",
+                f"data.train[{number}] has {tokens} training tokens, less than one sequence of "
+                f"data.sequenceLength {length}, so no weight brings it into a batch: add text to "
+                "it, or remove it",
+            )
 
 
 def _mapped(path: Path, dtype: type[np.uint16] | type[np.uint32]) -> NDArray[np.uint16]:

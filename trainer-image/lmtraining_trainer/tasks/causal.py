@@ -16,6 +16,7 @@ from transformers import GPT2LMHeadModel, LlamaForCausalLM, PreTrainedModel
 from lmtraining_api.job import Regularisation, TrainingSpec
 from lmtraining_trainer.architectures import config_of
 from lmtraining_trainer.data.micro_batch import MicroBatch, on_device
+from lmtraining_trainer.data.mixture import sequences_in
 from lmtraining_trainer.data.prepared import PreparedData
 from lmtraining_trainer.loss import ModelLoss
 
@@ -31,22 +32,43 @@ class Windows:
     """Tokens per sequence."""
     backwards: bool = False
     """Read from the last token to the first."""
+    source_tokens: tuple[int, ...] = ()
+    """Tokens of each source, one after another, where no sequence may reach from one into the next,
+    [sources]; empty where all is one text."""
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Whole sequences of each source, or of the text, [sources]."""
+        return tuple(sequences_in(tokens, self.length) for tokens in self._sizes)
 
     @property
     def count(self) -> int:
-        """Whole sequences of the text."""
-        return (len(self.tokens) - 1) // self.length
+        return sum(self.counts)
 
     def read(
         self, numbers: NDArray[np.int64], samples: NDArray[np.int64], device: torch.device
     ) -> MicroBatch:
         """The sequences `numbers`; nothing is drawn."""
-        starts = numbers * self.length
+        starts = self._starts(numbers)
         rows = self.tokens[starts[:, None] + np.arange(self.length + 1)[None, :]].astype(np.int64)
         if self.backwards:
             rows = np.ascontiguousarray(rows[:, ::-1])
         both = on_device(rows, device)
         return MicroBatch(inputs=both[:, :-1], targets=both[:, 1:])
+
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        return self.source_tokens or (len(self.tokens),)
+
+    def _starts(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where sequences begin, in tokens."""
+        sizes, counts = np.array(self._sizes), np.array(self.counts)
+        source = np.searchsorted(np.cumsum(counts), numbers, side="right")
+        first_tokens, first_numbers = np.cumsum(sizes) - sizes, np.cumsum(counts) - counts
+        starts: NDArray[np.int64] = (
+            first_tokens[source] + (numbers - first_numbers[source]) * self.length
+        )
+        return starts
 
 
 def validation_length(spec: TrainingSpec, data: PreparedData) -> int:
@@ -68,7 +90,10 @@ class CausalLM:
 
     def training(self, spec: TrainingSpec, data: PreparedData) -> Windows:
         return Windows(
-            tokens=data.train, length=spec.data.sequence_length, backwards=self.backwards
+            tokens=data.train,
+            length=spec.data.sequence_length,
+            backwards=self.backwards,
+            source_tokens=data.source_tokens if spec.data.is_weighted else (),
         )
 
     def validation(self, spec: TrainingSpec, data: PreparedData) -> Windows:

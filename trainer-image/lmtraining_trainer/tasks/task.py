@@ -22,6 +22,10 @@ class Examples(Protocol):
     """Prepared data as a task reads it."""
 
     @property
+    def counts(self) -> tuple[int, ...]:
+        """Examples of each source where sources have weights, else of all, [sources]."""
+
+    @property
     def count(self) -> int:
         """Examples that there are."""
 
