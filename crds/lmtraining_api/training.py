@@ -192,6 +192,8 @@ class Data(SpecModel):
     validation_fraction: float = Field(default=_VALIDATION_FRACTION, ge=0.0001, le=0.5)
     """Share of the training text that is held out, at least one piece: documents of up to 16384
     characters whole, longer ones in pieces, chosen by a hash of their content."""
+    deduplicate: Literal["none", "exact"] = "none"
+    """exact: a training document that is equal to an earlier one, of any source, is left out."""
     tokenizer: Tokenizer = Tokenizer()
     """How text becomes tokens."""
     sequence_length: int = Field(default=1024, ge=8, le=131072)

@@ -12,9 +12,10 @@ import pytest
 
 from lmtraining_api import FailureClass, TrainingSpec
 from lmtraining_api.job import Data
-from lmtraining_trainer.data import open_prepared, packing, prepare
+from lmtraining_trainer.data import open_prepared, packing, prepare, repeats
 from lmtraining_trainer.data.packing import unigram_loss
 from lmtraining_trainer.data.prepared import PreparedData, check_enough
+from lmtraining_trainer.data.repeats import find_repeats
 from lmtraining_trainer.data.tokenizer import END_OF_TEXT_ID, load_tokenizer
 from lmtraining_trainer.errors import Preempted, TrainerError
 from tests.trainer.rank_support import tiny_spec, write_text
@@ -99,6 +100,45 @@ def test_held_out_documents_are_chosen_by_content(tmp_path: Path) -> None:
     two = prepared(tmp_path, data(backwards, validationFraction=0.2))
     assert set(split(two.validation, two.tokenizer_json)) == held
     assert held.isdisjoint(split(two.train, two.tokenizer_json))
+
+
+def test_documents_that_repeat_are_left_out_and_counted(tmp_path: Path) -> None:
+    """Also across sources; the first one stays, where it stands."""
+    first = write(tmp_path / "a.jsonl", ["one one", "two two", "one one", "three three"])
+    second = write(tmp_path / "b.jsonl", ["two two", "four four", "one one "])
+    held = write(tmp_path / "v.jsonl", ["held out", "held out"])
+    wanted = data(
+        first,
+        train=[{"uri": first, "format": "jsonl"}, {"uri": second, "format": "jsonl"}],
+        validation=[{"uri": held, "format": "jsonl"}],
+        tokenizer={"vocabSize": 258},
+    )
+    plain = prepared(tmp_path, wanted)
+    said: list[str] = []
+    found = prepared(tmp_path, wanted.model_copy(update={"deduplicate": "exact"}), said)
+    assert found.key != plain.key
+    assert len(split(plain.train, plain.tokenizer_json)) == 7
+    assert split(found.train, found.tokenizer_json) == [
+        "one one", "two two", "three three", "four four", "one one ",
+    ]  # fmt: skip
+    assert found.source_tokens[1] == len(found.train) - found.source_tokens[0]
+    assert split(found.validation, found.tokenizer_json) == ["held out"] * 2
+    assert any("2 of 7 documents left out" in message for message in said)
+    directory = tmp_path / "cache" / found.key
+    manifest = json.loads((directory / "manifest.json").read_text())
+    assert (manifest["documents"], manifest["repeated_documents"]) == (7, 2)
+    assert {path.name for path in directory.iterdir()} == {"manifest.json", *manifest["files"]}
+
+
+def test_repeats_are_those_that_a_set_would_find(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repeats, "CHUNK_DOCUMENTS", 7)
+    texts = [str(number * number % 311) for number in range(1000)]
+    seen: set[str] = set()
+    expected = [text in seen or seen.add(text) is not None for text in texts]
+    assert find_repeats(iter(texts), tmp_path).tolist() == expected
+    assert find_repeats(iter([]), tmp_path).tolist() == []
 
 
 @pytest.mark.parametrize("documents", [1, 2, 5])

@@ -13,19 +13,21 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from lmtraining_api import FailureClass
 from lmtraining_api.job import Data
 from lmtraining_trainer.data import prepared
 from lmtraining_trainer.data.documents import check_records, documents
-from lmtraining_trainer.data.holdout import Part, draw_of, held_out_below, parts_of, pieces_of
+from lmtraining_trainer.data.holdout import draw_of, held_out_below, parts_of, pieces_of
 from lmtraining_trainer.data.packing import PackedWriter, unigram_loss
+from lmtraining_trainer.data.repeats import find_repeats
 from lmtraining_trainer.data.sources import SourceFile, list_sources, no_text, version_of
 from lmtraining_trainer.data.tokenizer import train_tokenizer
 from lmtraining_trainer.errors import TrainerError
@@ -116,6 +118,8 @@ def key_of(data: Data, train: Sequence[SourceFile], validation: Sequence[SourceF
         "train": [_identity(file) for file in train],
         "validation": [_identity(file) for file in validation],
     }
+    if data.deduplicate != "none":
+        parts["deduplicate"] = data.deduplicate
     if data.is_weighted:  # which text is whose; the weights change no token
         parts["sources"] = [len(list(files)) for _, files in groupby(train, _field)]
     return sha256_of(json_bytes(parts))
@@ -125,6 +129,8 @@ def wanted(data: Data) -> dict[str, Any]:
     """What prepared data was asked for with: the part of `data` that decides what is in it. An
     option that is left out is not in it, so that a run knows its data after an upgrade."""
     asked = data.model_dump(mode="json", exclude={"sequence_length"})
+    if asked["deduplicate"] == "none":
+        del asked["deduplicate"]
     for source in asked["train"]:
         weight = source.pop("weight")
         if weight is not None:
@@ -178,25 +184,46 @@ class _Preparation:
     """Pieces of training text that draw less are held out."""
     characters: int = 0
     """Of the training text: those read so far in the first pass, all of them in the second."""
+    repeats: NDArray[np.bool_] | None = None
+    """Which documents repeat an earlier one, [documents]; None where nobody asked."""
+    told: str = ""
+    """What is said of them."""
     done: int = 0
     """Of these, tokenised."""
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def write(self, directory: Path) -> None:
+        if self.data.deduplicate == "exact":
+            self._find_repeats(directory)
         tokenizer = self._trained()
         (directory / prepared.TOKENIZER).write_text(tokenizer.to_str())
-        tokens: list[int] = []
+        tokens = {file.field: 0 for file in self.train}
         train = PackedWriter(directory / prepared.TRAIN, tokenizer, self.data.tokenizer.vocab_size)
         held = PackedWriter(
             directory / prepared.VALIDATION, tokenizer, self.data.tokenizer.vocab_size
         )
         with train, held:
-            for _, files in groupby(self.train, _field):
+            for field_of, documents_of in groupby(self._documents(), lambda found: found[0]):
                 before = train.tokens_so_far()
-                self._tokenise(list(files), train, held)
-                tokens.append(train.tokens_so_far() - before)
+                self._tokenise(documents_of, train, held)
+                tokens[field_of] += train.tokens_so_far() - before
             self._tokenise_validation(held)
-        self._write_manifest(directory, train, held, tokens)
+        self._write_manifest(directory, train, held, list(tokens.values()))
+
+    def _find_repeats(self, directory: Path) -> None:
+        hashes = directory / "hashes"
+        hashes.mkdir()
+        self.repeats = find_repeats(self._hashed(), hashes)
+        shutil.rmtree(hashes)
+        self.told = (
+            f", {int(self.repeats.sum())} of {len(self.repeats)} documents left out as they repeat "
+            "an earlier one"
+        )
+
+    def _hashed(self) -> Iterator[str]:
+        for number, (_, text) in enumerate(self._documents(), start=1):
+            self.progress(f"looking for documents that repeat, {number} read")
+            yield text
 
     def _trained(self) -> Tokenizer:
         """The tokenizer, trained in another thread while this one reports."""
@@ -216,9 +243,9 @@ class _Preparation:
         size = sum(file.size_bytes or 0 for file in self.train)
         share = 1.0 if size <= TOKENIZER_TEXT_BYTES_MAX else TOKENIZER_TEXT_BYTES_MAX / size
         if not self.validation:
-            draws = (draw_of(piece) for text in self._documents() for piece in pieces_of(text))
+            draws = (draw_of(piece) for text in self._until_ended() for piece in pieces_of(text))
             self.held_below = held_out_below(draws, self.data.validation_fraction)
-        for text in self._documents():
+        for text in self._until_ended():
             self.characters += len(text)
             for part in parts_of(text, self.held_below):
                 if not part.held_out and _second_draw(part.draw) < share:
@@ -227,25 +254,39 @@ class _Preparation:
             raise no_text("data.train", self.train)
 
     def _tokenise(
-        self, files: Sequence[SourceFile], train: PackedWriter, held: PackedWriter
+        self, found: Iterator[tuple[str, str]], train: PackedWriter, held: PackedWriter
     ) -> None:
-        for part in _parts(files, self.held_below):
-            (held if part.held_out else train).add(part.text, ends_run=part.ends_run)
-            self.done += len(part.text)
-            self.progress(f"tokenised {_megabytes(self.done)} of {_megabytes(self.characters)} MB")
+        for _, text in found:
+            for part in parts_of(text, self.held_below):
+                (held if part.held_out else train).add(part.text, ends_run=part.ends_run)
+                self.done += len(part.text)
+                self.progress(
+                    f"tokenised {_megabytes(self.done)} of {_megabytes(self.characters)} MB"
+                    + self.told
+                )
 
     def _tokenise_validation(self, held: PackedWriter) -> None:
-        for part in _parts(self.validation, held_below=1.0):
-            held.add(part.text, ends_run=part.ends_run)
-            self.progress("tokenising the validation text")
+        for file in self.validation:
+            for text in documents(file):
+                for part in parts_of(text, held_below=1.0):
+                    held.add(part.text, ends_run=part.ends_run)
+                    self.progress("tokenising the validation text")
 
-    def _documents(self) -> Iterator[str]:
+    def _until_ended(self) -> Iterator[str]:
         """The training text, for the thread that trains the tokenizer."""
+        for _, text in self._documents():
+            if self.cancelled.is_set():
+                raise InterruptedError("the preparation was ended")
+            yield text
+
+    def _documents(self) -> Iterator[tuple[str, str]]:
+        """The training text, document by document, each with the field of its source; without
+        those that repeat one, once they are known."""
+        numbers = count()
         for file in self.train:
             for text in documents(file):
-                if self.cancelled.is_set():
-                    raise InterruptedError("the preparation was ended")
-                yield text
+                if not (self.repeats is not None and self.repeats[next(numbers)]):
+                    yield file.field, text
 
     def _write_manifest(
         self, directory: Path, train: PackedWriter, held: PackedWriter, source_tokens: list[int]
@@ -260,7 +301,7 @@ class _Preparation:
             }
             for name in names
         }
-        manifest = {
+        manifest: dict[str, Any] = {
             "format_version": prepared.FORMAT_VERSION,
             "vocab_size": self.data.tokenizer.vocab_size,
             "train_tokens": int(train.counts.sum()),
@@ -269,13 +310,10 @@ class _Preparation:
             "unigram_loss": unigram_loss(train.counts, held.counts),
             "files": files,
         }
+        if self.repeats is not None:
+            manifest["documents"] = len(self.repeats)
+            manifest["repeated_documents"] = int(self.repeats.sum())
         write_json(directory / prepared.MANIFEST, manifest)
-
-
-def _parts(files: Sequence[SourceFile], held_below: float) -> Iterator[Part]:
-    for file in files:
-        for text in documents(file):
-            yield from parts_of(text, held_below)
 
 
 def _second_draw(draw: float) -> float:
