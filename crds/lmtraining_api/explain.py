@@ -33,6 +33,8 @@ _JSON_TYPES: dict[type, str] = {
     list: "a list",
     str: "text",
 }
+#: pydantic's own mark at the end of a place: it is the key before it that is wrong.
+_OF_A_KEY = "[key]"
 _EXPECTED = {
     "bool": "true or false",
     "int": "a whole number",
@@ -85,6 +87,8 @@ def _sentences(problem: ErrorDetails, model: type[BaseModel] | None) -> list[str
     kind, context = problem["type"], problem.get("ctx", {})
     if kind == BROKEN_RULES:
         return [rule_sentence(joined(path, at), text) for at, text in context["broken"]]
+    if problem["loc"][-1:] == (_OF_A_KEY,):
+        return [rule_sentence(_path(problem["loc"][:-2]), problem["msg"])]
     if kind == "extra_forbidden":
         return [f"{path} {_unknown_field(problem['loc'], model)}"]
     if kind == "missing":

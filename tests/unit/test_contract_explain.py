@@ -34,6 +34,13 @@ def test_a_required_field_that_is_misspelt_is_one_problem() -> None:
 @pytest.mark.parametrize(
     ("document", "sentence"),
     [
+        # keys that are free
+        (
+            minimal(podTemplate={"labels": {"-a": "x"}}),
+            'spec.podTemplate.labels: key "-a" is not one that Kubernetes takes: write at most 63 '
+            "letters, digits and . _ - with a letter or digit at each end, after an optional "
+            "domain and a slash",
+        ),
         # misspelt fields
         (
             minimal(trainng={"seed": 1}),
