@@ -103,6 +103,18 @@ def test_every_document_of_a_file_is_checked_and_every_problem_told(terminal: Te
     assert [line[: len(start)] for line, start in told] == SAID
 
 
+def test_every_file_is_checked_and_named(terminal: Terminal) -> None:
+    terminal.job(spec(replicas=2)).rename(terminal.directory / "good.yaml")
+    terminal.job(spec() | {"workers": {"replicas": 0}}).rename(terminal.directory / "bad.yaml")
+    code, output = terminal.type("validate", "absent.yaml", "bad.yaml", "good.yaml")
+    assert code == ExitCode.CONFIGURATION
+    assert "absent.yaml cannot be read" in output
+    assert "bad.yaml: spec.workers.replicas is 0: choose 1 or more" in output
+    assert "good.yaml is valid: tiny, 20 steps, 2 ranks" in output
+    code, output = terminal.type("validate", "good.yaml", "good.yaml")
+    assert (code, output.count(" is valid")) == (ExitCode.FINISHED, 2)
+
+
 def test_a_run_needs_one_job(terminal: Terminal) -> None:
     job = terminal.job().read_text()
     (terminal.directory / "jobs.yaml").write_text(f"{job}---\n{job}")

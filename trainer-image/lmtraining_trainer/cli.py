@@ -129,23 +129,34 @@ def run(
 
 @app.command()
 def validate(
-    job_path: Annotated[Path, typer.Argument(help="YAML file; every LMTrainingJob is checked.")],
+    job_paths: Annotated[
+        list[Path], typer.Argument(help="YAML files; every LMTrainingJob in them is checked.")
+    ],
 ) -> None:
-    """Check a job file by the rules of the API server, without one."""
+    """Check job files by the rules of the API server, without one."""
+    are_good = [_validate(job_path, named=len(job_paths) > 1) for job_path in job_paths]
+    if not all(are_good):
+        raise typer.Exit(int(ExitCode.CONFIGURATION))
+
+
+def _validate(job_path: Path, *, named: bool) -> bool:
+    """Say of each document of a file what is wrong with it; whether nothing is.
+
+    `named`: with the file before each problem, since there are more.
+    """
     output, errors = Console(), Console(stderr=True)
     documents = check_file(job_path)
     many = len(documents) > 1
     for number, checked in enumerate(documents, start=1):
         where = f"{job_path} document {number}" if many else str(job_path)
-        prefix = f"{where}: " if many and checked.document is not None else ""
+        prefix = f"{where}: " if (many or named) and checked.document is not None else ""
         for problem in checked.problems:
             _say(errors, f"{prefix}{problem}")
         if checked.job is not None:
             _say(output, f"{where} is valid: {_summary(checked.job)}")
         elif not checked.problems:
             _say(output, f"{where} is skipped: kind {checked.kind} is not checked")
-    if any(checked.problems for checked in documents):
-        raise typer.Exit(int(ExitCode.CONFIGURATION))
+    return not any(checked.problems for checked in documents)
 
 
 @app.command("suggest-rate")
