@@ -6,6 +6,8 @@ PYTHON := .venv/bin/python
 READY := .venv/.ready
 # A process for each core and one more, since many tests wait; tests/conftest.py says which stay together.
 SIDE_BY_SIDE := --numprocesses auto --no-loadscope-reorder
+# Where none waits, one more would only import once more.
+ON_EACH_CORE := --numprocesses logical --no-loadscope-reorder
 
 ##@ Use it
 demo: $(READY) ## Real cluster, real training, a killed pod, the recovery: all of it (first time about 25 minutes)
@@ -25,10 +27,10 @@ test: $(READY) ## All tests (warm: at most 25 minutes)
 	@$(PYTHON) -m pytest $(SIDE_BY_SIDE) tests/e2e tests/trainer tests/api tests/simulation tests/unit
 
 test-unit: $(READY) ## Pure logic, seconds
-	@$(PYTHON) -m pytest -q $(SIDE_BY_SIDE) tests/unit
+	@$(PYTHON) -m pytest -q $(ON_EACH_CORE) tests/unit
 
 test-sim: $(READY) ## The operator in 2,000 simulated worlds, a minute or two
-	@$(PYTHON) -m pytest -q $(SIDE_BY_SIDE) tests/simulation
+	@$(PYTHON) -m pytest -q $(ON_EACH_CORE) tests/simulation
 
 test-api: $(READY) ## Against a real API server
 	@$(PYTHON) -m devcluster build >/dev/null

@@ -22,9 +22,10 @@ class TogetherScheduling(LoadScopeScheduling):
         return CLUSTER if file.startswith(CLUSTER) else file
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than cores: the tests of the cluster mostly wait for it."""
-    return len(os.sched_getaffinity(0)) + 1
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than cores: the tests of the cluster mostly wait for it. `logical`: as many."""
+    cores = len(os.sched_getaffinity(0))
+    return cores if config.option.numprocesses == "logical" else cores + 1
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TogetherScheduling:
