@@ -78,6 +78,10 @@ monitoring: $(READY) ## Generate alerts and boards, for the chart and the docs, 
 
 docs: crds ## The same: the generated pages of docs/reference
 
+docs-site: $(READY) ## The pages of docs/ as a site, into build/site; every link checked; needs no network
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
+	@echo "build/site/index.html; with search: $(PYTHON) -m http.server --bind 127.0.0.1 --directory build/site"
+
 images: $(READY) ## Build the operator and trainer images and push them to the cluster's registry
 	@$(PYTHON) -m devcluster image build all
 
@@ -87,7 +91,7 @@ constraints: ## Pin the newest versions that pyproject.toml allows
 
 clean: ## Stop the cluster and give back every byte: images, binaries, the environment
 	@if [ -x $(PYTHON) ]; then $(PYTHON) -m devcluster clean; fi
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 help: ## This page
 	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
@@ -96,5 +100,5 @@ help: ## This page
 $(READY): pyproject.toml constraints/python.txt bootstrap.sh
 	@./bootstrap.sh
 
-.PHONY: demo cluster-up cluster-down test test-unit test-sim test-api test-trainer test-e2e soak bench bench-operator lint crds docs monitoring \
+.PHONY: demo cluster-up cluster-down test test-unit test-sim test-api test-trainer test-e2e soak bench bench-operator lint crds docs docs-site monitoring \
   images constraints clean help
