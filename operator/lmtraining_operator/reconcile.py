@@ -101,8 +101,10 @@ class JobReconciler:
         self._refusals: dict[str, Refusal] = {}
         self._last_write: datetime | None = None
         self._missing_since: datetime | None = None
+        self._seen_since: dict[str, float] = {}
+        """When each pod was first seen, by the loop's clock."""
         self._deleting_since: dict[str, float] = {}
-        """When each pod that is being deleted was first seen so, by the loop's clock."""
+        """The same for each pod that is being deleted, and is seen so."""
         self.event_errors: list[ApiError] = []
 
     @property
@@ -156,20 +158,26 @@ class JobReconciler:
             refusals=self._refusals,
             now=now,
         )
-        observed = self._with_time_of_deletions(observed)
+        observed = self._with_times(observed)
         decided = plan(job, status, observed, now, self._settings)
         self._view = view = _View(job=job, status=status, observed=observed, plan=decided)
         has_news = not (decided.report_from and self._is_progress(view, decided, now))
         return await self._carry_out(now, has_news=has_news)
 
-    def _with_time_of_deletions(self, observed: Observed) -> Observed:
-        """Each pod that is being deleted, with how long that has been watched. An operator that has
-        just begun watches anew: a pod is rather waited for than forgotten too early (P1)."""
+    def _with_times(self, observed: Observed) -> Observed:
+        """Each pod with how long it, and its deletion, has been watched. An operator that has just
+        begun watches anew: a pod is rather waited for than forgotten too early (P1)."""
         now = asyncio.get_running_loop().time()
+        seen = [pod.uid for pod in observed.pods]
         deleting = [pod.uid for pod in observed.pods if pod.is_deleting]
+        self._seen_since = {uid: self._seen_since.get(uid, now) for uid in seen}
         self._deleting_since = {uid: self._deleting_since.get(uid, now) for uid in deleting}
         pods = (
-            replace(pod, deleting_seconds=now - self._deleting_since.get(pod.uid, now))
+            replace(
+                pod,
+                watched_seconds=now - self._seen_since[pod.uid],
+                deleting_seconds=now - self._deleting_since.get(pod.uid, now),
+            )
             for pod in observed.pods
         )
         return replace(observed, pods=tuple(pods))

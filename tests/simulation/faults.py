@@ -27,6 +27,8 @@ class Kind:
     """It may spend recovery.restartsMax."""
     never: frozenset[str] = frozenset()
     """Phases in which it finds nothing to happen to."""
+    forgets: bool = False
+    """What was said of the job before is lost: nobody can tell what was charged or made by then."""
     sees_the_past: bool = False
     """Reads are not of now: what rests on a fresh view cannot be asked."""
 

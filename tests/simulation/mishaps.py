@@ -12,7 +12,7 @@ from tests.simulation.cluster import disrupt
 from tests.simulation.faults import Act, enter, fault
 from tests.simulation.runs import Container
 from tests.simulation.server import TERMINAL
-from tests.simulation.world import JOB, NAME, NAMESPACE, PERSON, World
+from tests.simulation.world import JOB, NAME, NAMESPACE, PERSON, World, is_terminal
 
 # --- pods -----------------------------------------------------------------------------------
 
@@ -213,6 +213,14 @@ def status_is_edited_by_hand(world: World, random: Random) -> bool:
 @fault()
 def job_is_deleted(world: World, random: Random) -> bool:
     return _delete_job(world)
+
+
+@fault(never=frozenset({"Ended"}), forgets=True)
+def status_is_wiped_by_hand(world: World, random: Random) -> bool:
+    if world.job is None or is_terminal(world.job):
+        return False
+    world.server.wipe_status(JOB, PERSON)
+    return True
 
 
 @fault()

@@ -48,6 +48,9 @@ class Oracles:
     def sees_the_past(self) -> bool:
         return any(KINDS[kind].sees_the_past for kind, _ in self.fired)
 
+    def forgets(self) -> bool:
+        return any(KINDS[kind].forgets for kind, _ in self.fired)
+
     # --- at every write -----------------------------------------------------------------------
 
     def _changed(self, change: Change) -> None:
@@ -196,7 +199,7 @@ class Oracles:
 
     def _budget_is_kept(self, status: Object) -> None:
         counted = status.get("restarts", {}).get("counted", 0)
-        if counted > self.charged():
+        if counted > self.charged() and not self.forgets():
             self.world.violated(f"{counted} restarts are charged for {self.charged()} faults")
 
     def _backoff_is_kept(self, old: Object, new: Object) -> None:
@@ -249,7 +252,7 @@ class Oracles:
         restarts = job["status"]["restarts"]
         if sum(restarts.get("byReason", {}).values()) != restarts["total"]:
             self.world.violated("restarts by reason do not add up")
-        if self.sees_the_past() or self._may_be_late():
+        if self.sees_the_past() or self._may_be_late() or self.forgets():
             return
         for key, count in self.made.items():
             if count > 1 + self.taken[key]:
@@ -259,6 +262,8 @@ class Oracles:
 
     def _older_logs_are_gone(self, job: Object) -> None:
         """Only the pods of the newest failed attempt stay beside those of the last one."""
+        if self.forgets():
+            return
         status = job["status"]
         failed = (status.get("lastFailure") or {}).get("attempt", 0)
         kept = {status["attempt"], failed} if failed < status["attempt"] else range(failed + 1)

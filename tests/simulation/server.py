@@ -173,6 +173,10 @@ class ApiServer:
         self._foreign_status[uid] = self._foreign_status.get(uid, frozenset()) | fields.keys()
         self._store("MODIFIED", found | {"status": found.get("status", {}) | fields}, actor)
 
+    def wipe_status(self, key: Key, actor: str) -> None:
+        """A person takes away all that was said."""
+        self._store("MODIFIED", self.objects[key] | {"status": {"attempt": 0}}, actor)
+
     def set_pod(self, uid: str, actor: str, *, node: str = "", **status: Any) -> Object | None:
         """Scheduler and kubelet change the pod of that UID, where it still is."""
         found = self.pod_of(uid)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from lmtraining_api.status import ConditionType, Scheduled
+from lmtraining_api.status import ConditionType, LMTrainingJobStatus, Scheduled
 from lmtraining_operator.plan import ObservedPod, Refusal, SetIntent
+from lmtraining_operator.plan.attempts import OLD_READ_SECONDS_MAX
 from lmtraining_operator.plan.decide import RESYNC_SECONDS
 from lmtraining_operator.plan.gang import BROKEN_GANG_GRACE_SECONDS
 from lmtraining_operator.plan.recovery import GANG_BACKOFF_SECONDS_MIN
@@ -15,6 +16,8 @@ from tests.unit.operator_situations import (
     NOW,
     decide,
     deleted,
+    ended,
+    failure_status,
     made,
     message,
     reason,
@@ -131,3 +134,38 @@ def test_pod_that_is_newer_than_the_status_is_left_alone(attempt: int, number: i
     )
     plan = decide(status_of(attempt=1), pods=(*running_gang(2), newer))
     assert deleted(plan) == []
+
+
+def test_pod_whose_label_was_edited_is_in_nobodys_way_for_ever() -> None:
+    """P12: its name, which nobody can edit, tells where it belongs."""
+    pod = replace(running_gang(1)[0], attempt=7)
+    for watched_seconds, told in ((0.0, 0), (OLD_READ_SECONDS_MAX + 1, 1)):
+        known = replace(pod, watched_seconds=watched_seconds)
+        assert len(deleted(decide(status_of(attempt=2), pods=(known,)))) == told
+
+
+def test_pods_of_a_status_that_was_lost_train_on() -> None:
+    """P10, P12: somebody has wiped the status, or put back an older one."""
+    gang = running_gang(2, attempt=3)
+    gang = (gang[0], replace(gang[1], name="tiny-3-1-2"))
+    known = tuple(replace(pod, watched_seconds=OLD_READ_SECONDS_MAX + 1) for pod in gang)
+    for lost in (LMTrainingJobStatus(), status_of(attempt=2)):
+        assert deleted(decide(lost, pods=gang)) == [], "maybe an old read"
+    for lost in (LMTrainingJobStatus(), status_of(attempt=2), status_of(attempt=3)):
+        plan = decide(lost, pods=known)
+        assert (deleted(plan), made(plan)) == ([], [])
+        assert (plan.status.attempt, plan.status.replaced_pods) == (3, {"1": 2})
+        told = [action.name for action in plan.actions if isinstance(action, SetIntent)]
+        assert told == [pod.name for pod in gang]
+
+
+@pytest.mark.parametrize(("minutes", "is_left"), [(0, True), (1, False), (-60, False)])
+def test_pod_that_is_ending_is_left_to_the_kubelet_for_a_moment(
+    minutes: int, is_left: bool
+) -> None:
+    """Whichever way the clock has been set meanwhile: a sidecar may keep the pod running."""
+    lead, peer = running_gang(2)
+    lead = replace(ended(lead, 89), phase="Running")
+    status = status_of(last_failure=failure_status())
+    plan = decide(status, pods=(lead, peer), now=NOW + timedelta(minutes=minutes))
+    assert [name for name, _ in deleted(plan)] == [lead.name] * (not is_left) + [peer.name]

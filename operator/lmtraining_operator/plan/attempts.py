@@ -3,14 +3,19 @@
 Promise: of the newest failed attempt the pods that have ended stay, for their logs, and so does the
 newest pod that was replaced alone; all other pods of an attempt that is over are in the way of the
 next one (P1). Asked of status and pods alone, so that it can be answered of a job whose spec cannot
-be read.
+be read. A status that somebody has wiped or put back learns from the pods where it was, so that
+they train on (P10, P12).
 """
 
 from collections.abc import Iterable
 
 from lmtraining_api.status import ConditionType, LMTrainingJobStatus, Scheduled
+from lmtraining_operator.plan import figures, names
 from lmtraining_operator.plan.model import Object, ObservedPod
 
+OLD_READ_SECONDS_MAX = 60.0
+"""No read of the API server is older than this, so a pod that has been watched for longer is not
+newer than the status that was read."""
 _TOLD_TO_STOP = frozenset({Scheduled.SUSPENDED, Scheduled.STOPPING})
 
 
@@ -36,6 +41,27 @@ def gang_was_complete(status: LMTrainingJobStatus) -> bool:
     made."""
     scheduled = status.condition(ConditionType.SCHEDULED)
     return scheduled is not None and scheduled.status == "True"
+
+
+def is_older_than_any_read(pod: ObservedPod) -> bool:
+    """Whether every status that is read was written after the pod was made, unless by a hand that
+    has put it back."""
+    return pod.watched_seconds > OLD_READ_SECONDS_MAX
+
+
+def caught_up(status: LMTrainingJobStatus, pods: Iterable[ObservedPod]) -> LMTrainingJobStatus:
+    """The status with the attempt and the replacements that its pods' names tell of: it is written
+    before they are made, so one that does not know them was lost."""
+    known = [names.parts_of_pod_name(pod.name) for pod in pods if is_older_than_any_read(pod)]
+    newest = max((part.attempt for part in known if part is not None), default=0)
+    if newest < status.attempt or newest == 0:
+        return status
+    replaced = dict(status.replaced_pods) if newest == status.attempt else {}
+    for part in known:
+        replica = str(part.replica) if part is not None and part.attempt == newest else ""
+        if part is not None and replica and part.number > replaced.get(replica, 0):
+            replaced[replica] = figures.count(part.number)
+    return status.model_copy(update={"attempt": figures.count(newest), "replaced_pods": replaced})
 
 
 def is_kept(pod: ObservedPod, status: LMTrainingJobStatus) -> bool:

@@ -105,6 +105,7 @@ def plan(
 
 def _decide(situation: Situation) -> Plan:
     """The life of an accepted job, top to bottom."""
+    situation = situation.having(attempts.caught_up(situation.status, situation.observed.pods))
     if situation.attempt == 0:
         refusal = acceptance.reason_not_to_start(situation)
         if refusal is not None:

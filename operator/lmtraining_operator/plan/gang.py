@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from lmtraining_api.job import LMTrainingJob
 from lmtraining_api.records import Intent, Peer
 from lmtraining_api.wishes import RollbackWish, Wishes
-from lmtraining_operator.plan import manifests, names, nodes
+from lmtraining_operator.plan import attempts, manifests, names, nodes
 from lmtraining_operator.plan.backoff import refusal_wait_seconds
 from lmtraining_operator.plan.model import (
     Action,
@@ -193,6 +193,8 @@ def _release(
 def _is_newer(situation: Situation, pod: ObservedPod) -> bool:
     """Whether the pod was made after the status that was read: the list of pods is younger than
     the job. Another look shows what the pod is for."""
+    if attempts.is_older_than_any_read(pod):
+        return False
     if pod.attempt != situation.attempt:
         return pod.attempt > situation.attempt
     number = names.pod_number(pod.name)
@@ -200,11 +202,12 @@ def _is_newer(situation: Situation, pod: ObservedPod) -> bool:
 
 
 def _is_ending(situation: Situation, pod: ObservedPod) -> bool:
-    """Whether the pod will stay for its log, once the kubelet calls it ended."""
+    """Whether the pod will stay for its log, once the kubelet calls it ended. A clock that was set
+    back says nothing about how long ago it failed."""
     failure = situation.status.last_failure
     if failure is None or failure.attempt != pod.attempt or pod.exit is None or pod.is_terminal:
         return False
-    return situation.now - failure.time < timedelta(seconds=ENDING_SECONDS_MAX)
+    return abs(situation.now - failure.time) < timedelta(seconds=ENDING_SECONDS_MAX)
 
 
 def release(pods: tuple[ObservedPod, ...], grace_seconds: int | None) -> list[Action]:

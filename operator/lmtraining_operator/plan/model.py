@@ -82,6 +82,8 @@ class ObservedPod:
     deleting_seconds: float = 0.0
     """Of a pod that is being deleted: how long this operator has watched that, by a clock that
     nobody sets."""
+    watched_seconds: float = 0.0
+    """How long this operator has seen it in its lists, by the same clock."""
     intent: str = ""
     """Content of the intent annotation."""
     gates: tuple[str, ...] = ()

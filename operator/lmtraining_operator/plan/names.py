@@ -4,9 +4,14 @@ Promise: doing a thing twice makes one object. Trap avoided: generated names, wh
 child after a crash between two writes.
 """
 
+import re
+from typing import NamedTuple
+
 from lmtraining_api import names
 from lmtraining_api.job import LMTrainingJob
 from lmtraining_operator.plan.model import Object
+
+_POD_NAME = re.compile(r"-([0-9]+)-([0-9]+)-([0-9]+)$")
 
 
 def pod_name(job: LMTrainingJob, attempt: int, replica: int, replaced: int = 0) -> str:
@@ -14,10 +19,25 @@ def pod_name(job: LMTrainingJob, attempt: int, replica: int, replaced: int = 0) 
     return f"{job.metadata.name}-{attempt}-{replica}-{replaced}"
 
 
+class PodNameParts(NamedTuple):
+    """What the name of a pod says."""
+
+    attempt: int
+    replica: int
+    number: int
+    """How often the pod of its replica was replaced before."""
+
+
+def parts_of_pod_name(name: str) -> PodNameParts | None:
+    """The parts of a name that `pod_name` has made; None for any other."""
+    found = _POD_NAME.search(name)
+    return PodNameParts(*(int(number) for number in found.groups())) if found else None
+
+
 def pod_number(name: str) -> int:
-    """The last part of a pod's name: how often its replica was replaced before."""
-    number = name.rpartition("-")[2]
-    return int(number) if number.isdigit() else 0
+    """How often the replica of a pod of that name was replaced before."""
+    parts = parts_of_pod_name(name)
+    return parts.number if parts else 0
 
 
 def config_map_name(job_name: str) -> str:
