@@ -129,6 +129,8 @@ FULL_STATUS: dict[str, Any] = {
         "pod": "tiny-1-0-0",
         "replacedBy": "tiny-1-0-1",
         "node": "node-a",
+        "nodeConditions": ["GpuMemWatch"],
+        "nodeFault": "its node says GpuMemWatch",
         "rank": 1,
         "step": 30,
         "exitCode": 89,

@@ -26,6 +26,7 @@ IMAGE_PATTERN: Final = (
     r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[a-f0-9]{64})?$"
 )
 #: In a uri: a path that climbs, and a password.
+NODE_CONDITION_PATTERN: Final = r"^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$"
 UPWARDS_PATTERN: Final = r"(^|/)\.\.(/|$)"
 USERINFO_PATTERN: Final = r"://[^/@]*:[^/@]*@"
 REASON_PATTERN: Final = r"^[A-Z][A-Za-z0-9]*$"

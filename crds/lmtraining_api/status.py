@@ -244,6 +244,11 @@ class LastFailure(StatusModel):
     """The pod in its place, where the attempt goes on with the others."""
     node: Annotated[str, Field(max_length=253)] = ""
     """The node of that pod."""
+    node_conditions: list[Annotated[str, Field(max_length=316)]] = Field(default=[], max_length=8)
+    """What was wrong with that node: types of its conditions, and keys of its taints that take pods
+    away. Only where the operator may read nodes."""
+    node_fault: Message = ""
+    """Which of them is about hardware, so that new pods keep away from the node."""
     rank: Count | None = None
     """The rank, where known."""
     step: Count | None = None
@@ -393,7 +398,8 @@ class LMTrainingJobStatus(StatusModel):
     )
     """Failures of class Hardware so far, by node."""
     avoided_nodes: list[AvoidedNode] = Field(default=[], max_length=16)
-    """Nodes that new pods keep away from: two hardware faults, or a rule with RetryElsewhere."""
+    """Nodes that new pods keep away from: two hardware faults, one that the node itself tells of,
+    or a rule with RetryElsewhere."""
     last_recovery: LastRecovery | None = None
     """How it was mended."""
     applied: AppliedStatus | None = None

@@ -15,6 +15,7 @@ from lmtraining_api.base import Rule, SpecModel, Term, value_at
 from lmtraining_api.exits import FailureClass
 from lmtraining_api.fields import (
     IMAGE_PATTERN,
+    NODE_CONDITION_PATTERN,
     QUANTITY_PATTERN,
     REASON_PATTERN,
     UPWARDS_PATTERN,
@@ -298,6 +299,11 @@ class RecoveryRule(SpecModel):
     """Exit code of the container."""
     message: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     """A part of its message."""
+    node_condition: (
+        Annotated[str, Field(pattern=NODE_CONDITION_PATTERN, min_length=1, max_length=316)] | None
+    ) = None
+    """What was wrong with its node, as in status.lastFailure.nodeConditions, such as Ready or
+    GpuMemWatch. Only where the operator may read nodes."""
     action: Literal["Retry", "RetryElsewhere", "Fail"]
     """Retry: try again, also where that is not done otherwise. RetryElsewhere: and keep away from
     the node that it happened on. Fail: end the job at once."""

@@ -54,6 +54,7 @@ _PATHS = {
     "PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims"),
     "Event": ("/api/v1", "events"),
     "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies"),
+    "Node": ("/api/v1", "nodes"),
     "Lease": ("/apis/coordination.k8s.io/v1", "leases"),
 }
 

@@ -25,6 +25,7 @@ from lmtraining_operator.health import Health, served
 from lmtraining_operator.leading import Leader
 from lmtraining_operator.metrics import Metrics
 from lmtraining_operator.plan import Allowed, Settings
+from lmtraining_operator.plan.model import HARDWARE_FAULTS
 from lmtraining_operator.reconcile import JobKey, JobReconciler
 from lmtraining_operator.reports import Reports
 
@@ -45,6 +46,8 @@ class Options:
 
     trainer_image: str
     allowed: Allowed = field(default_factory=Allowed)
+    reads_nodes: bool = False
+    hardware_faults: frozenset[str] = HARDWARE_FAULTS
     namespaces: tuple[str, ...] = ()
     lease: LeaseName | None = None
     health_address: str = "0.0.0.0:8080"
@@ -108,6 +111,19 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     run_command.add_argument(
         "--allow-host-network", action="store_true", help="jobs may use the network of their nodes"
     )
+    run_command.add_argument(
+        "--read-nodes", action="store_true", help="ask the nodes of pods that fail for the cause"
+    )
+    run_command.add_argument(
+        "--hardware-fault",
+        dest="hardware_faults",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="conditions and taints of nodes whose hardware is at fault, instead of those that "
+        "NVSentinel, node-problem-detector and the node agent of EKS set",
+    )
     parsed = parser.parse_args(arguments)
     if parsed.command == checking.COMMAND:
         return Options(
@@ -129,6 +145,8 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
             service_accounts=tuple(parsed.allow_service_account),
             host_network=parsed.allow_host_network,
         ),
+        reads_nodes=parsed.read_nodes,
+        hardware_faults=frozenset(parsed.hardware_faults) or HARDWARE_FAULTS,
         namespaces=tuple(parsed.namespaces),
         lease=lease,
         health_address=parsed.health_address,
@@ -153,7 +171,12 @@ async def run(options: Options) -> None:
     gateway = await KubernetesGateway.connect(metrics.count_answer, may_write=leadership.is_held)
     await require_jobs(gateway, options.namespaces)
     reports = Reports()
-    settings = Settings(trainer_image=options.trainer_image, allowed=options.allowed)
+    settings = Settings(
+        trainer_image=options.trainer_image,
+        allowed=options.allowed,
+        reads_nodes=options.reads_nodes,
+        hardware_faults=options.hardware_faults,
+    )
 
     def reconciler(key: JobKey) -> JobReconciler:
         return JobReconciler(

@@ -12,13 +12,15 @@ from typing import Any
 
 from lmtraining_api import names as api
 from lmtraining_api.status import LMTrainingJobStatus
-from lmtraining_operator.gateway import Gateway, Object
+from lmtraining_operator.gateway import ApiError, Gateway, Object
 from lmtraining_operator.plan import (
     ContainerExit,
     Disruption,
     Leftover,
+    NodeCondition,
     Observed,
     ObservedClaim,
+    ObservedNode,
     ObservedPod,
     ObservedReport,
     PodWarning,
@@ -26,12 +28,17 @@ from lmtraining_operator.plan import (
 )
 from lmtraining_operator.plan import names as children
 from lmtraining_operator.plan.acceptance import may_have_rivals
-from lmtraining_operator.plan.attempts import may_make
+from lmtraining_operator.plan.attempts import is_kept, may_make
 from lmtraining_operator.plan.ending import has_kept_long_enough
+from lmtraining_operator.plan.evidence import is_out_of_service
 from lmtraining_operator.plan.manifests import CONTAINER
+from lmtraining_operator.plan.model import FORBIDDEN
 
 DISRUPTIONS = ("DisruptionTarget", "TerminationTarget")
 """Conditions of a pod that somebody other than the job wants gone: Kubernetes', and Kueue's."""
+NODES_MAX = 8
+"""Nodes that are read in one pass."""
+NODE_MESSAGE_LENGTH_MAX = 1024
 WARNINGS_PODS_MAX = 3
 """Pods whose events are read: the others wait for the same."""
 WARNINGS_AFTER_SECONDS = 3.0
@@ -49,11 +56,19 @@ async def observe(
     report: ObservedReport,
     refusals: Mapping[str, Refusal],
     now: datetime,
+    reads_nodes: bool,
 ) -> Observed:
     """The world as far as this job is concerned."""
     metadata = job["metadata"]
     pods = await _pods(gateway, job)
-    common: dict[str, Any] = {"pods": pods, "report": report, "refusals": dict(refusals)}
+    nodes = await _nodes(gateway, status, pods) if reads_nodes else {}
+    pods = tuple(replace(p, is_on_dead_node=is_out_of_service(nodes.get(p.node))) for p in pods)
+    common: dict[str, Any] = {
+        "pods": pods,
+        "nodes": nodes,
+        "report": report,
+        "refusals": dict(refusals),
+    }
     if has_kept_long_enough(job, status, now):
         return Observed(**common, leftovers=await _leftovers(gateway, job))
     if not may_make(job, status, pods):
@@ -89,6 +104,59 @@ async def _pods(gateway: Gateway, job: Object) -> tuple[ObservedPod, ...]:
         "Pod", metadata["namespace"], labels=f"{api.LABEL_JOB_NAME}={metadata['name']}"
     )
     return tuple(pod_view(pod) for pod in found if owned_by(pod, metadata["uid"]))
+
+
+async def _nodes(
+    gateway: Gateway, status: LMTrainingJobStatus, pods: tuple[ObservedPod, ...]
+) -> dict[str, ObservedNode]:
+    """The nodes of pods that have failed or are to go, by name, and where one has ended by itself
+    those of the others, of which one may be the cause; none where nobody may read them."""
+    names = nodes_asked_for(status, pods)
+    found = await asyncio.gather(*(_node(gateway, name) for name in names))
+    return {node.name: node for node in found if node is not None}
+
+
+def nodes_asked_for(status: LMTrainingJobStatus, pods: tuple[ObservedPod, ...]) -> list[str]:
+    """Names of the nodes that may tell why a pod has failed."""
+    if status.is_terminal:
+        return []
+    placed = [pod for pod in pods if pod.node and not is_kept(pod, status)]
+    ill = [pod for pod in placed if pod.is_deleting or has_failed(pod)]
+    others = placed if any(not pod.is_deleting for pod in ill) else []
+    return list(dict.fromkeys(pod.node for pod in (*ill, *others)))[:NODES_MAX]
+
+
+def has_failed(pod: ObservedPod) -> bool:
+    return pod.phase == "Failed" or (pod.exit is not None and pod.exit.code != 0)
+
+
+async def _node(gateway: Gateway, name: str) -> ObservedNode | None:
+    try:
+        found = await gateway.get("Node", "", name)
+    except ApiError as error:
+        if error.code == FORBIDDEN:
+            return None
+        raise
+    return node_view(found) if found is not None else None
+
+
+def node_view(found: Object) -> ObservedNode:
+    """One node; what is absent is empty."""
+    conditions = found.get("status", {}).get("conditions") or []
+    taints = found.get("spec", {}).get("taints") or []
+    taints = sorted(taints, key=lambda taint: taint.get("effect") == "NoExecute")
+    return ObservedNode(
+        name=found["metadata"]["name"],
+        conditions=tuple(
+            NodeCondition(type=c["type"], status=c["status"], message=_short(c.get("message")))
+            for c in conditions
+        ),
+        taints={taint["key"]: taint.get("effect", "") for taint in taints},
+    )
+
+
+def _short(message: str | None) -> str:
+    return (message or "")[:NODE_MESSAGE_LENGTH_MAX]
 
 
 async def _leftovers(gateway: Gateway, job: Object) -> tuple[Leftover, ...]:

@@ -157,6 +157,7 @@ class JobReconciler:
             report=self._report,
             refusals=self._refusals,
             now=now,
+            reads_nodes=self._settings.reads_nodes,
         )
         observed = self._with_times(observed)
         decided = plan(job, status, observed, now, self._settings)

@@ -7,7 +7,7 @@ then the phase; a pod that is being deleted goes only after that.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any, Protocol
 
@@ -28,6 +28,11 @@ COLLECT_SECONDS = (0.1, 3.0)
 KILL_SECONDS = (0.05, 1.0)
 """Until a kubelet ends a container whose pod is gone."""
 PODS_PER_NODE = 3
+REMOVED_SECONDS = 20.0
+"""From the taint out-of-service until the node is removed and its pods are collected: an operator
+that sees the taint does not wait for that."""
+NO: Mapping[str, str] = {}
+UNREACHABLE = {"node.kubernetes.io/unreachable": "NoExecute"}
 KUBELET, SCHEDULER, NODES = "kubelet", "scheduler", "node controller"
 
 
@@ -53,6 +58,8 @@ class Cluster:
         self.nodes = [Place(f"node-{number}") for number in range(1, 4)]
         self._started: set[str] = set()
         """UIDs of the pods whose container was begun."""
+        for node in self.nodes:
+            self.tell_of(node)
         world.server.listeners.append(self._changed)
 
     # --- what happens in the API server --------------------------------------------------------
@@ -89,7 +96,8 @@ class Cluster:
         pod = self._world.server.pod_of(uid)
         if pod is None or pod["spec"].get("nodeName"):
             return
-        free = [node for node in self.nodes if self._room(node) > 0]
+        away = avoided_nodes(pod)
+        free = [n for n in self.nodes if n.name not in away and self._room(n) > 0]
         if not free:
             condition = {
                 "type": "PodScheduled",
@@ -245,6 +253,36 @@ class Cluster:
 
     # --- nodes --------------------------------------------------------------------------------
 
+    def tell_of(self, node: Place, *, ready: str = "True", taints: Mapping[str, str] = NO) -> None:
+        """Its conditions and taints."""
+        watched = {"GpuMemWatch": "True" if node.is_broken else "False"}
+        self._world.server.set_node(
+            node.name, NODES, conditions={"Ready": ready} | watched, taints=taints
+        )
+
+    def break_device(self, node: Place) -> None:
+        node.is_broken = True
+        self.tell_of(node)
+
+    def power_off(self, node: Place) -> None:
+        """Nothing runs on it any more, which nobody knows yet."""
+        node.is_off = True
+        self.cut_off(node)
+        for container in list(self._world.trainers.containers.values()):
+            if container.node is node and container.is_running:
+                self._world.trainers.kill(container)
+
+    def declare_out_of_service(self, node: Place) -> None:
+        """Somebody has made sure of it, and says so; its pods are told to go, and at last the node
+        is removed."""
+        if node.is_removed or self._is_fenced(node):
+            return
+        self._world.tell(f"{node.name} is declared out of service")
+        fenced = {"node.kubernetes.io/out-of-service": "NoExecute"}
+        self.tell_of(node, ready="Unknown", taints=UNREACHABLE | fenced)
+        self._tell_to_go(node)
+        self._world.later(REMOVED_SECONDS, self.remove, node)
+
     def cut_off(self, node: Place) -> None:
         """Nothing reaches it any more; its containers run on."""
         node.is_cut_off = True
@@ -253,8 +291,17 @@ class Cluster:
         self._world.later(self._detect_seconds, self._taint, node)
 
     def _taint(self, node: Place) -> None:
-        if not node.is_cut_off:
+        if not node.is_cut_off or node.is_removed:
             return
+        if not self._is_fenced(node):
+            self.tell_of(node, ready="Unknown", taints=UNREACHABLE)
+        self._tell_to_go(node)
+
+    def _is_fenced(self, node: Place) -> bool:
+        taints = self._world.server.objects["Node", node.name]["spec"]["taints"]
+        return len(taints) > len(UNREACHABLE)
+
+    def _tell_to_go(self, node: Place) -> None:
         for pod in self._pods_on(node):
             disrupt(self._world, pod, NODES, "DeletionByTaintManager")
             metadata = pod["metadata"]
@@ -265,7 +312,11 @@ class Cluster:
         """The node is back: its kubelet tells what became of its pods, and does what it missed."""
         if not node.is_cut_off or node.is_removed:
             return
+        if node.is_off:
+            self.declare_out_of_service(node)
+            return
         node.is_cut_off = False
+        self.tell_of(node)
         self._world.tell(f"{node.name} is back")
         for container in list(self._world.trainers.containers.values()):
             if container.node is node:
@@ -289,12 +340,14 @@ class Cluster:
         if node.is_removed or not node.is_cut_off:
             return
         node.is_removed = True
+        self._world.server.remove_node(node.name, NODES)
         self._world.tell(f"{node.name} is switched off and removed")
         for container in list(self._world.trainers.containers.values()):
             if container.node is node and container.is_running:
                 self._world.trainers.kill(container)
         self._world.later(self._random.uniform(1.0, 20.0), self._collect_pods, node)
         self.nodes.append(Place(f"node-{len(self.nodes) + 1}"))
+        self.tell_of(self.nodes[-1])
 
     def _collect_pods(self, node: Place) -> None:
         for pod in self._pods_on(node):
@@ -307,6 +360,15 @@ class Cluster:
 
     def _after(self, seconds: tuple[float, float], what: Callable[..., Any], *args: Any) -> None:
         self._world.later(self._random.uniform(*seconds), what, *args)
+
+
+def avoided_nodes(pod: Object) -> set[str]:
+    """Names of the nodes that the pod's affinity keeps it away from."""
+    affinity = (pod["spec"].get("affinity") or {}).get("nodeAffinity") or {}
+    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
+    terms = required.get("nodeSelectorTerms") or []
+    fields = [field for term in terms for field in term.get("matchFields") or []]
+    return {name for field in fields if field["operator"] == "NotIn" for name in field["values"]}
 
 
 def _is_live(pod: Object) -> bool:

@@ -158,6 +158,27 @@ def node_is_lost_for_good(world: World, random: Random) -> bool:
     return True
 
 
+@fault(is_charged=True)
+def device_breaks(world: World, random: Random) -> bool:
+    """The rank on it crashes, and the node tells of it. One at a time: there are few nodes."""
+    victim = _victim(world, random)
+    if victim is None or any(node.is_broken for node in world.cluster.nodes):
+        return False
+    world.cluster.break_device(victim.node)
+    world.trainers.fail(victim, FailureClass.CRASH)
+    return True
+
+
+@fault(is_charged=True)
+def node_is_out_of_service(world: World, random: Random) -> bool:
+    victim = _victim(world, random)
+    if victim is None:
+        return False
+    world.cluster.power_off(victim.node)
+    world.later(random.uniform(1.0, 30.0), world.cluster.declare_out_of_service, victim.node)
+    return True
+
+
 # --- the wish -------------------------------------------------------------------------------
 
 
@@ -210,17 +231,17 @@ def status_is_edited_by_hand(world: World, random: Random) -> bool:
     return True
 
 
-@fault()
-def job_is_deleted(world: World, random: Random) -> bool:
-    return _delete_job(world)
-
-
 @fault(never=frozenset({"Ended"}), forgets=True)
 def status_is_wiped_by_hand(world: World, random: Random) -> bool:
     if world.job is None or is_terminal(world.job):
         return False
     world.server.wipe_status(JOB, PERSON)
     return True
+
+
+@fault()
+def job_is_deleted(world: World, random: Random) -> bool:
+    return _delete_job(world)
 
 
 @fault()

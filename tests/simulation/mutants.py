@@ -16,7 +16,16 @@ from lmtraining_api.records import ExitRecord, TrainerReport
 from lmtraining_api.status import LMTrainingJobStatus
 from lmtraining_operator import apply, observe, reconcile, reports
 from lmtraining_operator.gateway import ApiError, Object
-from lmtraining_operator.plan import attempts, decide, ending, failures, gang, progress, recovery
+from lmtraining_operator.plan import (
+    attempts,
+    decide,
+    ending,
+    failures,
+    gang,
+    nodes,
+    progress,
+    recovery,
+)
 from lmtraining_operator.plan.model import ObservedPod, Plan
 from lmtraining_operator.plan.situation import Situation
 from tests.simulation import operator_process
@@ -64,6 +73,12 @@ async def _children_first(self: Any, now: datetime, *, has_news: bool) -> Any:
     await applier.apply(view.plan.actions)
     return await _write_and_apply(self, now, has_news=has_news)
 
+
+plant(
+    "a pod on a node that is only cut off is forced at once",
+    Mutant(observe, "is_out_of_service", lambda node: node is not None and bool(node.taints)),
+)
+plant("the node that status avoids is forgotten", Mutant(nodes, "names", lambda status: ()))
 
 plant(
     "children are made before status says so",

@@ -28,7 +28,7 @@ from tests.simulation.network import Network, SimulatedGateway
 from tests.simulation.server import ApiServer, Change
 from tests.simulation.trainers import Trainers
 
-SETTINGS = Settings(trainer_image="registry.example/trainer:1")
+SETTINGS = Settings(trainer_image="registry.example/trainer:1", reads_nodes=True)
 EVENT_SECONDS = (0.005, 0.08)
 RESTART_SECONDS = (0.5, 4.0)
 CHOSEN = {api.KIND: "job_changed", "Pod": "pod_changed"}

@@ -12,6 +12,7 @@ from lmtraining_api import names as api
 from lmtraining_operator.gateway import Object
 from lmtraining_operator.plan.failures import UNCOUNTED
 from tests.simulation.clock import seconds
+from tests.simulation.cluster import avoided_nodes
 from tests.simulation.faults import KINDS
 from tests.simulation.server import OPERATOR, TERMINAL, Change, attempt_of, owner_uid, replica_of
 from tests.simulation.trainers import ALONE_SECONDS_MAX
@@ -148,6 +149,9 @@ class Oracles:
         known = status.get("replacedPods", {}).get(str(replica), 0)
         if attempt == status.get("attempt") and pod_number(pod) > known:
             self.world.violated(f"{name} exists before its replacement is in status")
+        away = {node["name"] for node in status.get("avoidedNodes", [])}
+        if attempt == status.get("attempt") and not away <= avoided_nodes(pod):
+            self.world.violated(f"{name} may go to {sorted(away)}, which status says it avoids")
         if is_terminal(job) and not self._may_be_late():
             self.world.violated(f"P2: {name} is made after the end")
         if self.sees_the_past() or self._may_be_late():
@@ -292,6 +296,7 @@ class Oracles:
             "restarts": status.get("restarts", {}).get("total"),
             "step": status.get("progress", {}).get("step"),
             "export": bool(status.get("artifacts", {}).get("export")),
+            "avoided": [node["name"] for node in status.get("avoidedNodes", [])],
             "replaced": sum(status.get("replacedPods", {}).values()),
             "made": dict(self.made),
             "deleted": dict(self.deleted),

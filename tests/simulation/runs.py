@@ -15,6 +15,10 @@ class Place:
     name: str
     is_cut_off: bool = False
     is_removed: bool = False
+    is_off: bool = False
+    """Whether it is cut off because nothing runs on it."""
+    is_broken: bool = False
+    """Whether a device of it fails whoever uses it, as it says itself."""
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,23 @@ class ApiServer:
         self._foreign_status[uid] = self._foreign_status.get(uid, frozenset()) | fields.keys()
         self._store("MODIFIED", found | {"status": found.get("status", {}) | fields}, actor)
 
+    def set_node(
+        self, name: str, actor: str, *, conditions: Object, taints: Mapping[str, str]
+    ) -> None:
+        """Node and node controller say how it is: status by type, and effect by key."""
+        said = [{"type": kind, "status": status} for kind, status in conditions.items()]
+        body = {
+            "kind": "Node",
+            "metadata": {"name": name, "uid": f"{name}-uid"},
+            "spec": {"taints": [{"key": k, "effect": effect} for k, effect in taints.items()]},
+            "status": {"conditions": said},
+        }
+        is_known = ("Node", name) in self.objects
+        self._store("MODIFIED" if is_known else "ADDED", body, actor)
+
+    def remove_node(self, name: str, actor: str) -> None:
+        self._remove(self.objects["Node", name], actor)
+
     def wipe_status(self, key: Key, actor: str) -> None:
         """A person takes away all that was said."""
         self._store("MODIFIED", self.objects[key] | {"status": {"attempt": 0}}, actor)

@@ -5,8 +5,10 @@ import os
 import pytest
 from rich.console import Console
 
-from tests.simulation.life import draw, live
+from tests.simulation.cluster import REMOVED_SECONDS
+from tests.simulation.life import Fault, Schedule, draw, live
 from tests.simulation.many import coverage, story_of, tally_all
+from tests.simulation.world import Shape
 
 pytestmark = pytest.mark.simulation
 
@@ -33,3 +35,22 @@ def test_equal_schedules_are_equal_lives() -> None:
     """Else no seed could be looked at again."""
     for seed in range(5):
         assert live(draw(seed)).story == live(draw(seed)).story
+
+
+def test_a_node_that_tells_of_broken_hardware_is_avoided() -> None:
+    """By the next pod already: the node itself is evidence enough."""
+    life = live(Schedule(1, Shape(), (Fault("device breaks", "Training", 0.3, 1),)))
+    assert not life.violations, life.told()
+    assert (life.outcome["state"], len(life.outcome["avoided"])) == ("Completed", 1)
+
+
+def test_a_node_that_is_out_of_service_is_not_waited_for() -> None:
+    """The same machine is waited for 90 s and longer where nobody says that it is off."""
+    fault = Fault("node is out of service", "Training", 0.3, 1)
+    life = live(Schedule(1, Shape(replicas=3), (fault,)))
+    assert not life.violations, life.told()
+    said = [(time, text.strip()) for time, text in life.story]
+    declared = next(time for time, text in said if text.endswith("is declared out of service"))
+    forced = [t for t, text in said if text.startswith("operator: deleted Pod") and t > declared]
+    assert forced, life.told()
+    assert forced[0] - declared < REMOVED_SECONDS / 2

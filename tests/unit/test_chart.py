@@ -18,6 +18,7 @@ from lmtraining_api import names
 from lmtraining_api.job import LMTrainingJob
 from lmtraining_operator import main
 from lmtraining_operator.election import LeaseName
+from lmtraining_operator.plan.model import HARDWARE_FAULTS
 from tests.unit.operator_world import World, job_body
 
 pytestmark = pytest.mark.unit
@@ -36,6 +37,7 @@ EVERYTHING: dict[str, Any] = {
     "watchNamespaces": ["team-a", "team-b"],
     "crds": {"keep": False},
     "allowed": {"images": ["mirror.example/"], "uris": ["s3://a/"], "serviceAccounts": ["b"]},
+    "nodes": {"hardwareFaults": ["FanStopped", "team.example/broken"]},
     "serviceAccount": {"name": "trainer-operator", "annotations": {"a": "b"}},
     "extraArgs": ["--health-address=0.0.0.0:8080"],
     "podAnnotations": {"a": "b"},
@@ -165,11 +167,15 @@ def test_watching_named_namespaces_needs_no_right_outside_them(helm: Path) -> No
         "--allow-image=mirror.example/",
         "--allow-uri=s3://a/",
         "--allow-service-account=b",
+        "--hardware-fault=FanStopped",
+        "--hardware-fault=team.example/broken",
         "--lease=system/lm-lm-training-operator",
         "--log-format=json",
         "--health-address=0.0.0.0:8080",
     ]
-    assert main.parse(arguments).namespaces == ("team-a", "team-b"), "the operator takes them"
+    options = main.parse(arguments)
+    assert options.namespaces == ("team-a", "team-b"), "the operator takes them"
+    assert options.hardware_faults == {"FanStopped", "team.example/broken"}
 
 
 @pytest.mark.parametrize("values", [{}, {"nameOverride": "x"}, EVERYTHING])
@@ -191,6 +197,10 @@ OPERATOR_RIGHTS = {
 }
 
 
+#: Beside them, where it has a ClusterRole and nodes.read is true.
+NODE_RIGHTS = {("", "nodes"): "get"}
+
+
 def rights(role: Manifest) -> dict[tuple[str, str], str]:
     return {
         (group, resource): " ".join(rule["verbs"])
@@ -203,8 +213,18 @@ def rights(role: Manifest) -> dict[tuple[str, str], str]:
 def test_the_operators_rights_are_these_in_both_modes(helm: Path) -> None:
     everywhere = of_kind(rendered(helm), "ClusterRole")[0]
     named = [role for role in of_kind(rendered(helm, EVERYTHING), "Role") if not of_lease(role)]
-    assert rights(everywhere) == OPERATOR_RIGHTS
+    assert rights(everywhere) == OPERATOR_RIGHTS | NODE_RIGHTS
     assert [rights(role) for role in named] == [OPERATOR_RIGHTS, OPERATOR_RIGHTS]
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+def test_nodes_are_read_only_with_the_right_to(helm: Path, is_read: bool) -> None:
+    manifests = rendered(helm, {"nodes": {"read": is_read}})
+    options = main.parse(container(manifests)["args"])
+    assert options.reads_nodes is is_read
+    assert options.hardware_faults == HARDWARE_FAULTS
+    assert (NODE_RIGHTS.keys() <= rights(of_kind(manifests, "ClusterRole")[0]).keys()) is is_read
+    assert not main.parse(container(rendered(helm, EVERYTHING))["args"]).reads_nodes
 
 
 def of_lease(role: Manifest) -> bool:

@@ -13,7 +13,13 @@ from lmtraining_api.explain import explain_validation_error
 from lmtraining_api.fields import quantity_value
 from lmtraining_api.job import LMTrainingJob
 from lmtraining_api.names import ANNOTATION_PAUSED
-from lmtraining_api.status import STATUS_VERSION, Accepted, LMTrainingJobStatus
+from lmtraining_api.status import (
+    STATUS_VERSION,
+    Accepted,
+    ConditionType,
+    LMTrainingJobStatus,
+    Succeeded,
+)
 from lmtraining_operator.plan import figures, names, permission
 from lmtraining_operator.plan.model import Object, ObservedClaim, Plan, PublishEvent
 from lmtraining_operator.plan.situation import Situation
@@ -72,6 +78,17 @@ PAUSED = NotAccepted(
     message=f"the annotation {ANNOTATION_PAUSED} is true: nothing is made, mended or ended, and "
     "the pods that run are left alone; remove it to go on",
 )
+
+
+def state_without(status: LMTrainingJobStatus, refusal: NotAccepted) -> Succeeded | None:
+    """The state of a job that the operator keeps its hands off; None leaves what was said."""
+    if refusal is PAUSED:
+        return Succeeded.PAUSED
+    if status.attempt == 0:
+        return Succeeded.PENDING
+    known = status.condition(ConditionType.SUCCEEDED)
+    was_paused = known is not None and known.reason == Succeeded.PAUSED
+    return Succeeded.UNREACHABLE if was_paused else None
 
 
 def reason_not_to_start(situation: Situation) -> NotAccepted | None:

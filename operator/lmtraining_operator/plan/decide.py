@@ -29,6 +29,7 @@ from lmtraining_operator.plan import (
     deadlines,
     ending,
     events,
+    evidence,
     figures,
     gang,
     names,
@@ -159,24 +160,11 @@ def _not_accepted(
 ) -> Plan:
     """Say why. Pods that run already go on: an upgrade must not stop them (P10)."""
     verdicts = [Verdict("False", refusal.reason, refusal.message)]
-    state = _state_while_not_accepted(status, refusal)
+    state = acceptance.state_without(status, refusal)
     if state is not None:
         verdicts.append(Verdict("Unknown", state, refusal.message))
     said = with_conditions(status, verdicts, generation=generation, now=now)
     return Plan(status=said, look_again_seconds=RESYNC_SECONDS)
-
-
-def _state_while_not_accepted(
-    status: LMTrainingJobStatus, refusal: acceptance.NotAccepted
-) -> Succeeded | None:
-    """The state of a job that the operator keeps its hands off; None leaves what was said."""
-    if refusal is acceptance.PAUSED:
-        return Succeeded.PAUSED
-    if status.attempt == 0:
-        return Succeeded.PENDING
-    known = status.condition(ConditionType.SUCCEEDED)
-    was_paused = known is not None and known.reason == Succeeded.PAUSED
-    return Succeeded.UNREACHABLE if was_paused else None
 
 
 def _unwatched(
@@ -260,6 +248,7 @@ def _failed(situation: Situation, failure: Failure, *, productive: bool) -> Situ
     known = situation.replaced
     if known is not None and situation.is_replacing and failure.follows:
         return _answered(situation, known, failure)  # the same failure, charged once
+    failure = evidence.with_evidence(failure, situation)
     said = failure.as_status(situation)
     answer = recovery.answer(
         said,

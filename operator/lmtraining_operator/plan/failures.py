@@ -68,6 +68,10 @@ class Failure:
     record: ExitRecord | None = None
     follows: bool = False
     """True where it points at what another pod of the gang did."""
+    node_conditions: tuple[str, ...] = ()
+    """What is wrong with its node."""
+    node_fault: str = ""
+    """What says that it is its hardware."""
 
     def as_status(self, situation: Situation) -> LastFailure:
         record = self.record
@@ -80,6 +84,8 @@ class Failure:
             attempt=situation.attempt,
             pod=self.pod,
             node=self.node,
+            node_conditions=[figures.bounded(name, 316) for name in self.node_conditions],
+            node_fault=figures.bounded(self.node_fault),
             rank=_count(record.rank) if record else None,
             step=_count(record.step) if record else None,
             exit_code=self.exit_code if self.exit_code in EXIT_CODES else None,

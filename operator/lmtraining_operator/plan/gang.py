@@ -211,9 +211,12 @@ def _is_ending(situation: Situation, pod: ObservedPod) -> bool:
 
 
 def release(pods: tuple[ObservedPod, ...], grace_seconds: int | None) -> list[Action]:
-    """Delete every pod that nobody has told to go yet, and for good those that do not go."""
+    """Delete every pod that nobody has told to go yet, and for good those that do not go, or that
+    nobody can tell."""
     told = [
-        DeletePod(name=pod.name, uid=pod.uid, grace_seconds=grace_seconds)
+        DeletePod(
+            name=pod.name, uid=pod.uid, grace_seconds=0 if pod.is_on_dead_node else grace_seconds
+        )
         for pod in pods
         if not pod.is_deleting
     ]
@@ -225,4 +228,5 @@ def _is_stuck(pod: ObservedPod) -> bool:
     """Whether it should long be gone: nobody on its node hears that it is to go. One that was
     forced already has another reason to stay, such as a finalizer."""
     is_late = pod.deleting_seconds > pod.grace_seconds + STUCK_SECONDS
+    is_late = is_late or (pod.is_on_dead_node and pod.is_deleting)
     return is_late and pod.grace_seconds > 0 and not pod.is_terminal

@@ -19,6 +19,30 @@ FORBIDDEN = 403
 GANG_INCOMPLETE = "GangIncomplete"
 """Reason of an attempt that was given up because some of its pods found no place."""
 TERMINAL_PHASES = frozenset({"Succeeded", "Failed"})
+HARDWARE_FAULTS = frozenset(
+    {
+        # NVSentinel
+        "GpuInforomWatch",
+        "GpuMemWatch",
+        "GpuNvlinkWatch",
+        "GpuPcieWatch",
+        "GpuPowerWatch",
+        "SysLogsGPUFallenOff",
+        "SysLogsSXIDError",
+        "SysLogsXIDError",
+        "nvidia.com/gpu-nvlink-error",
+        "nvidia.com/gpu-xid-error",
+        # node-problem-detector, alone and as AKS runs it
+        "GPUMissing",
+        "IBLinkFlapping",
+        "NVLinkStatusInactive",
+        "ReadonlyFilesystem",
+        "XIDErrors",
+        # the node monitoring agent of EKS
+        "AcceleratedHardwareReady",
+    }
+)
+"""Conditions and taints by which the agents that watch over nodes tell of broken hardware."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +66,29 @@ class Settings:
     trainer_image: str
     """Image of a job that names none."""
     allowed: Allowed = Allowed()
+    reads_nodes: bool = False
+    """Whether nodes of pods that fail are read, which needs a right of its own."""
+    hardware_faults: frozenset[str] = HARDWARE_FAULTS
+    """Types of conditions, and keys of taints, of a node whose hardware is at fault."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeCondition:
+    """One condition of a node."""
+
+    type: str
+    status: str
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservedNode:
+    """What a node says of itself, and others of it."""
+
+    name: str
+    conditions: tuple[NodeCondition, ...] = ()
+    taints: Mapping[str, str] = field(default_factory=dict)
+    """Effect by key; of two with one key, NoExecute."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +123,8 @@ class ObservedPod:
     phase: str = "Pending"
     address: str = ""
     node: str = ""
+    is_on_dead_node: bool = False
+    """Whether a person or a controller says by a taint that nothing runs on its node any more."""
     is_deleting: bool = False
     grace_seconds: int = 0
     """Of a pod that is being deleted: what it was given to stop; 0 when it was forced."""
@@ -203,6 +252,8 @@ class Observed:
     pods: tuple[ObservedPod, ...] = ()
     config_map: bool = False
     network_policy: bool = False
+    nodes: Mapping[str, ObservedNode] = field(default_factory=dict)
+    """By name: those of pods that have failed, where they may be read."""
     claim: ObservedClaim | None = None
     report: ObservedReport = ObservedReport()
     warnings: tuple[PodWarning, ...] = ()

@@ -1,8 +1,9 @@
 """Which nodes do new pods of this job keep away from?
 
-Promise: a node on which devices failed twice, or from which a rule of the job wants to go
-elsewhere, gets no new pod of it; status says which and why, before the first pod that keeps away.
-It is our own evidence, so it needs no right to read nodes.
+Promise: a node on which devices failed twice, that itself tells of broken hardware when a pod fails
+on it, or from which a rule of the job wants to go elsewhere, gets no new pod of it; status says
+which and why, before the first pod that keeps away. But for the node's own word it is our own
+evidence, so it needs no right to read nodes.
 Trap avoided: a list that grows until no node is left. It is bounded, and the oldest entry goes
 first.
 """
@@ -21,6 +22,8 @@ HARDWARE_FAULTS_MAX = 2
 FAULTY_NODES_MAX = 64
 AVOIDED_NODES_MAX = 16
 RETRY_ELSEWHERE = "RetryElsewhere"
+_BY_RULE = "recovery.rules["
+"""What the reason begins with where only a rule of the job says so."""
 
 
 def after_failure(
@@ -53,7 +56,9 @@ def why_to_avoid(status: LMTrainingJobStatus, failure: LastFailure, found: Found
     if not failure.node:
         return ""
     if found is not None and found[1].action == RETRY_ELSEWHERE:
-        return f"recovery.rules[{found[0]}] says {RETRY_ELSEWHERE} after {failure.failure_class}"
+        return f"{_BY_RULE}{found[0]}] says {RETRY_ELSEWHERE} after {failure.failure_class}"
+    if failure.node_fault:
+        return failure.node_fault
     is_one = failure.failure_class is FailureClass.HARDWARE
     count = status.hardware_faults.get(failure.node, 0) + is_one
     return f"{count} hardware faults on it" if count >= HARDWARE_FAULTS_MAX else ""
@@ -64,7 +69,11 @@ def still_avoided(status: LMTrainingJobStatus, recovery: Recovery) -> LMTraining
     if any(rule.action == RETRY_ELSEWHERE for rule in recovery.failure_rules):
         return status
     faults = status.hardware_faults
-    kept = [n for n in status.avoided_nodes if faults.get(n.name, 0) >= HARDWARE_FAULTS_MAX]
+    kept = [
+        node
+        for node in status.avoided_nodes
+        if not node.reason.startswith(_BY_RULE) or faults.get(node.name, 0) >= HARDWARE_FAULTS_MAX
+    ]
     return status.model_copy(update={"avoided_nodes": kept})
 
 

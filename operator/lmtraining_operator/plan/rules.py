@@ -27,6 +27,7 @@ def _matches(rule: RecoveryRule, failure: LastFailure) -> bool:
         and rule.reason in _reasons(failure)
         and rule.exit_code in (None, failure.exit_code)
         and (rule.message is None or rule.message in failure.message)
+        and (rule.node_condition is None or rule.node_condition in failure.node_conditions)
     )
 
 

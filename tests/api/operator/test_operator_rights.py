@@ -136,7 +136,7 @@ def start(
             TEAM if is_namespaced else "",
             tmp_path / "operator.log",
             kubeconfig=server.kubeconfig_of(ACCOUNT),
-            arguments=[LEASE],
+            arguments=[LEASE, *([] if is_namespaced else ["--read-nodes"])],
         )
         started.append(process)
         process.wait_ready()
