@@ -5,6 +5,7 @@ Promise: SIGTERM ends the process within seconds; what was cut short is done aga
 
 import argparse
 import asyncio
+import json
 import logging
 import socket
 import sys
@@ -25,7 +26,7 @@ from lmtraining_operator.health import Health, served
 from lmtraining_operator.leading import Leader
 from lmtraining_operator.metrics import Metrics
 from lmtraining_operator.plan import Allowed, Settings
-from lmtraining_operator.plan.model import HARDWARE_FAULTS
+from lmtraining_operator.plan.model import HARDWARE_FAULTS, PROMETHEUS, Object
 from lmtraining_operator.reconcile import JobKey, JobReconciler
 from lmtraining_operator.reports import Reports
 
@@ -46,6 +47,7 @@ class Options:
 
     trainer_image: str
     allowed: Allowed = field(default_factory=Allowed)
+    metrics_readers: tuple[Object, ...] = (PROMETHEUS,)
     reads_nodes: bool = False
     hardware_faults: frozenset[str] = HARDWARE_FAULTS
     namespaces: tuple[str, ...] = ()
@@ -112,6 +114,13 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         "--allow-host-network", action="store_true", help="jobs may use the network of their nodes"
     )
     run_command.add_argument(
+        "--metrics-readers",
+        default=json.dumps(Options.metrics_readers),
+        metavar="JSON",
+        help="a list of NetworkPolicy peers that may scrape the pods that train (default: the pods "
+        "of any namespace with the label app.kubernetes.io/name=prometheus)",
+    )
+    run_command.add_argument(
         "--read-nodes", action="store_true", help="ask the nodes of pods that fail for the cause"
     )
     run_command.add_argument(
@@ -135,6 +144,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         for address in (parsed.health_address, parsed.metrics_address):
             host_and_port(address)
         lease = LeaseName.parse(parsed.lease) if parsed.lease else None
+        readers = peers(parsed.metrics_readers)
     except ValueError as error:
         parser.error(str(error))
     return Options(
@@ -145,6 +155,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
             service_accounts=tuple(parsed.allow_service_account),
             host_network=parsed.allow_host_network,
         ),
+        metrics_readers=readers,
         reads_nodes=parsed.read_nodes,
         hardware_faults=frozenset(parsed.hardware_faults) or HARDWARE_FAULTS,
         namespaces=tuple(parsed.namespaces),
@@ -163,6 +174,20 @@ def host_and_port(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def peers(text: str) -> tuple[Object, ...]:
+    """NetworkPolicy peers, as a JSON list; the API server checks what is in each of them."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--metrics-readers {text!r} is no JSON: {error}") from None
+    if not isinstance(found, list) or not all(isinstance(one, dict) and one for one in found):
+        raise ValueError(
+            f"--metrics-readers {text!r} is not a list of NetworkPolicy peers, such as "
+            f"{json.dumps([PROMETHEUS])}"
+        )
+    return tuple(found)
+
+
 async def run(options: Options) -> None:
     """The operator, until SIGTERM or SIGINT."""
     metrics = Metrics(_version())
@@ -174,6 +199,7 @@ async def run(options: Options) -> None:
     settings = Settings(
         trainer_image=options.trainer_image,
         allowed=options.allowed,
+        metrics_readers=options.metrics_readers,
         reads_nodes=options.reads_nodes,
         hardware_faults=options.hardware_faults,
     )

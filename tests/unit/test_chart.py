@@ -46,6 +46,7 @@ EVERYTHING: dict[str, Any] = {
     "affinity": {"nodeAffinity": {}},
     "priorityClassName": "system-cluster-critical",
     "metrics": {
+        "readers": [{"ipBlock": {"cidr": "10.1.0.0/16"}}],
         "service": {"enabled": True},
         "serviceMonitor": {"enabled": True, "additionalLabels": {"release": "prometheus"}},
         "podMonitor": {"enabled": True, "interval": "7s", "additionalLabels": {"release": "p"}},
@@ -167,6 +168,7 @@ def test_watching_named_namespaces_needs_no_right_outside_them(helm: Path) -> No
         "--allow-image=mirror.example/",
         "--allow-uri=s3://a/",
         "--allow-service-account=b",
+        '--metrics-readers=[{"ipBlock":{"cidr":"10.1.0.0/16"}}]',
         "--hardware-fault=FanStopped",
         "--hardware-fault=team.example/broken",
         "--lease=system/lm-lm-training-operator",
@@ -176,6 +178,7 @@ def test_watching_named_namespaces_needs_no_right_outside_them(helm: Path) -> No
     options = main.parse(arguments)
     assert options.namespaces == ("team-a", "team-b"), "the operator takes them"
     assert options.hardware_faults == {"FanStopped", "team.example/broken"}
+    assert options.metrics_readers == ({"ipBlock": {"cidr": "10.1.0.0/16"}},)
 
 
 @pytest.mark.parametrize("values", [{}, {"nameOverride": "x"}, EVERYTHING])
@@ -215,6 +218,15 @@ def test_the_operators_rights_are_these_in_both_modes(helm: Path) -> None:
     named = [role for role in of_kind(rendered(helm, EVERYTHING), "Role") if not of_lease(role)]
     assert rights(everywhere) == OPERATOR_RIGHTS | NODE_RIGHTS
     assert [rights(role) for role in named] == [OPERATOR_RIGHTS, OPERATOR_RIGHTS]
+
+
+@pytest.mark.parametrize("readers", [None, []])
+def test_scrapers_are_prometheus_unless_the_values_name_others(
+    helm: Path, readers: list[Manifest] | None
+) -> None:
+    values = {} if readers is None else {"metrics": {"readers": readers}}
+    options = main.parse(container(rendered(helm, values))["args"])
+    assert options.metrics_readers == (main.Options.metrics_readers if readers is None else ())
 
 
 @pytest.mark.parametrize("is_read", [True, False])

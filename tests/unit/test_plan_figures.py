@@ -1,6 +1,7 @@
 """Small pure pieces: figures, writes, events, manifests."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ from lmtraining_api.job import LMTrainingJob, Training, TrainingSpec
 from lmtraining_api.records import JobFile
 from lmtraining_api.status import (
     ConditionType,
+    LMTrainingJobStatus,
     Metrics,
     Progress,
     Progressing,
@@ -18,11 +20,13 @@ from lmtraining_api.status import (
     Succeeded,
 )
 from lmtraining_operator.apply import event_body
-from lmtraining_operator.plan import PublishEvent, figures, manifests
+from lmtraining_operator.plan import Create, Observed, PublishEvent, figures, manifests, plan
 from lmtraining_operator.plan.events import transitions
+from lmtraining_operator.plan.model import PROMETHEUS
 from lmtraining_operator.plan.verdicts import Verdict, with_conditions
 from lmtraining_operator.plan.writes import PROGRESS_SECONDS, REPORT_TIME_SECONDS, Pace, write_time
 from tests.unit.operator_situations import NOW, failure_status, job_object, status_of
+from tests.unit.operator_world import SETTINGS
 
 pytestmark = pytest.mark.unit
 
@@ -314,9 +318,21 @@ def test_access_mode_fits_the_replicas(written: dict[str, str], replicas: int, m
 
 def test_operator_is_let_in_by_its_own_label() -> None:
     """Its app.kubernetes.io/name is the installation's to choose."""
-    policy = manifests.network_policy(parsed())
-    selectors = [one["podSelector"] for one in policy["spec"]["ingress"][1]["from"]]
-    assert {"matchLabels": {"lmtraining.dev/component": "operator"}} in selectors
+    policy = manifests.network_policy(parsed(), readers=())
+    (peer,) = policy["spec"]["ingress"][1]["from"]
+    assert peer["podSelector"] == {"matchLabels": {"lmtraining.dev/component": "operator"}}
+
+
+def test_who_else_may_scrape_is_the_installations_to_say() -> None:
+    for readers in ((PROMETHEUS,), (), ({"ipBlock": {"cidr": "10.1.0.0/16"}},)):
+        settings = replace(SETTINGS, metrics_readers=readers)
+        made = plan(job_object(), LMTrainingJobStatus(), Observed(), NOW, settings)
+        (policy,) = (
+            action.body
+            for action in made.actions
+            if isinstance(action, Create) and action.kind == "NetworkPolicy"
+        )
+        assert policy["spec"]["ingress"][1]["from"][1:] == list(readers)
 
 
 def test_pod_knows_how_long_it_may_take_to_stop() -> None:
@@ -332,7 +348,7 @@ def test_claim_outlives_the_job_and_the_rest_does_not() -> None:
     assert "ownerReferences" not in manifests.claim(job)["metadata"]
     children = [
         manifests.config_map(job),
-        manifests.network_policy(job),
+        manifests.network_policy(job, readers=()),
         manifests.pod(job, "tiny-1-0-0", attempt=1, replica=0, intent="", image="trainer:1"),
     ]
     for child in children:

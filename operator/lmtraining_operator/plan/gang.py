@@ -97,7 +97,8 @@ def _prerequisites(situation: Situation) -> list[Create]:
     if observed.claim is None and job.spec.checkpoint.storage.claim is not None:
         bodies.append(manifests.claim(job))
     if not observed.network_policy:
-        bodies.append(manifests.network_policy(job))
+        readers = situation.settings.metrics_readers
+        bodies.append(manifests.network_policy(job, readers=readers))
     return [Create(body=body) for body in bodies]
 
 

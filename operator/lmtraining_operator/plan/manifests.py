@@ -5,6 +5,7 @@ level with a read-only root and no API-server token. Trap avoided: YAML built fr
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from lmtraining_api import names as api
@@ -17,11 +18,11 @@ USER_ID = 65532
 HOME_DIRECTORY = "/home/lmtraining"
 CONTAINER = "trainer"
 MANAGED_BY = "lm-training-operator"
-READERS = (
-    {"matchLabels": {api.LABEL_COMPONENT: api.COMPONENT_OPERATOR}},
-    {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
-)
-"""The pods that may read reports and metrics."""
+OPERATOR: Object = {
+    "namespaceSelector": {},
+    "podSelector": {"matchLabels": {api.LABEL_COMPONENT: api.COMPONENT_OPERATOR}},
+}
+"""As a peer of a NetworkPolicy: it reads reports, whoever else may."""
 SHARED_MEMORY_VOLUME = "shared-memory"
 SCRATCH_SIZE_MAX = "2Gi"
 """Size limit of /tmp, and of the home directory."""
@@ -77,11 +78,10 @@ def claim(job: LMTrainingJob) -> Object:
     }
 
 
-def network_policy(job: LMTrainingJob) -> Object:
-    """Who may reach the pods: each other, and the readers of reports. Egress stays open, since
-    storage may be anywhere."""
+def network_policy(job: LMTrainingJob, *, readers: Sequence[Object]) -> Object:
+    """Who may reach the pods: each other, and, of reports and metrics, the operator and `readers`,
+    which are peers of a NetworkPolicy. Egress stays open, since storage may be anywhere."""
     of_job = {"matchLabels": {api.LABEL_JOB_UID: job.metadata.uid}}
-    readers = [{"namespaceSelector": {}, "podSelector": selector} for selector in READERS]
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -92,7 +92,7 @@ def network_policy(job: LMTrainingJob) -> Object:
             "ingress": [
                 {"from": [{"podSelector": of_job}]},
                 {
-                    "from": readers,
+                    "from": [OPERATOR, *readers],
                     "ports": [{"port": api.REPORT_PORT, "protocol": "TCP"}],
                 },
             ],

@@ -19,6 +19,11 @@ FORBIDDEN = 403
 GANG_INCOMPLETE = "GangIncomplete"
 """Reason of an attempt that was given up because some of its pods found no place."""
 TERMINAL_PHASES = frozenset({"Succeeded", "Failed"})
+PROMETHEUS: Object = {
+    "namespaceSelector": {},
+    "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
+}
+"""The pods of any Prometheus that carries the usual label, as a peer of a NetworkPolicy."""
 HARDWARE_FAULTS = frozenset(
     {
         # NVSentinel
@@ -66,6 +71,8 @@ class Settings:
     trainer_image: str
     """Image of a job that names none."""
     allowed: Allowed = Allowed()
+    metrics_readers: tuple[Object, ...] = (PROMETHEUS,)
+    """Who may scrape the pods that train, as peers of a NetworkPolicy."""
     reads_nodes: bool = False
     """Whether nodes of pods that fail are read, which needs a right of its own."""
     hardware_faults: frozenset[str] = HARDWARE_FAULTS
