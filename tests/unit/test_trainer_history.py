@@ -12,6 +12,8 @@ from lmtraining_trainer.history import PAST_LINES_MAX, Curve, History
 
 pytestmark = pytest.mark.unit
 
+LONG = 20 * POINTS_MAX
+"""Steps of a run of which most are no point of their own."""
 BEGAN = datetime(2026, 11, 27, 12, 0, tzinfo=UTC)
 
 
@@ -39,16 +41,16 @@ def history(directory: Path, clock: Clock | None = None) -> History:
 
 def test_a_long_run_stays_bounded_and_keeps_its_extremes(tmp_path: Path) -> None:
     kept = history(tmp_path)
-    for step in range(1, 100_001):
-        kept.hear(report(step, loss=50.0 if step == 77_777 else None))
+    for step in range(1, LONG + 1):
+        kept.hear(report(step, loss=50.0 if step == LONG * 3 // 4 else None))
     found = kept.document()
     assert POINTS_MAX // 2 <= len(found.points) <= POINTS_MAX
-    assert found.points[-1].step == 100_000
+    assert found.points[-1].step == LONG
     assert max(point.loss_max or 0.0 for point in found.points[10:]) == 50.0
     steps = [point.step for point in found.points]
     assert steps == sorted(set(steps))
     last = found.points[-1]
-    assert last.loss == pytest.approx(1000.0 / 100_000, rel=2e-3)
+    assert last.loss == pytest.approx(1000.0 / LONG, rel=2e-3)
     assert len(found.model_dump_json(by_alias=True, exclude_none=True)) < 256 * 1024
 
 
