@@ -37,6 +37,7 @@ _PATHS = {
     "events": "/api/v1",
     "limitranges": "/api/v1",
     "resourcequotas": "/api/v1",
+    "services": "/api/v1",
     "networkpolicies": "/apis/networking.k8s.io/v1",
     api.PLURAL: f"/apis/{api.API_VERSION}",
 }

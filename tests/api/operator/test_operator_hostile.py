@@ -5,10 +5,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
+from devcluster.apiserver import ApiServer
 from lmtraining_api import names as api
+from lmtraining_api.records import TrainerReport
 from lmtraining_api.status import ConditionType
 from tests.api.operator.process import OperatorProcess
 from tests.api.operator.stage import Object, Stage
@@ -34,6 +37,24 @@ def test_what_admission_refuses_is_said_in_its_own_words(stage: Stage) -> None:
     stage.wait_for_pods("good", attempt=1, count=1)
 
 
+def test_what_pod_security_refuses_is_said_in_its_own_words(
+    api_server: ApiServer, stage: Stage, tmp_path: Path
+) -> None:
+    """An administrator who lets jobs use the nodes' network, in a namespace that does not."""
+    level = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+    stage.label_namespace(level)
+    operator = OperatorProcess(
+        api_server, stage.namespace, tmp_path / "log", arguments=["--allow-host-network"]
+    )
+    try:
+        stage.create_job("tiny", **ONE, podTemplate={"hostNetwork": True})
+        said = stage.wait_for("tiny", "CreateRefused", SCHEDULED).message
+    finally:
+        operator.kill()
+    assert 'violates PodSecurity "restricted:latest": host namespaces (hostNetwork=true)' in said
+    assert stage.pods("tiny") == []
+
+
 @pytest.mark.usefixtures("operator")
 def test_objects_of_others_are_neither_taken_nor_touched(stage: Stage) -> None:
     """P1: labels do not make a pod ours; a name that is taken is said."""
@@ -42,6 +63,9 @@ def test_objects_of_others_are_neither_taken_nor_touched(stage: Stage) -> None:
         "metadata": {"name": "second"}, "spec": {"podSelector": {}},
     }  # fmt: skip
     stage.do("POST", "networkpolicies", body=policy)
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "first"}}
+    ports = {"spec": {"ports": [{"port": 80}], "selector": {"app": "other"}}}
+    theirs = stage.do("POST", "services", body=service | ports)
     uid = stage.create_job("first", **ONE)["metadata"]["uid"]
     stage.do("POST", "pods", body=impostor("first", uid))
     stage.create_job("second", **ONE)
@@ -54,6 +78,7 @@ def test_objects_of_others_are_neither_taken_nor_touched(stage: Stage) -> None:
     stage.wait_for("first", "Suspended")
     assert [pod["metadata"]["name"] for pod in stage.pods("first")] == ["impostor"]
     assert "deletionTimestamp" not in stage.pods("first")[0]["metadata"]
+    assert stage.do("GET", "services", "/first") == theirs, "a Service is in nobody's way"
 
 
 def impostor(job: str, uid: str) -> Object:
@@ -102,9 +127,23 @@ def test_a_namespace_that_is_being_deleted(stage: Stage) -> None:
     assert "being terminated" in said.message
 
 
+def answer_of(content: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(content), content)
+
+
+FOREIGN = TrainerReport.model_validate(
+    {
+        "job_uid": "another", "attempt": 1, "round": 1, "state": "Training",
+        "report_time": "2026-01-01T00:00:00Z", "step": 7,
+    }
+)  # fmt: skip
+SLOW = b""
+"""The server takes the request and never answers."""
 HUGE = b'HTTP/1.1 200 OK\r\nContent-Length: 400000\r\n\r\n"' + b"x" * 400_000
 ANSWERS = {
-    "not JSON": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+    "not JSON": answer_of(b"hello"),
+    "of another job": answer_of(FOREIGN.model_dump_json(by_alias=True).encode()),
+    "no answer within": SLOW,
     "HTTP 302": b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\n\r\n",
     "more than": HUGE,
 }
@@ -138,11 +177,15 @@ def answering(stage: Stage) -> Iterator[Callable[[bytes], None]]:
     """From the first call on, a server at the lead's address that says the same to everybody."""
     answer = [b""]
     listeners: list[socket.socket] = []
+    waiting: list[socket.socket] = []
 
     def serve(listener: socket.socket) -> None:
         with suppress(OSError):
             while True:
                 client, _ = listener.accept()
+                if answer[0] == SLOW:
+                    waiting.append(client)
+                    continue
                 with client, suppress(OSError):
                     client.recv(4096)
                     client.sendall(answer[0])
@@ -154,5 +197,5 @@ def answering(stage: Stage) -> Iterator[Callable[[bytes], None]]:
             threading.Thread(target=serve, args=listeners, daemon=True).start()
 
     yield say
-    for listener in listeners:
-        listener.close()
+    for one in (*listeners, *waiting):
+        one.close()

@@ -125,6 +125,36 @@ def test_claim_that_does_not_exist(stage: Stage) -> None:
     stage.wait_for_pods("tiny", attempt=1, count=2)
 
 
+def test_storage_class_that_does_not_exist(stage: Stage) -> None:
+    """The provisioner says it in an event of the claim, the scheduler in the pod's status."""
+    stage.create_job("tiny", checkpoint__storage={"claim": {"storageClassName": "no-such"}})
+    pod, _ = stage.wait_for_pods("tiny", attempt=1, count=2)
+    made = stage.do("GET", "persistentvolumeclaims", "/tiny-checkpoints")["metadata"]
+    event = {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": "tiny-checkpoints.1", "namespace": stage.namespace},
+        "involvedObject": {
+            "kind": "PersistentVolumeClaim",
+            "name": made["name"],
+            "namespace": stage.namespace,
+            "uid": made["uid"],
+        },
+        "type": "Warning",
+        "reason": "ProvisioningFailed",
+        "message": 'storageclass.storage.k8s.io "no-such" not found',
+    }
+    stage.do("POST", "events", body=event)
+    unbound = {
+        "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+        "message": "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.",
+    }  # fmt: skip
+    stage.patch_status(pod, {"conditions": [unbound]})
+    stage.wait_for_message("tiny", '"no-such" not found', SCHEDULED)
+    said = stage.wait_for("tiny", "VolumeNotReady", SCHEDULED).message
+    assert "PersistentVolumeClaim tiny-checkpoints (Pending)" in said
+
+
 def test_two_jobs_in_one_run_directory(stage: Stage) -> None:
     claim(stage, "shared", "ReadWriteMany")
     same = {"storage": {"existingClaim": "shared"}, "path": "ours"}
