@@ -1,5 +1,6 @@
 """What the node of a failed pod says about the failure, and what is done about it."""
 
+import asyncio
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -7,8 +8,16 @@ import pytest
 
 from lmtraining_api.exits import CODE_OF_CLASS, FailureClass
 from lmtraining_api.job import Recovery
-from lmtraining_operator.observe import node_view, nodes_asked_for
-from lmtraining_operator.plan import NodeCondition, ObservedNode, ObservedPod, Plan, plan
+from lmtraining_operator.gateway import ApiError
+from lmtraining_operator.observe import node_view, nodes_asked_for, observe
+from lmtraining_operator.plan import (
+    NodeCondition,
+    ObservedNode,
+    ObservedPod,
+    ObservedReport,
+    Plan,
+    plan,
+)
 from lmtraining_operator.plan.evidence import OUT_OF_SERVICE, is_of_a_program, troubles
 from lmtraining_operator.plan.model import HARDWARE_FAULTS, Disruption, Object, Observed, Settings
 from lmtraining_operator.plan.nodes import still_avoided
@@ -196,3 +205,42 @@ def test_a_node_is_read_as_it_is_written() -> None:
     assert view.taints == {OUT_OF_SERVICE: "NoExecute"}
     assert len(view.conditions[0].message) == 1024
     assert node_view({"metadata": {"name": "b"}}) == ObservedNode(name="b")
+
+
+class OnePod:
+    """A gateway behind which one pod of the job is being deleted, and nodes answer like that."""
+
+    def __init__(self, job: Object, code: int) -> None:
+        self.asked: list[str] = []
+        self._job, self._code = job, code
+
+    async def get(self, kind: str, namespace: str, name: str) -> Object | None:
+        if kind != "Node":
+            return None
+        self.asked.append(name)
+        raise ApiError(self._code, "Refused", "nodes is forbidden")
+
+    async def list_objects(self, kind: str, namespace: str, **_: str) -> list[Object]:
+        owner = {"uid": self._job["metadata"]["uid"]}
+        metadata = {"name": "tiny-1-0-0", "uid": "u", "ownerReferences": [owner]}
+        told = {"deletionTimestamp": "2026-01-01T00:00:00Z"}
+        return [{"metadata": metadata | told, "spec": {"nodeName": "node-1"}, "status": {}}]
+
+
+@pytest.mark.parametrize(("code", "reads_nodes"), [(403, True), (500, True), (403, False)])
+def test_without_the_right_to_nodes_everything_goes_on(code: int, reads_nodes: bool) -> None:
+    """A server in trouble is asked again, by the next pass."""
+    gateway: Any = OnePod(job_object(), code)
+
+    async def look() -> Observed:
+        return await observe(
+            gateway, job_object(), status_of(), report=ObservedReport(), refusals={}, now=NOW,
+            reads_nodes=reads_nodes,
+        )  # fmt: skip
+
+    if code == 403:
+        assert (len(asyncio.run(look()).pods), asyncio.run(look()).nodes) == (1, {})
+    else:
+        with pytest.raises(ApiError):
+            asyncio.run(look())
+    assert bool(gateway.asked) is reads_nodes
