@@ -1,6 +1,6 @@
 """What operators are known to get wrong does not get through: the oracles bite.
 
-Beside the schedules, not after them: a file is a process's, and these take as long.
+Beside the schedules, not after them: the tests of a file stay in one process.
 """
 
 import pytest

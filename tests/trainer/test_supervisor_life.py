@@ -38,7 +38,8 @@ def test_a_pod_that_finishes_exits_0_and_leaves_its_record(tmp_path: Path) -> No
 
 
 def test_a_stray_intent_is_waited_out_and_said(tmp_path: Path) -> None:
-    """P1: older, foreign, incomplete or broken intents never start a rank."""
+    """P1: older, foreign, incomplete or broken intents never start a rank. A stop that comes before
+    anything was started is one too: exit code 80."""
     pod = _pod(tmp_path, "trains_until_stopped", attempt=3)
     other = Pod(tmp_path / "other", "finishes", spec(), attempt=3)
     other.uid = "uid-of-a-pod-that-had-my-name"
@@ -148,37 +149,20 @@ def test_a_save_that_takes_longer_than_the_grace_leaves_a_record(tmp_path: Path)
     assert "within recovery.graceSeconds 2: the newest intact checkpoint stands" in record.message
 
 
-def test_sigterm_before_anything_was_started_exits_80_at_once(tmp_path: Path) -> None:
-    pod = _pod(tmp_path, "finishes")
-    with pods(pod):
-        pod.until_state("Waiting")
-        pod.process.terminate()
-        assert pod.wait() == ExitCode.PREEMPTED
-
-
 def test_a_killed_supervisor_leaves_no_rank(tmp_path: Path) -> None:
-    """P1: nobody writes into a run that nobody watches."""
+    """P1: nobody writes into a run that nobody watches. Until then a stop that comes before a rank
+    has its handler is held back: it inherits the fork server's mask, and would else be killed."""
     pod = _pod(tmp_path, "ignores_the_stop")
     with pods(pod):
         pod.intend()
         ranks = [pod.rank_process(0), pod.rank_process(1)]
+        held = int(_status(int(_status(ranks[0], "PPid")), "SigBlk"), 16)
+        assert held >> (signal.SIGTERM - 1) & 1
+        assert held >> (signal.SIGINT - 1) & 1
+        assert not int(_status(ranks[0], "SigBlk"), 16)
         pod.process.kill()
         pod.wait()
         until(lambda: not set(ranks) & set(pod.processes()), "no rank", seconds=5)
-
-
-def test_a_stop_that_comes_before_the_handler_is_held_back(tmp_path: Path) -> None:
-    """A rank inherits the fork server's mask, and would else be killed by an early SIGTERM."""
-    pod = _pod(tmp_path, "ignores_the_stop", ranks=1)
-    with pods(pod):
-        pod.intend()
-        fork_server = int(_status(pod.rank_process(0), "PPid"))
-        held = int(_status(fork_server, "SigBlk"), 16)
-        assert held >> (signal.SIGTERM - 1) & 1
-        assert held >> (signal.SIGINT - 1) & 1
-        assert not int(_status(pod.rank_process(0), "SigBlk"), 16)
-        pod.process.kill()
-        pod.wait()
 
 
 @pytest.fixture
