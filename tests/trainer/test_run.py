@@ -267,6 +267,69 @@ def test_other_credentials_for_the_same_data_are_the_same_training(tmp_path: Pat
         claim(job(tmp_path, uid="one", data={"train": [source]}), attempt=attempt)
 
 
+#: What an older trainer wrote, before budgets in tokens and epochs, optimizers, regularisation,
+#: fine-tuning and early stopping; each hash is of a block with that trainer's defaults.
+RUN_OF_AN_OLDER_TRAINER = {
+    "job_uid": "one",
+    "job_name": "name-of-one",
+    "created": "2026-06-01T00:00:00+00:00",
+    "ranks": 1,
+    "spec": {
+        "model": {"config": {"layers": 1, "hiddenSize": 8, "heads": 1}},
+        "data": {"train": [{"uri": "file:///x"}], "sequenceLength": 8},
+        "training": {"budget": {"steps": 5}, "batchTokens": 8},
+        "checkpoint": {"path": "shared"},
+    },
+    "training_sha256": {
+        "model": "b20adca042fdec4722849b31454fad0fa5ffaf923ffd2fa9f2258e0335bfcc27",
+        "data": "5ba6a1b173479c395cec1160736132673e1ba083a1936e55f72381f5abe39483",
+        "training": "d7c8e35e6d969cc3630172299ce346f3a2b6c3dae4fb4313c309ad20c7db7d1e",
+        "precision": "4fad03c4ac7420cb0ba2161d1167b6d7e25a76fdba6ce25c934edb9e43f02448",
+    },
+}
+
+
+def begun_by(record: dict[str, object], directory: Path) -> None:
+    """A run directory that some trainer left, with a checkpoint in it."""
+    (directory / "run" / "checkpoints" / "step-00000000").mkdir(parents=True)
+    (directory / "run" / "run.json").write_text(json.dumps(record))
+
+
+def test_p10_a_newer_trainer_goes_on_with_the_run_of_an_older_one(tmp_path: Path) -> None:
+    begun_by(RUN_OF_AN_OLDER_TRAINER, tmp_path)
+    run = claim(job(tmp_path, uid="one"), attempt=2)
+    assert run.journal.entries[-1].detail["changed"] is None
+    with pytest.raises(TrainerError, match="other values in training "):
+        claim(job(tmp_path, uid="one", training={"seed": 2}), attempt=3)
+
+
+def test_a_run_of_a_newer_trainer_is_gone_on_with_where_that_said_nothing_unknown(
+    tmp_path: Path,
+) -> None:
+    spec = {**RUN_OF_AN_OLDER_TRAINER["spec"], "checkpoint": {"path": "shared", "later": 1}}  # type: ignore[dict-item]
+    begun_by({**RUN_OF_AN_OLDER_TRAINER, "spec": spec}, tmp_path)
+    claim(job(tmp_path, uid="one"), attempt=2)
+    spec["precision"] = {"later": 1}
+    begun_by({**RUN_OF_AN_OLDER_TRAINER, "spec": spec}, tmp_path / "other")
+    with pytest.raises(TrainerError, match="other values in precision "):
+        claim(job(tmp_path / "other", uid="one"), attempt=2)
+
+
+def test_a_default_that_is_written_out_is_the_same_training(tmp_path: Path) -> None:
+    begun_by(RUN_OF_AN_OLDER_TRAINER, tmp_path)
+    written = {"optimizer": {"name": "adamw", "learningRate": 6.0e-4}}
+    run = claim(job(tmp_path, uid="one", training=written), attempt=2)
+    run.finish(job(tmp_path, uid="one").spec, {"step": 5})
+    assert run.finished(job(tmp_path, uid="one", training=written).spec) == {"step": 5}  # P2
+
+
+def test_p2_a_newer_trainer_sees_that_a_run_is_finished(tmp_path: Path) -> None:
+    run = claim(job(tmp_path, uid="one"))
+    marker = {"job_uid": "one", "spec": RUN_OF_AN_OLDER_TRAINER["spec"], "report": {"step": 5}}
+    (run.directory / "finished.json").write_text(json.dumps(marker))
+    assert run.finished(job(tmp_path, uid="one").spec) == {"step": 5}
+
+
 def test_p2_finished_is_of_one_spec(tmp_path: Path) -> None:
     run = claim(job(tmp_path, uid="one"))
     run.finish(job(tmp_path, uid="one").spec, {"step": 5})

@@ -4,24 +4,25 @@ Promise: a run directory belongs to one job at a time; another job gets it only 
 (`existingRun: Resume`), and so does another training; a finished run stays finished for the same
 spec (P2).
 Trap avoided: two jobs with the same `checkpoint.path` would mix their checkpoints without a word;
-so would one job before and after its spec was edited.
+so would one job before and after its spec was edited. A trainer that knows more fields than the one
+that began a run has changed nothing: specs are compared as this trainer reads them, not by a hash.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from lmtraining_api import FailureClass, JobFile
 from lmtraining_api.job import TrainingSpec
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.files import (
-    json_bytes,
     read_json,
     remove_directory,
-    sha256_of,
     write_json,
 )
 from lmtraining_trainer.rank_link import RankPlace
@@ -63,9 +64,12 @@ class Run:
         return self.directory / CHECKPOINTS
 
     def finished(self, spec: TrainingSpec) -> dict[str, Any] | None:
-        """The final report of a run that finished with this spec, else None."""
-        marker = read_json(self.directory / FINISHED)
-        if marker is None or marker.get("spec_sha256") != spec_sha256(spec):
+        """The final report of a run that finished with this spec, wherever it ran and is kept;
+        else None."""
+        marker = read_json(self.directory / FINISHED) or {}
+        written = marker.get("spec")
+        blocks = ("model", "data", "training", "precision", "stability")
+        if not isinstance(written, dict) or _differing(spec, written, blocks=blocks, but=set()):
             return None
         report = marker.get("report")
         return report if isinstance(report, dict) else None
@@ -73,7 +77,7 @@ class Run:
     def finish(self, spec: TrainingSpec, report: dict[str, Any]) -> None:
         """Write the finished marker. Raises TrainerError("Fenced") or OSError."""
         self.fence.check()
-        marker = {"job_uid": self.job_uid, "spec_sha256": spec_sha256(spec), "report": report}
+        marker = {"job_uid": self.job_uid, "spec": spec_as_written(spec), "report": report}
         write_json(self.directory / FINISHED, marker)
         self.keep(self.directory / FINISHED)
 
@@ -152,11 +156,11 @@ def claim_run(
             changed=", ".join(changed) or None,
             **run.spent.detail(),
         )
+        as_now = {"spec": spec_as_written(job.spec), "ranks": job.spec.workers.world_size}
         if record is None or taken_over or (changed and not has_begun(directory)):
-            run.remember(**_of_job(job), training_sha256=training_sha256(job.spec))
-        as_written = {"spec": spec_as_written(job.spec), "ranks": job.spec.workers.world_size}
-        if not as_written.items() <= run.record.items():
-            run.remember(**as_written)
+            as_now |= _of_job(job)
+        if not as_now.items() <= run.record.items():
+            run.remember(**as_now)
     return run
 
 
@@ -209,36 +213,51 @@ def storage_errors(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def spec_sha256(spec: TrainingSpec) -> str:
-    """A name for what is trained and how; where it runs and is kept does not count."""
-    content = spec.model_dump(mode="json", exclude={"workers", "checkpoint", "parallelism"})
-    return sha256_of(json_bytes(content))
-
-
 def spec_as_written(spec: TrainingSpec) -> dict[str, Any]:
     """What is trained, as a user would write it. What is at its default is absent, so that another
     version with more defaults has changed nothing; where it runs does not count."""
     return spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"workers"})
 
 
-def training_sha256(spec: TrainingSpec) -> dict[str, str]:
-    """A name for each block that says what is computed. How long, how often it is looked at, in how
-    many parts and with whose credentials it is read, may be changed within a run."""
-    exclude: dict[str, Any] = {
-        "data": {side: {"__all__": {"credentials"}} for side in ("train", "validation")},
-        "training": {"budget": True, "gradient_accumulation": True, "evaluation": True},
-    }
-    content = spec.model_dump(
-        mode="json", include={"model", "data", "training", "precision"}, exclude=exclude
-    )
-    return {block: sha256_of(json_bytes(value)) for block, value in content.items()}
-
-
 def _changed(spec: TrainingSpec, record: dict[str, Any]) -> list[str]:
-    """The blocks that are not what the run was begun with."""
-    ours = training_sha256(spec)
-    theirs = record.get("training_sha256", ours)
-    return [block for block in ours if theirs.get(block) != ours[block]]
+    """The blocks that say what is computed and are not what the run was begun with. How long, how
+    often it is looked at, in how many parts and with whose credentials it is read, may be changed
+    within a run."""
+    written = record.get("spec")
+    if not isinstance(written, dict):
+        return []
+    return _differing(
+        spec,
+        written,
+        blocks=("model", "data", "training", "precision"),
+        but={"budget", "gradient_accumulation", "evaluation"},
+    )
+
+
+def _differing(
+    spec: TrainingSpec, written: dict[str, Any], *, blocks: Sequence[str], but: set[str]
+) -> list[str]:
+    """Those of `blocks` that are not as they were `written`, by this trainer or another, whose
+    defaults this one fills in; fields `but` of training, and credentials, left out."""
+
+    def whole(of: TrainingSpec) -> dict[str, Any]:
+        sources = {side: {"__all__": {"credentials"}} for side in ("train", "validation")}
+        content = of.model_dump(
+            mode="json", include={*blocks}, exclude={"data": sources, "training": {*but}}
+        )
+        content["training"]["optimizer"] = [
+            of.training.optimizer.name,
+            of.training.optimizer.settings,
+        ]
+        return content
+
+    try:
+        before = TrainingSpec.model_validate({name: written.get(name, {}) for name in blocks})
+    except ValidationError:  # of a newer trainer: what it says that is unknown here is other
+        ours = spec_as_written(spec)
+        return [name for name in blocks if ours.get(name) != written.get(name)]
+    now, then = whole(spec), whole(before)
+    return [name for name in blocks if now[name] != then[name]]
 
 
 def _refuse_another_training(job: JobFile, changed: list[str]) -> None:
