@@ -90,8 +90,8 @@ def _sgd(groups: Groups, settings: Settings) -> torch.optim.SGD:
     return torch.optim.SGD(groups, lr=settings["learning_rate"], momentum=settings["momentum"])
 
 
-def _adagrad(groups: Groups, settings: Settings) -> torch.optim.Adagrad:
-    return torch.optim.Adagrad(groups, lr=settings["learning_rate"], eps=settings["epsilon"])
+def _adagrad(groups: Groups, settings: Settings) -> "Adagrad":
+    return Adagrad(groups, lr=settings["learning_rate"], eps=settings["epsilon"])
 
 
 def _adabelief(groups: Groups, settings: Settings) -> "AdaBelief":
@@ -126,6 +126,19 @@ _BUILDERS: Mapping[str, Callable[[Groups, Settings], torch.optim.Optimizer]] = {
     "adafactor": _adafactor,
     "lion": _lion,
 }
+
+
+class Adagrad(torch.optim.Adagrad):
+    """torch's, which begins anew where its state was forgotten, as the others do."""
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and not self.state[parameter]:
+                    begun = {"step": torch.tensor(0.0), "sum": torch.zeros_like(parameter)}
+                    self.state[parameter] = begun
+        super().step(closure)  # type: ignore[no-untyped-call]
 
 
 class AdaBelief(adabelief.AdaBelief):

@@ -174,6 +174,7 @@ def _journal_loaded(run: Run, chosen: Chosen, world_size: int, state: TrainState
         layout_then=chosen.layout,
         layout=layout.SHARDED if state.is_sharded else layout.WHOLE,
         generators="restored" if chosen.world_size == world_size else "derived",
+        optimizer=f"begun anew after {chosen.other_optimizer}" if chosen.other_optimizer else None,
     )
 
 

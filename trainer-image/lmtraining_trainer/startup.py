@@ -267,12 +267,15 @@ def _publish(job: JobFile, state: TrainState, *, run: Run | None, gang: Gang) ->
 
 
 def identity_of(spec: TrainingSpec, data: PreparedData, world_size: int) -> dict[str, Any]:
-    """What a checkpoint says about the model, the tokenizer and the gang."""
-    shape = shape_of(spec)
+    """What a checkpoint says about the model, the tokenizer, what the state beside the weights is
+    of, and the gang."""
+    shape, lora = shape_of(spec), spec.training.fine_tuning.lora
     return {
         "shape": shape,
         "fingerprint": fingerprint(shape),
         "tokenizer_sha256": data.tokenizer_sha256,
+        "optimizer": spec.training.optimizer.name,
+        "lora": lora and lora.model_dump(mode="json", include={"rank", "alpha", "targets"}),
         "world_size": world_size,
     }
 

@@ -6,7 +6,7 @@ Trap avoided: state that lives in a loader, a scheduler or a callback is state t
 forgets.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -20,6 +20,8 @@ from lmtraining_trainer.sharding import as_part, cut_of, is_sharded, local, own_
 AVERAGE, BEST = "average", "best"
 """What a checkpoint calls the averaged and the best weight beside what the optimizer remembers of
 it."""
+ADAPTER, BESIDE_ADAPTER = "lora_", ".base_layer."
+"""What peft has in the names of adapters, and of the weights that they are beside."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,10 @@ class Counters:
     def validated_loss(self) -> float | None:
         """The validation loss of this very step, where it was validated."""
         return self.validation_loss if self.validation_step == self.step else None
+
+    def without_best(self) -> "Counters":
+        """Where the weights of the best validation are not known."""
+        return replace(self, best_validation_loss=None, best_step=None, stale_validations=0)
 
     def accepted(
         self,
@@ -128,6 +134,8 @@ class TrainState:
     """Of the weights over the steps, where the job asks for one."""
     best: Best | None = None
     """Where the job may stop early."""
+    _drawn: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
+    """The adapters as they were drawn, for a checkpoint of a run that had none."""
 
     @property
     def validated_weights(self) -> dict[str, torch.Tensor]:
@@ -167,20 +175,57 @@ class TrainState:
         )
 
     def load_tensors(
-        self, model: Mapping[str, torch.Tensor], optimizer: Mapping[str, torch.Tensor]
+        self,
+        model: Mapping[str, torch.Tensor],
+        optimizer: Mapping[str, torch.Tensor],
+        *,
+        with_moments: bool = True,
     ) -> None:
-        """Take over what the first two methods above gave, and forget what was there before. Raises
-        KeyError where a weight is missing."""
+        """Take over what the first two methods above gave, and forget what was there before; what
+        the optimizer remembers, only `with_moments`. Of a run that had none, adapters stay as they
+        were drawn, and the average and the best begin at the weights. Raises KeyError where a
+        weight is missing."""
         self.optimizer.state.clear()
+        held, parameters = set(model), dict(self.model.named_parameters())
+        self._drawn = self._drawn or {
+            name: local(parameter.detach()).clone()
+            for name, parameter in parameters.items()
+            if ADAPTER in name
+        }
         with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                local(parameter).copy_(model[name])
-        parameters, copies = dict(self.model.named_parameters()), self._copies()
+            for name, parameter in parameters.items():
+                if name in held or ADAPTER not in name:
+                    weights = model[name if name in held else name.replace(BESIDE_ADAPTER, ".")]
+                    local(parameter).copy_(weights)
+                else:
+                    local(parameter).copy_(self._drawn[name])
+            for weights_of in self._copies().values():
+                for name, weights in weights_of.items():
+                    local(weights).copy_(local(parameters[name]))
+        self._load_beside(optimizer, parameters, with_moments=with_moments)
+
+    def holds_best(self, optimizer: Iterable[str]) -> bool:
+        """Whether what a checkpoint holds of the optimizer has the best weights, where the job
+        keeps such."""
+        return self.best is None or any(path.endswith(f"/{BEST}") for path in optimizer)
+
+    def _load_beside(
+        self,
+        optimizer: Mapping[str, torch.Tensor],
+        parameters: Mapping[str, torch.nn.Parameter],
+        *,
+        with_moments: bool,
+    ) -> None:
+        """The average, the best and, `with_moments`, what the optimizer remembers. What the job
+        does not keep, or not train, is left out: it would be saved for ever."""
+        copies = self._copies()
         for path in optimizer:
             name, _, key = path.rpartition("/")
-            if key in copies:
+            if key in copies and name in copies[key]:
                 local(copies[key][name]).copy_(optimizer[path])
-            elif name in parameters:
+            elif key in (AVERAGE, BEST) or name not in parameters or not with_moments:
+                continue
+            elif parameters[name].requires_grad:
                 # AdamW's step counter stays where the fused kernel keeps it: beside the weight.
                 value = as_part(parameters[name], optimizer[path])
                 self.optimizer.state[parameters[name]][key] = value

@@ -2,7 +2,8 @@
 
 Promise: a broken checkpoint is passed over in favour of the one before it, moved aside, and the
 journal says why (P8); so is one that a rewind has abandoned. A checkpoint of another model is an
-error with both shapes in it, not a fresh start; so is a run whose checkpoints are all gone (P3).
+error with both shapes in it, not a fresh start, as is one with other adapters; so is a run whose
+checkpoints are all gone (P3).
 Trap avoided: a broken checkpoint that keeps its name counts as one that was kept, and stands in the
 way of the good one that will be written at the same step.
 """
@@ -46,6 +47,8 @@ class Chosen:
     """How they shared the model."""
     time: str
     size_bytes: int
+    other_optimizer: str = ""
+    """Whose moments it holds, where that is not the optimizer of the job."""
 
     @property
     def name(self) -> str:
@@ -93,6 +96,8 @@ def choose(
             continue
         _refuse_anothers(run, directory, manifest)
         _refuse_another_model(directory, manifest, identity)
+        _refuse_other_adapters(directory, manifest, identity)
+        optimizer = str(manifest.get("optimizer") or "")  # an older trainer did not say
         return Chosen(
             step=int(manifest["step"]),
             directory=str(directory),
@@ -101,6 +106,7 @@ def choose(
             layout=layout.layout_in(manifest),
             time=str(manifest["time"]),
             size_bytes=sum(int(entry["size"]) for entry in manifest["files"].values()),
+            other_optimizer=optimizer if optimizer != identity.get("optimizer") else "",
         )
     _refuse_to_begin_anew(run)
     return None
@@ -203,6 +209,26 @@ def _refuse_another_model(
             f"{directory} was trained with another tokenizer than data.train gives now: use the "
             "same data, or choose another checkpoint.path",
         )
+
+
+def _refuse_other_adapters(
+    directory: Path, manifest: dict[str, Any], identity: dict[str, Any]
+) -> None:
+    """New adapters go beside the weights of a run that had none; others do not fit in."""
+    theirs, ours = manifest.get("lora"), identity.get("lora")
+    if theirs is not None and theirs != ours:
+        now = f"with {_spelt(ours)}" if ours else "without adapters"
+        raise TrainerError(
+            FailureClass.CONFIGURATION,
+            "AnotherModel",
+            f"{directory} holds adapters of training.fineTuning.lora with {_spelt(theirs)}, but "
+            f"the job trains {now}: ask for the same adapters, or choose another checkpoint.path",
+        )
+
+
+def _spelt(lora: dict[str, Any]) -> str:
+    targets = ", ".join(lora["targets"]) or "all"
+    return f"rank {lora['rank']}, alpha {lora['alpha']} and targets {targets}"
 
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> tuple[str, str]:

@@ -93,8 +93,9 @@ def restore_state(
         _own_tensors(file, contents, rank) if is_own else _Recut(file, contents, manifest, state)
         for file in (layout.MODEL, layout.OPTIMIZER)
     )
-    state.load_tensors(model, optimizer)
-    state.counters = Counters.of_json(json.loads(_bytes_of(contents[layout.COUNTERS])))
+    state.load_tensors(model, optimizer, with_moments=not chosen.other_optimizer)
+    counters = Counters.of_json(json.loads(_bytes_of(contents[layout.COUNTERS])))
+    state.counters = counters if state.holds_best(optimizer) else counters.without_best()
     if same_ranks:
         rng.restore(_bytes_of(contents[layout.rng_name(rank)]))
     else:
