@@ -145,6 +145,23 @@ def test_a_rollback_to_no_checkpoint_is_refused_with_those_there_are(tmp_path: P
     assert outcome.link.report["applied"].refusal == applied.refusal
 
 
+def test_p3_a_request_that_comes_back_is_not_followed_again(tmp_path: Path) -> None:
+    """A manifest that is put back to an old name has the answer of then."""
+    job = job_of(tiny_spec(write_text(tmp_path / "text.jsonl")), tmp_path)
+    first = {"rollback": RollbackWish(name="a", to_step=4), "checkpoint": "one"}
+    second = {"rollback": RollbackWish(name="b", to_step=99), "checkpoint": "two"}
+    wishes = {0: wish(1), 5: wish(2, **first), 7: wish(3, **second)}
+    stopped = run_alone(job, faults=Faults(wishes=wishes, stop_at={0: 8}))
+    assert stopped.link.report["applied"].refusal.startswith("requests.rollback.toStep 99 ")
+    before = [entry for entry in journal(tmp_path) if "request" in entry["detail"]]
+    resumed = run_alone(job, attempt=2, faults=Faults(wishes={0: wish(4, **first)}))
+    assert (resumed.end, resumed.link.report["replayed_steps"]) == ("finished", 0)
+    assert [entry for entry in journal(tmp_path) if "request" in entry["detail"]] == before
+    applied = resumed.link.report["applied"]
+    assert (applied.rollback, applied.rollback_step, applied.refusal) == ("a", 4, "")
+    assert (applied.checkpoint, applied.checkpoint_step) == ("one", 6)
+
+
 def test_what_cannot_be_followed_is_not_tried_at_every_step() -> None:
     now = [100.0]
     following = Following(clock=lambda: now[0])

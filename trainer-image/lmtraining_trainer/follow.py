@@ -12,7 +12,7 @@ from typing import Any
 
 from lmtraining_api import RemedyReport, RollbackWish
 from lmtraining_trainer.checkpoint import layout
-from lmtraining_trainer.following import with_changes
+from lmtraining_trainer.following import CHECKPOINT, ROLLBACK, with_changes
 from lmtraining_trainer.guard import Fault, Remedy
 from lmtraining_trainer.interval import SaveClock
 from lmtraining_trainer.remedy import compare_replicas, load_rewound
@@ -81,8 +81,9 @@ def _decided(trainer: Trainer) -> dict[str, Any] | None:
     return {
         "budget_steps": steps,
         "every_steps": wishes.checkpoint_every_steps,
-        "saves": wishes.checkpoint not in ("", following.applied.checkpoint),
-        "rolls_back": rollback is not None and rollback.name != following.applied.rollback,
+        "saves": wishes.checkpoint != ""
+        and not following.is_answered(CHECKPOINT, wishes.checkpoint),
+        "rolls_back": rollback is not None and not following.is_answered(ROLLBACK, rollback.name),
     }
 
 

@@ -1,11 +1,12 @@
 """What a person may change in a job that runs, and how far the ranks have followed.
 
-Promise: a request is followed once under its name, whatever restarts in between: the journal knows.
+Promise: a request is followed once under its name, whatever restarts or is asked for in between:
+the journal knows. A request that comes back has the answer that it had.
 Trap avoided: a wish that cannot be followed now is not tried again at every step.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +14,8 @@ from lmtraining_api import Applied, JournalEntry, TrainingSpec, Wishes
 from lmtraining_api.job import Budget
 
 RETRY_SECONDS = 60.0
+CHECKPOINT, ROLLBACK = "checkpoint", "rollback"
+"""What may be asked for once, under a name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +24,8 @@ class Following:
 
     applied: Applied = field(default_factory=Applied)
     """What the report says of it."""
+    answers: Mapping[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    """What became of each request, by what it asked for (checkpoint or rollback) and its name."""
     known: Wishes | None = None
     """The newest wishes that were followed as far as they can be."""
     read: Wishes | None = None
@@ -32,21 +37,29 @@ class Following:
     @classmethod
     def of_journal(cls, entries: Iterable[JournalEntry]) -> "Following":
         """What was followed before; a job that takes over a run has wishes of its own."""
-        done = Applied()
+        found = cls()
         for entry in entries:
             if entry.kind == "Started" and entry.detail.get("taken_over"):
-                done = Applied()
+                found = cls()
             elif entry.detail.get("request") is not None:
-                done = done.model_copy(update=_request_in(entry))
-        return cls(applied=done)
+                found = found.saying(**_request_in(entry))
+        return found
 
     def is_news(self, wishes: Wishes | None) -> bool:
         """Whether there is something to follow now."""
         return wishes is not None and wishes != self.known and self.clock() >= self.wait_until
 
     def reading(self, wishes: Wishes) -> "Following":
-        """Before these are followed."""
-        return replace(self, read=wishes)
+        """Before these are followed. What is asked for under a name that was answered once has
+        that answer."""
+        said: dict[str, Any] = {}
+        for asked in _requests(wishes):
+            said |= self.answers.get(asked, {})
+        return replace(self, read=wishes, applied=self.applied.model_copy(update=said))
+
+    def is_answered(self, asked: str, name: str) -> bool:
+        """Whether this request was followed or refused, ever; `asked` is checkpoint or rollback."""
+        return (asked, name) in self.answers
 
     def later(self) -> "Following":
         """After something could not be followed."""
@@ -59,9 +72,11 @@ class Following:
         said = self.applied.model_copy(update={"generation": self.read.generation})
         return replace(self, applied=said, known=self.read, wait_until=float("-inf"))
 
-    def saying(self, **applied: object) -> "Following":
+    def saying(self, **said: Any) -> "Following":
         """After one of several requests."""
-        return replace(self, applied=self.applied.model_copy(update=applied))
+        key = next((asked, said[asked]) for asked in (CHECKPOINT, ROLLBACK) if asked in said)
+        applied = self.applied.model_copy(update=said)
+        return replace(self, applied=applied, answers={**self.answers, key: said})
 
 
 def wished(spec: TrainingSpec, wishes: Wishes | None) -> TrainingSpec:
@@ -70,6 +85,14 @@ def wished(spec: TrainingSpec, wishes: Wishes | None) -> TrainingSpec:
         return spec
     steps = max(wishes.budget_steps, spec.training.planned_steps or 0)
     return with_changes(spec, budget_steps=steps, every_steps=wishes.checkpoint_every_steps)
+
+
+def _requests(wishes: Wishes) -> Iterator[tuple[str, str]]:
+    """What they ask for and under which names."""
+    if wishes.checkpoint:
+        yield CHECKPOINT, wishes.checkpoint
+    if wishes.rollback is not None:
+        yield ROLLBACK, wishes.rollback.name
 
 
 def _request_in(entry: JournalEntry) -> dict[str, Any]:
