@@ -162,6 +162,45 @@ def test_p3_a_request_that_comes_back_is_not_followed_again(tmp_path: Path) -> N
     assert (applied.checkpoint, applied.checkpoint_step) == ("one", 6)
 
 
+@pytest.mark.parametrize("layout", ["ddp", "fsdp"])
+def test_p8_a_rollback_to_a_rotten_checkpoint_is_refused_and_gives_nothing_up(
+    tmp_path: Path, layout: str
+) -> None:
+    world_size, part = (1, "") if layout == "ddp" else (2, "-00001")
+    spec = tiny_spec(
+        write_text(tmp_path / "text.jsonl"),
+        world_size=world_size,
+        parallelism={"layout": layout},
+        checkpoint={"everySteps": 2, "keepLast": 100},
+    )
+    job = job_of(spec, tmp_path)
+
+    def rot() -> None:
+        path = tmp_path / f"run/checkpoints/step-00000004/model{part}.safetensors"
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+
+    back = wish(checkpoint_every_steps=2, rollback=RollbackWish(name="back", to_step=4))
+    first = wish(1, checkpoint_every_steps=2)
+    faults = Faults(world={8: rot}, wishes={0: first, 9: back})
+    if world_size == 1:
+        outcome = run_alone(job, faults=faults)
+    else:  # the damage is done twice where both ranks do it: that is none
+        stopped = run_gang(job, 2, faults=Faults(wishes={0: first}, stop_at={0: 8, 1: 8}))
+        assert [one.end for one in stopped] == ["preempted"] * 2
+        rot()
+        outcome = run_gang(job, 2, faults=Faults(wishes={0: back}), attempt=2)[0]
+    assert (outcome.end, outcome.link.report["replayed_steps"]) == ("finished", 0), outcome
+    refusal = outcome.link.report["applied"].refusal
+    assert refusal.startswith(
+        f"requests.rollback.toStep 4 has a broken checkpoint (model{part}.safetensors has another "
+        "SHA-256 than its manifest says): choose one of "
+    )
+    assert "4" not in refusal.partition("choose one of ")[2].partition(", under")[0].split(", ")
+    assert not {entry["kind"] for entry in journal(tmp_path)} & {"Rewound", "Rejected"}
+
+
 def test_what_cannot_be_followed_is_not_tried_at_every_step() -> None:
     now = [100.0]
     following = Following(clock=lambda: now[0])

@@ -6,12 +6,14 @@ that a resume finds the same run (P7, P3). A request is followed once under its 
 Trap avoided: ranks that each read a wish for themselves read it at different steps.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from lmtraining_api import RemedyReport, RollbackWish
-from lmtraining_trainer.checkpoint import layout
+from lmtraining_trainer.checkpoint import fault_of_either, layout
 from lmtraining_trainer.following import CHECKPOINT, ROLLBACK, with_changes
 from lmtraining_trainer.guard import Fault, Remedy
 from lmtraining_trainer.interval import SaveClock
@@ -152,7 +154,7 @@ def _journal_rollback(trainer: Trainer) -> str:
         return "nobody asks for it any more"
     trainer.saver.settle()
     with storage_errors(run.directory):
-        refusal = _refusal(run, wish)
+        refusal = _refusal(run, wish, trainer.voice.alive)
         if refusal:
             trainer.saver.note("Asked", step, request=wish.name, refusal=refusal)
             trainer.following = following.saying(
@@ -175,15 +177,33 @@ def _journal_rollback(trainer: Trainer) -> str:
     return ""
 
 
-def _refusal(run: Run, wish: RollbackWish) -> str:
-    """Why there is nothing to go back to, with the steps that there are; empty where there is."""
+def _refusal(run: Run, wish: RollbackWish, alive: Callable[[], None]) -> str:
+    """Why there is nothing to go back to, with the steps that there are; empty where there is. What
+    is newer than the target is given up, so the target is read once more before that (P8)."""
     found = filter(layout.is_marked_intact, layout.newest_first(run.checkpoints))
     steps = [step for step in map(layout.step_of, found) if step is not None]
+    why = "has no intact checkpoint"
     if wish.to_step in steps:
-        return ""
+        directory = run.checkpoints / layout.directory_name(wish.to_step)
+        fault = _fault(run, directory, alive)
+        if fault is None:
+            return ""
+        steps.remove(wish.to_step)
+        why = f"has a broken checkpoint ({fault})"
     named = ", ".join(map(str, steps[:STEPS_NAMED_MAX])) or "none"
     more = " and older ones" if len(steps) > STEPS_NAMED_MAX else ""
     return (
-        f"requests.rollback.toStep {wish.to_step} has no intact checkpoint: choose one of "
-        f"{named}{more}, under another requests.rollback.name"
+        f"requests.rollback.toStep {wish.to_step} {why}: choose one of {named}{more}, under "
+        "another requests.rollback.name"
     )
+
+
+def _fault(run: Run, directory: Path, alive: Callable[[], None]) -> str | None:
+    """What is wrong with a checkpoint's files, those of all ranks, or None; one file at a time is
+    in memory. Raises OSError."""
+    manifest = layout.manifest_of(directory) or {}
+    for name in manifest["files"]:
+        fault = fault_of_either(run.mirror, directory, manifest, alive, contents={}, names=[name])
+        if fault is not None:
+            return fault
+    return None

@@ -1,7 +1,7 @@
 """Checkpoints: written whole, verified, loaded only when intact, kept as promised."""
 
 from lmtraining_trainer.checkpoint.choosing import Chosen, accept, choose, passed_over, reject
-from lmtraining_trainer.checkpoint.faults import Contents
+from lmtraining_trainer.checkpoint.faults import Contents, fault_of_either
 from lmtraining_trainer.checkpoint.load import needed_parts, part_fault, restore_state
 from lmtraining_trainer.checkpoint.retention import tidy
 from lmtraining_trainer.checkpoint.staging import Staging
@@ -27,6 +27,7 @@ __all__ = [
     "Writer",
     "accept",
     "choose",
+    "fault_of_either",
     "needed_parts",
     "part_fault",
     "part_published",
