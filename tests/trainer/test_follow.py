@@ -209,6 +209,8 @@ def test_what_cannot_be_followed_is_not_tried_at_every_step() -> None:
     assert not following.is_news(wish())
     now[0] += RETRY_SECONDS
     assert following.is_news(wish())
+    following = following.reading(wish()).later()
+    assert following.is_news(wish(3, budget_steps=20)), "P12: another wish does not wait for it"
     following = following.followed()
     assert not following.is_news(wish())
     assert following.is_news(wish(checkpoint="again"))

@@ -76,7 +76,9 @@ def _decided(trainer: Trainer) -> dict[str, Any] | None:
                 from_steps=trainer.total_steps,
             )
         except OSError:
-            trainer.following = following.later()  # what the storage says, a save tells
+            trainer.following = following.reading(
+                wishes
+            ).later()  # what the storage says, a save tells
             return None
     trainer.following = following.reading(wishes)
     rollback = wishes.rollback

@@ -31,7 +31,7 @@ class Following:
     read: Wishes | None = None
     """Those that are being followed."""
     wait_until: float = float("-inf")
-    """Before that, what could not be followed is not tried again; by `clock`."""
+    """Before that, what was read and could not be followed is not tried again; by `clock`."""
     clock: Callable[[], float] = field(default=time.monotonic)
 
     @classmethod
@@ -46,8 +46,11 @@ class Following:
         return found
 
     def is_news(self, wishes: Wishes | None) -> bool:
-        """Whether there is something to follow now."""
-        return wishes is not None and wishes != self.known and self.clock() >= self.wait_until
+        """Whether there is something to follow now. What could not be followed is no reason to let
+        another wish wait."""
+        if wishes is None or wishes == self.known:
+            return False
+        return wishes != self.read or self.clock() >= self.wait_until
 
     def reading(self, wishes: Wishes) -> "Following":
         """Before these are followed. What is asked for under a name that was answered once has
