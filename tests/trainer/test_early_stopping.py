@@ -63,6 +63,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"patience": 1}, 8, 6),
         ({"patience": 2}, 16, 14),
         ({"patience": 2, "gainMin": 0.1}, 10, 6),
+        ({"patience": 9, "gainMin": 2.5}, 16, 14),
+        ({"patience": 9, "gainMin": 4.5}, 16, 2),
     ],
 )
 def test_it_ends_when_patience_does_and_exports_the_best(
@@ -74,11 +76,29 @@ def test_it_ends_when_patience_does_and_exports_the_best(
     report = outcome.link.report
     assert (report["step"], report["total_steps"]) == (end, 16)
     assert report["notice"].startswith("stopped early at step") == (end < 16)
+    assert ("weights are exported" in report["notice"]) == (best != end)
+    validated = (report["validation_loss"], report["validation_step"])
+    assert validated == (LOSSES[best // 2 - 1], best), "P4: of what is exported"
     checkpoints = Path(job.run_directory) / "checkpoints"
     weights = load_file(checkpoints / f"step-{best:08d}" / "model.safetensors")
     assert_equal_tensors(exported(job), weights)
     again = run_alone(job, attempt=2)  # P2
     assert again.link.states == ["Starting", "Finished"]
+
+
+def test_p4_where_no_validation_is_finite_the_newest_weights_are_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not those that were drawn at the start."""
+    monkeypatch.setattr(loop, "_validation", lambda _: lambda **_: None)
+    job = job_in(tmp_path / "run", {"patience": 3})
+    outcome = run_alone(job)
+    assert (outcome.end, outcome.link.report["step"]) == ("finished", 6)
+    assert outcome.link.report["notice"] == (
+        "stopped early at step 6: no validation was finite, so the newest weights are exported"
+    )
+    newest = Path(job.run_directory) / "checkpoints" / "step-00000006" / "model.safetensors"
+    assert_equal_tensors(exported(job), load_file(newest))
 
 
 @pytest.mark.usefixtures("told")

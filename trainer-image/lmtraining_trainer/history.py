@@ -214,7 +214,10 @@ def _point(report: TrainerReport, time: datetime, *, all_of_it: bool = False) ->
 
 
 def _validated(before: TrainerReport | None, report: TrainerReport) -> bool:
-    return before is None or report.validation_step != before.validation_step
+    """Whether the newest step was validated just now; the last report may say again what an earlier
+    one came to, whose weights are exported."""
+    is_new = before is None or report.validation_step != before.validation_step
+    return is_new and report.validation_step == report.step
 
 
 def _happened(before: TrainerReport | None, report: TrainerReport) -> list[Happening]:

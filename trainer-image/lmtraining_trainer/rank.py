@@ -132,6 +132,7 @@ def _export(trainer: Trainer, model: PreTrainedModel) -> dict[str, Any]:
     if run is None:
         return {}
     trained = parameter_count(trainer.state.model)  # before adapters are merged
+    validation_loss, validation_step = trainer.state.exported_validation
     if trainer.spec.training.fine_tuning.lora is not None:
         merge_adapters(model)
     try:
@@ -143,8 +144,8 @@ def _export(trainer: Trainer, model: PreTrainedModel) -> dict[str, Any]:
             "total_steps": trainer.total_steps,
             "tokens": counters.tokens,
             "loss": counters.loss,
-            "validation_loss": counters.validation_loss,
-            "validation_step": counters.validation_step,
+            "validation_loss": validation_loss,
+            "validation_step": validation_step,
             "unigram_loss": data.unigram_loss,
             "precision": trainer.precision,
             "parameters": trained,

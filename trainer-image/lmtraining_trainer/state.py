@@ -145,7 +145,17 @@ class TrainState:
     @property
     def exported_weights(self) -> dict[str, torch.Tensor]:
         """The same for the export."""
-        return self.validated_weights if self.best is None else self.best.weights
+        if self.best is not None and self.counters.best_step is not None:
+            return self.best.weights
+        return self.validated_weights
+
+    @property
+    def exported_validation(self) -> tuple[float | None, int | None]:
+        """The validation loss of what is exported, and its step."""
+        counters = self.counters
+        if self.best is not None and counters.best_step is not None:
+            return counters.best_validation_loss, counters.best_step
+        return counters.validation_loss, counters.validation_step
 
     @property
     def is_sharded(self) -> bool:

@@ -107,13 +107,17 @@ class Trainer:
 
     @property
     def stale_notice(self) -> str:
-        """Why the run ended before its budget did; else empty."""
-        counters = self.state.counters
-        if not self.is_stale:
+        """Which weights are exported where those are not the newest, and why the run ended before
+        its budget did; else empty."""
+        counters, best = self.state.counters, self.state.counters.best_step
+        ended = f"stopped early at step {counters.step}: " if self.is_stale else ""
+        if self.state.best is None or best == counters.step:
             return ""
+        if best is None:
+            return f"{ended}no validation was finite, so the newest weights are exported"
         return (
-            f"stopped early at step {counters.step}: no validation since step {counters.best_step} "
-            f"was below {counters.best_validation_loss or 0.0:.4f}, whose weights are exported"
+            f"{ended}no validation since step {best} was below "
+            f"{counters.best_validation_loss or 0.0:.4f}, whose weights are exported"
         )
 
     @property
