@@ -257,7 +257,7 @@ class JobReconciler:
         self.event_errors = applier.event_errors
         self._refusals = applier.refusals
         return Outcome(
-            look_seconds=AGAIN_SECONDS if refused else view.plan.look_again_seconds,
+            look_seconds=AGAIN_SECONDS if refused else _look_seconds(view.plan, due, now),
             report_seconds=self._report_seconds(view.plan, due, now),
             is_done=view.plan.is_done,
         )
@@ -321,3 +321,11 @@ class JobReconciler:
         self._life = (uid, attempt)
         self._report, self._last_pull = ObservedReport(), None
         self._refusals = {}
+
+
+def _look_seconds(decided: Plan, due: datetime | None, now: datetime) -> float:
+    """A write that is due later is made then: no report will come and carry it."""
+    if due is None or decided.report_from:
+        return decided.look_again_seconds
+    left = (due - now).total_seconds()
+    return max(min(left, decided.look_again_seconds), AGAIN_SECONDS)

@@ -4,6 +4,7 @@ import pytest
 
 from lmtraining_api import names as api
 from lmtraining_api.exits import FailureClass
+from lmtraining_api.status import ConditionType
 from lmtraining_operator.apply import batches
 from lmtraining_operator.gateway import ApiError
 from lmtraining_operator.plan import Create, PublishEvent, SetIntent
@@ -43,6 +44,30 @@ async def test_a_job_waits_for_its_pods_until_all_of_them_have_run(world: World)
     await operator.look()
     world.pass_time(90)
     assert operator.unstarted_seconds == 0.0
+
+
+async def test_other_words_are_written_when_their_write_is_due(world: World) -> None:
+    """P4: also where no report comes that would carry them."""
+
+    def scheduled() -> str:
+        condition = world.status.condition(ConditionType.SCHEDULED)
+        return condition.message if condition else ""
+
+    operator = world.operator()
+    await operator.look()
+    for pod in world.pods:
+        pod["spec"]["schedulingGates"] = [{"name": "example.com/one"}]
+    await operator.look()
+    for pod in world.pods:
+        pod["spec"]["schedulingGates"] = [{"name": "example.com/other"}]
+    waited_seconds = 0.0
+    while "example.com/one" in scheduled() and waited_seconds < PROGRESS_SECONDS:
+        outcome = await operator.look()
+        world.pass_time(outcome.look_seconds)
+        waited_seconds += outcome.look_seconds
+    await operator.look()
+    assert "example.com/other" in scheduled()
+    assert waited_seconds == PROGRESS_SECONDS
 
 
 async def test_whole_life_costs_few_writes(world: World) -> None:
