@@ -39,6 +39,7 @@ RETRY_AFTER_SECONDS_MAX = 60.0
 APPLY = "application/apply-patch+yaml; charset=utf-8"
 """With the charset, the client sends a text as it is."""
 UNAUTHORIZED = 401
+FORBIDDEN = 403
 NOT_FOUND = 404
 CONFLICT = 409
 TOO_MANY_REQUESTS = 429
@@ -55,6 +56,7 @@ _PATHS = {
     "Event": ("/api/v1", "events"),
     "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies"),
     "Node": ("/api/v1", "nodes"),
+    "Workload": ("/apis/kueue.x-k8s.io/v1beta2", "workloads"),
     "Lease": ("/apis/coordination.k8s.io/v1", "leases"),
 }
 

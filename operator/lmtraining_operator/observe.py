@@ -5,14 +5,14 @@ UID. Trap avoided: names outlive objects, so a name proves nothing.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from lmtraining_api import names as api
 from lmtraining_api.status import LMTrainingJobStatus
-from lmtraining_operator.gateway import ApiError, Gateway, Object
+from lmtraining_operator.gateway import FORBIDDEN, ApiError, Gateway, Object
 from lmtraining_operator.plan import (
     ContainerExit,
     Disruption,
@@ -25,6 +25,8 @@ from lmtraining_operator.plan import (
     ObservedReport,
     PodWarning,
     Refusal,
+    groups,
+    placement,
 )
 from lmtraining_operator.plan import names as children
 from lmtraining_operator.plan.acceptance import may_have_rivals
@@ -32,13 +34,15 @@ from lmtraining_operator.plan.attempts import is_kept, may_make
 from lmtraining_operator.plan.ending import has_kept_long_enough
 from lmtraining_operator.plan.evidence import is_out_of_service
 from lmtraining_operator.plan.manifests import CONTAINER
-from lmtraining_operator.plan.model import FORBIDDEN
 
-DISRUPTIONS = ("DisruptionTarget", "TerminationTarget")
+OF_QUEUE = "TerminationTarget"
+DISRUPTIONS = ("DisruptionTarget", OF_QUEUE)
 """Conditions of a pod that somebody other than the job wants gone: Kubernetes', and Kueue's."""
 NODES_MAX = 8
 """Nodes that are read in one pass."""
 NODE_MESSAGE_LENGTH_MAX = 1024
+ADMISSION = ("QuotaReserved", "Admitted")
+"""Conditions of Kueue's Workload, in the order in which they become true."""
 WARNINGS_PODS_MAX = 3
 """Pods whose events are read: the others wait for the same."""
 WARNINGS_AFTER_SECONDS = 3.0
@@ -60,14 +64,18 @@ async def observe(
 ) -> Observed:
     """The world as far as this job is concerned."""
     metadata = job["metadata"]
-    pods = await _pods(gateway, job)
+    found = await _pods(gateway, metadata["namespace"], metadata["name"])
+    pods = tuple(pod_view(pod) for pod in found if owned_by(pod, metadata["uid"]))
     nodes = await _nodes(gateway, status, pods) if reads_nodes else {}
     pods = tuple(replace(p, is_on_dead_node=is_out_of_service(nodes.get(p.node))) for p in pods)
+    earlier = [pod_view(pod) for pod in found if _is_of_a_job(pod, other_than=metadata["uid"])]
+    past = (*groups.of_the_past(job, status, pods), *earlier)
     common: dict[str, Any] = {
         "pods": pods,
         "nodes": nodes,
         "report": report,
         "refusals": dict(refusals),
+        "abandoned": await _workloads_of_abandoned(gateway, metadata["namespace"], past),
     }
     if has_kept_long_enough(job, status, now):
         return Observed(**common, leftovers=await _leftovers(gateway, job))
@@ -75,11 +83,12 @@ async def observe(
         return Observed(**common)
     namespace = metadata["namespace"]
     claim_name, *_ = children.storage_of(job)
-    claim, config_map, policy, warnings, others = await asyncio.gather(
+    claim, config_map, policy, warnings, queue_message, others = await asyncio.gather(
         _claim(gateway, namespace, claim_name, now),
         gateway.get("ConfigMap", namespace, children.config_map_name(metadata["name"])),
         gateway.get("NetworkPolicy", namespace, metadata["name"]),
         _warnings(gateway, namespace, pods, now),
+        _queue_message(gateway, job, pods),
         _other_jobs(gateway, job, status),
     )
     return Observed(
@@ -88,6 +97,7 @@ async def observe(
         config_map=owned_by(config_map, metadata["uid"]),
         network_policy=owned_by(policy, metadata["uid"]),
         warnings=warnings,
+        queue_message=queue_message,
         other_jobs=others,
     )
 
@@ -98,12 +108,33 @@ def owned_by(found: Object | None, uid: str) -> bool:
     return any(reference.get("uid") == uid for reference in references)
 
 
-async def _pods(gateway: Gateway, job: Object) -> tuple[ObservedPod, ...]:
-    metadata = job["metadata"]
-    found = await gateway.list_objects(
-        "Pod", metadata["namespace"], labels=f"{api.LABEL_JOB_NAME}={metadata['name']}"
+async def left_in_queues(gateway: Gateway, namespace: str, name: str) -> tuple[Leftover, ...]:
+    """What jobs of that name have left in queues, where there is none any more."""
+    found = await _pods(gateway, namespace, name)
+    pods = [pod_view(pod) for pod in found if _is_of_a_job(pod, other_than="")]
+    return await _workloads_of_abandoned(gateway, namespace, pods)
+
+
+async def _workloads_of_abandoned(
+    gateway: Gateway, namespace: str, pods: Iterable[ObservedPod]
+) -> tuple[Leftover, ...]:
+    names = groups.abandoned(pods)
+    found = await asyncio.gather(*(_workload(gateway, namespace, name) for name in names))
+    return tuple(
+        Leftover(kind="Workload", name=name, uid=one["metadata"]["uid"])
+        for name, one in zip(names, found, strict=True)
+        if one is not None
     )
-    return tuple(pod_view(pod) for pod in found if owned_by(pod, metadata["uid"]))
+
+
+async def _pods(gateway: Gateway, namespace: str, name: str) -> list[Object]:
+    """All that carry the name of the job as their label, whoever owns them."""
+    return await gateway.list_objects("Pod", namespace, labels=f"{api.LABEL_JOB_NAME}={name}")
+
+
+def _is_of_a_job(pod: Object, *, other_than: str) -> bool:
+    owners = pod["metadata"].get("ownerReferences") or []
+    return any(one.get("kind") == api.KIND and one.get("uid") != other_than for one in owners)
 
 
 async def _nodes(
@@ -194,6 +225,33 @@ async def _warnings(
     )
 
 
+async def _queue_message(gateway: Gateway, job: Object, pods: tuple[ObservedPod, ...]) -> str:
+    """What Kueue says of the group that it holds; empty where it says nothing."""
+    held = next((pod for pod in pods if not pod.node), None)
+    if held is None or not job["spec"].get("queue"):
+        return ""
+    metadata = job["metadata"]
+    group = placement.group_name(metadata["name"], metadata["uid"], held.attempt)
+    return queue_message(await _workload(gateway, metadata["namespace"], group) or {})
+
+
+async def _workload(gateway: Gateway, namespace: str, group: str) -> Object | None:
+    """What Kueue has of a group; None where there is no Kueue, or we may not ask it: roles that
+    somebody wrote for an older operator do not say so."""
+    try:
+        return await gateway.get("Workload", namespace, group)
+    except ApiError as error:
+        if error.code != FORBIDDEN:
+            raise
+        return None
+
+
+def queue_message(workload: Object) -> str:
+    """Why it has no quota yet, or why it may not use it yet."""
+    conditions = (_condition(workload.get("status", {}), kind, "False") for kind in ADMISSION)
+    return next((str(one.get("message", "")) for one in conditions if one is not None), "")
+
+
 async def _claim(
     gateway: Gateway, namespace: str, name: str, now: datetime
 ) -> ObservedClaim | None:
@@ -272,7 +330,9 @@ def pod_view(found: Object) -> ObservedPod:
         address=status.get("podIP", ""),
         node=found.get("spec", {}).get("nodeName", ""),
         is_deleting="deletionTimestamp" in metadata,
+        is_held=bool(metadata.get("finalizers")),
         grace_seconds=int(metadata.get("deletionGracePeriodSeconds") or 0),
+        group=labels.get(placement.GROUP_NAME, ""),
         intent=(metadata.get("annotations") or {}).get(api.ANNOTATION_INTENT, ""),
         gates=tuple(one["name"] for one in found.get("spec", {}).get("schedulingGates") or ()),
         unschedulable_message=_unschedulable(status),
@@ -319,6 +379,7 @@ def _disruption(status: Object) -> Disruption | None:
         reason=condition.get("reason", "Disrupted"),
         message=condition.get("message", ""),
         since=moment(condition.get("lastTransitionTime")),
+        takes_all=condition["type"] == OF_QUEUE,
     )
 
 

@@ -19,7 +19,7 @@ from lmtraining_api.status import ConditionType, LMTrainingJobStatus
 from lmtraining_operator.apply import Applier
 from lmtraining_operator.gateway import CONFLICT, NOT_FOUND, ApiError, Gateway, Object
 from lmtraining_operator.milestones import Milestones, milestones
-from lmtraining_operator.observe import observe
+from lmtraining_operator.observe import left_in_queues, observe
 from lmtraining_operator.plan import (
     Observed,
     ObservedReport,
@@ -144,6 +144,7 @@ class JobReconciler:
         """A whole pass on a fresh view."""
         job = await self._gateway.get(api.KIND, *self.key)
         if job is None:
+            await self._leave_queues()
             return self._missing(self._clock())
         self._missing_since = None
         job.setdefault("apiVersion", api.API_VERSION)
@@ -182,6 +183,13 @@ class JobReconciler:
             for pod in observed.pods
         )
         return replace(observed, pods=tuple(pods))
+
+    async def _leave_queues(self) -> None:
+        """Nobody else takes the groups of a job that is gone out of their queue."""
+        for left in await left_in_queues(self._gateway, *self.key):
+            await self._gateway.delete(
+                left.kind, self.key.namespace, left.name, uid=left.uid, grace_seconds=None
+            )
 
     def _missing(self, now: datetime) -> Outcome:
         """There is no such job, says the API server. It is asked again for a while: one that lags

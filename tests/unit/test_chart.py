@@ -197,6 +197,7 @@ OPERATOR_RIGHTS = {
     ("", "persistentvolumeclaims"): "get create",
     ("networking.k8s.io", "networkpolicies"): "get create delete",
     ("", "events"): "list create",
+    ("kueue.x-k8s.io", "workloads"): "get delete",
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 from lmtraining_api import names as api
 from lmtraining_api.job import LMTrainingJob
 from lmtraining_api.status import Scheduled
-from lmtraining_operator.observe import pod_view
+from lmtraining_operator.observe import pod_view, queue_message
 from lmtraining_operator.plan import Allowed, manifests
 from lmtraining_operator.plan.acceptance import reason_not_to_start
 from lmtraining_operator.plan.model import Object
@@ -98,6 +98,8 @@ def test_the_pods_of_an_attempt_are_one_group_of_the_queue() -> None:
     assert labels["kueue.x-k8s.io/pod-group-name"] == f"tiny-{UID[:8]}-2"
     assert annotations["kueue.x-k8s.io/pod-group-total-count"] == "2"
     assert annotations["kueue.x-k8s.io/retriable-in-group"] == "false"
+    alike = pod(("bad",), **QUEUE)["metadata"]["annotations"]["kueue.x-k8s.io/role-hash"]
+    assert annotations["kueue.x-k8s.io/role-hash"] == alike == "main"
     assert not any("kueue" in key for key in pod()["metadata"]["labels"])
 
 
@@ -106,10 +108,28 @@ def test_pods_that_nobody_has_let_go_are_queued() -> None:
         replace(one, phase="Pending", address="", node="", gates=("kueue.x-k8s.io/admission",))
         for one in running_gang(2)
     )
-    verdict = scheduled(situation(pods=gated, complete=False, spec=QUEUE))
+    waiting = situation(pods=gated, complete=False, spec=QUEUE)
+    verdict = scheduled(waiting)
     assert verdict.reason is Scheduled.QUEUED
     for words in ("queue team", "kueue.x-k8s.io/admission", "tiny-1-0-0"):
         assert words in verdict.message
+    said = replace(waiting, observed=replace(waiting.observed, queue_message="no room in team"))
+    assert scheduled(said).message.endswith(": no room in team")
+
+
+@pytest.mark.parametrize(
+    ("conditions", "message"),
+    [
+        ([], ""),
+        ([("QuotaReserved", "False", "no room")], "no room"),
+        ([("Admitted", "False", "not yet"), ("QuotaReserved", "True", "has room")], "not yet"),
+        ([("QuotaReserved", "True", "has room"), ("Admitted", "True", "go")], ""),
+    ],
+)
+def test_what_a_queue_says_of_a_group(conditions: list[tuple[str, str, str]], message: str) -> None:
+    said = [{"type": kind, "status": value, "message": m} for kind, value, m in conditions]
+    assert queue_message({"status": {"conditions": said}}) == message
+    assert queue_message({}) == ""
 
 
 def test_a_gate_and_the_queues_eviction_are_seen() -> None:
@@ -123,7 +143,7 @@ def test_a_gate_and_the_queues_eviction_are_seen() -> None:
     seen = pod_view(body)
     assert seen.gates == ("kueue.x-k8s.io/admission",)
     assert seen.disruption is not None
-    assert seen.disruption.reason == "Preempted"
+    assert (seen.disruption.reason, seen.disruption.takes_all) == ("Preempted", True)
 
 
 def test_the_hosts_network_is_the_administrators_to_give() -> None:

@@ -10,7 +10,6 @@ from lmtraining_api.exits import FailureClass
 from lmtraining_api.names import POD_REPLACED
 from lmtraining_api.records import FaultReport, Intent, Peer, gang_digest
 from lmtraining_api.status import (
-    AvoidedNode,
     ConditionType,
     LMTrainingJobStatus,
     Progress,
@@ -390,13 +389,24 @@ def test_finished_lead_is_the_end_of_the_job_whoever_is_lost() -> None:
     assert reason(plan) == "Completed"
 
 
-@pytest.mark.parametrize("is_avoiding", [False, True])
-def test_a_queue_lets_go_only_pods_that_are_alike(is_avoiding: bool) -> None:
-    """With another affinity, a pod is no member of the group that the queue has let go."""
-    avoided = [AvoidedNode(name="node-9", reason="Xid 79", time=NOW)] if is_avoiding else []
+@pytest.mark.parametrize("takes_all", [False, True])
+def test_no_pod_takes_the_place_of_one_whose_whole_group_is_taken(takes_all: bool) -> None:
+    """Kueue deletes one pod after the other; the first is no reason to replace it alone."""
+    taken = Disruption(reason="WorkloadEvicted", since=NOW, takes_all=takes_all)
+    lost = replace(PEER, is_deleting=True, grace_seconds=30, disruption=taken)
+    plan = decide(training(waits_in_place=True), pods=(LEAD, lost), report=REPORT)
+    assert bool(plan.status.replaced_pods) != takes_all
+    assert plan.status.restarts.by_reason == {FailureClass.DISRUPTION: 1}
+
+
+def test_a_pod_is_replaced_alone_in_its_queue_while_only_its_name_is_left() -> None:
+    """Kueue keeps the lost pod until the new one is there."""
     job = job_object(queue={"name": "team"})
-    faults = {"node-9": 2} if is_avoiding else {}
-    status = training(waits_in_place=True, avoided_nodes=avoided, hardware_faults=faults)
-    plan = decide(status, job=job, pods=(LEAD, CRASHED), report=REPORT)
-    assert bool(plan.status.replaced_pods) != is_avoiding
-    assert (LEAD.name in [name for name, _ in deleted(plan)]) == is_avoiding
+    lost = replace(CRASHED, is_deleting=True, is_held=True)
+    status = training(waits_in_place=True)
+    plan = decide(status, job=job, pods=(LEAD, lost), report=REPORT)
+    assert plan.status.replaced_pods == {"1": 1}
+    assert deleted(plan) == []
+    later = NOW + timedelta(minutes=1)
+    again = decide(plan.status, job=job, pods=(LEAD, lost), report=REPORT, now=later)
+    assert "Pod/tiny-1-1-1" in made(again)

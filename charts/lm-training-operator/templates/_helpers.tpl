@@ -102,4 +102,9 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 - apiGroups: [""]
   resources: [events]
   verbs: [list, create]
+# Of use only where Kueue is. get: why the queue of spec.queue holds a job back. delete: a group of
+# pods that nobody fills any more leaves its queue.
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads]
+  verbs: [get, delete]
 {{- end }}

@@ -139,7 +139,10 @@ def gated(snapshot: Snapshot) -> Finding | None:
     return Finding(
         cause="Queued",
         sentence=f"{len(held)} of {snapshot.replicas} pods wait for {gate} to let them go",
-        evidence=[f"pod {held[0].name} has the scheduling gate {gate}"],
+        evidence=[
+            f"pod {held[0].name} has the scheduling gate {gate}",
+            *filter(None, [shortened(snapshot.message(ConditionType.SCHEDULED))]),
+        ],
         fix="wait for the queue, or look at its state (Kueue: kubectl get workloads)",
     )
 

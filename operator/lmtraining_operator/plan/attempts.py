@@ -75,7 +75,7 @@ def is_kept(pod: ObservedPod, status: LMTrainingJobStatus) -> bool:
 
 def in_the_way(pods: Iterable[ObservedPod], status: LMTrainingJobStatus) -> tuple[ObservedPod, ...]:
     """The pods that must be gone before the next attempt begins."""
-    return tuple(pod for pod in pods if not is_kept(pod, status))
+    return tuple(pod for pod in pods if not (pod.is_gone or is_kept(pod, status)))
 
 
 def may_make(job: Object, status: LMTrainingJobStatus, pods: tuple[ObservedPod, ...]) -> bool:

@@ -32,6 +32,7 @@ from lmtraining_operator.plan import (
     evidence,
     figures,
     gang,
+    groups,
     names,
     nodes,
     recovery,
@@ -78,14 +79,16 @@ def plan(
     """What to say about the job and what to do, given what is seen of it now."""
     metadata = job["metadata"]
     if metadata.get("deletionTimestamp"):
-        return Plan(status=status, look_again_seconds=RESYNC_SECONDS)
+        actions = tuple(groups.release(observed))
+        return Plan(status=status, actions=actions, look_again_seconds=RESYNC_SECONDS)
     if acceptance.is_of_a_newer_operator(status):
         return acceptance.left_to_a_newer_operator(status)
     is_paused = acceptance.is_paused(job)
     if is_paused and status.is_terminal:
         return Plan(status=status, look_again_seconds=RESYNC_SECONDS, is_done=True)
     if status.is_terminal:
-        return ending.after_the_end(job, status, observed, now)
+        decided = ending.after_the_end(job, status, observed, now)
+        return replace(decided, actions=(*decided.actions, *groups.release(observed)))
     parsed = acceptance.PAUSED if is_paused else acceptance.parse(job)
     if isinstance(parsed, acceptance.NotAccepted):
         decided = _unwatched(job, status, observed, parsed, now)
@@ -101,7 +104,8 @@ def plan(
             )
         )
     said = events.transitions(status, decided.status)
-    return replace(decided, actions=(*decided.actions, *said))
+    left = groups.release(observed) if not is_paused else []
+    return replace(decided, actions=(*decided.actions, *left, *said))
 
 
 def _decide(situation: Situation) -> Plan:
@@ -395,6 +399,8 @@ def _look_again_seconds(situation: Situation) -> float:
     for pod in situation.gang:
         if pod.node and not pod.has_started and not situation.gang_was_complete:
             waits.append(_starting_seconds(pod, situation.now))
+        if pod.gates and not situation.observed.queue_message:
+            waits.append(_starting_seconds(pod, situation.now))  # a queue's word wakes nobody
     if all_failures(situation):
         waits.append(ROOT_CAUSE_SECONDS)
     if situation.strays:

@@ -112,11 +112,14 @@ class ContainerExit:
 
 @dataclass(frozen=True, kw_only=True)
 class Disruption:
-    """Somebody other than the job wants the pod gone (condition DisruptionTarget)."""
+    """Somebody other than the job wants the pod gone (condition DisruptionTarget, or that of a
+    queue)."""
 
     reason: str
     message: str = ""
     since: datetime | None = None
+    takes_all: bool = False
+    """True when a queue wants the quota of the whole group: the other pods are next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +136,8 @@ class ObservedPod:
     is_on_dead_node: bool = False
     """Whether a person or a controller says by a taint that nothing runs on its node any more."""
     is_deleting: bool = False
+    is_held: bool = False
+    """True when a finalizer keeps it, such as a queue's: it stays after it has been deleted."""
     grace_seconds: int = 0
     """Of a pod that is being deleted: what it was given to stop; 0 when it was forced."""
     deleting_seconds: float = 0.0
@@ -140,6 +145,8 @@ class ObservedPod:
     nobody sets."""
     watched_seconds: float = 0.0
     """How long this operator has seen it in its lists, by the same clock."""
+    group: str = ""
+    """The group of a queue that it is a member of."""
     intent: str = ""
     """Content of the intent annotation."""
     gates: tuple[str, ...] = ()
@@ -166,6 +173,13 @@ class ObservedPod:
         """True when its trainer has ended, as the kubelet says, and nobody takes the pod away: it
         cannot write any more, and what it said can be read."""
         return self.is_terminal and self.exit is not None and not self.is_deleting
+
+    @property
+    def is_gone(self) -> bool:
+        """True when only its name is left, which a finalizer keeps: without one it would not be
+        seen any more."""
+        has_ended = self.is_terminal or self.grace_seconds == 0
+        return self.is_held and self.is_deleting and has_ended
 
     @property
     def has_started(self) -> bool:
@@ -245,7 +259,7 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class Leftover:
-    """An object of a job that has ended, other than a pod."""
+    """An object that a job leaves behind, other than a pod."""
 
     kind: str
     name: str
@@ -264,10 +278,15 @@ class Observed:
     claim: ObservedClaim | None = None
     report: ObservedReport = ObservedReport()
     warnings: tuple[PodWarning, ...] = ()
+    queue_message: str = ""
+    """Why the queue holds the pods back, in its own words; empty where it does not say."""
     refusals: Mapping[str, Refusal] = field(default_factory=dict)
     """By kind/name, as `Create.key` spells it."""
     other_jobs: tuple[Object, ...] = ()
     """The other jobs of the namespace, when this one names a checkpoint.path."""
+    abandoned: tuple[Leftover, ...] = ()
+    """Workloads of groups of a queue that nobody fills any more, of this job and of earlier ones of
+    its name."""
     leftovers: tuple[Leftover, ...] = ()
     """What is to go with the pods, once nothing of an ended job is kept any longer."""
 

@@ -18,6 +18,11 @@ QUEUE_NAME = "kueue.x-k8s.io/queue-name"
 QUEUE_PRIORITY = "kueue.x-k8s.io/priority-class"
 GROUP_NAME = "kueue.x-k8s.io/pod-group-name"
 GROUP_TOTAL = "kueue.x-k8s.io/pod-group-total-count"
+ROLE = "kueue.x-k8s.io/role-hash"
+"""Which pods of a group are alike. Where it is not given, Kueue takes a digest of the pod's spec,
+and a pod that keeps away from one node more is no member of the group."""
+ROLE_NAME = "main"
+"""As Kueue itself calls the only role of the groups that it makes."""
 RETRIABLE = "kueue.x-k8s.io/retriable-in-group"
 """\"false\": the group is over when its pods are, and holds no quota for a pod that may come."""
 
@@ -32,19 +37,24 @@ def labels(job: LMTrainingJob, attempt: int) -> dict[str, str]:
 
 def annotations(job: LMTrainingJob) -> dict[str, str]:
     """Those beside the operator's own."""
-    total = {GROUP_TOTAL: str(job.spec.workers.replicas), RETRIABLE: "false"}
-    return dict(job.spec.pod_template.annotations) | (total if job.spec.queue else {})
+    group = {
+        GROUP_TOTAL: str(job.spec.workers.replicas),
+        RETRIABLE: "false",
+        ROLE: ROLE_NAME,
+    }
+    return dict(job.spec.pod_template.annotations) | (group if job.spec.queue else {})
 
 
-def group_name(job: LMTrainingJob, attempt: int) -> str:
-    """The pods of one attempt, as the queue knows them. With the UID: the group of an earlier job
-    of this name may still be there."""
-    return f"{job.metadata.name}-{job.metadata.uid[:8]}-{attempt}"
+def group_name(job_name: str, uid: str, attempt: int) -> str:
+    """The pods of one attempt, as the queue knows them; Kueue's Workload has the same name. With
+    the UID: the group of an earlier job of this name may still be there."""
+    return f"{job_name}-{uid[:8]}-{attempt}"
 
 
 def _queue_labels(job: LMTrainingJob, queue: Queue, attempt: int) -> dict[str, str]:
     priority = {QUEUE_PRIORITY: queue.priority_class} if queue.priority_class else {}
-    return {QUEUE_NAME: queue.name, GROUP_NAME: group_name(job, attempt)} | priority
+    group = group_name(job.metadata.name, job.metadata.uid, attempt)
+    return {QUEUE_NAME: queue.name, GROUP_NAME: group} | priority
 
 
 def spec(job: LMTrainingJob, avoided_nodes: tuple[str, ...]) -> Object:

@@ -33,8 +33,8 @@ def may_replace(situation: Situation, failure: Failure) -> bool:
         return False
     if not situation.status.waits_in_place:
         return False
-    if situation.spec.queue is not None and situation.status.avoided_nodes:
-        return False  # a pod with another affinity is no member of the group that the queue let go
+    if any(pod.disruption is not None and pod.disruption.takes_all for pod in situation.gang):
+        return False
     if any(has_finished(pod, situation.job.metadata.uid) for pod in situation.gang):
         return False  # it cannot meet another pod; the ranks of a new attempt find all steps done
     return bool(_survivors(situation, failure))

@@ -102,10 +102,11 @@ def _queued(situation: Situation) -> Verdict | None:
     queue = situation.spec.queue
     waits_for = f"queue {queue.name} lets them go" if queue else "somebody lets them go"
     gates = ", ".join(pod.gates)
+    said = obstacles.shortened(situation.observed.queue_message)
     return _not(
         Scheduled.QUEUED,
-        f"the pods wait until {waits_for} (gate {gates} of pod {pod.name}): when, depends on its "
-        "quota and on who is before them",
+        f"the pods wait until {waits_for} (gate {gates} of pod {pod.name}): "
+        + (said or "when, depends on its quota and on who is before them"),
     )
 
 
