@@ -42,6 +42,8 @@ class Program:
     module: str
     package: str
     usual_seconds: int
+    manifests: str = ""
+    """Directory of the package's own Go module that is kept beside the binary."""
 
 
 PROGRAMS = (
@@ -63,10 +65,15 @@ PROGRAMS = (
     Program("kubeconform", "tools", "github.com/yannh/kubeconform/cmd/kubeconform", 2),
     Program("kind", "tools", "sigs.k8s.io/kind", 10),
     Program("kube-state-metrics", "statemetrics", "k8s.io/kube-state-metrics/v2", 150),
+    Program("kueue", "kueue", "sigs.k8s.io/kueue/cmd/kueue", 240, manifests="config"),
 )
 #: Not in any cluster: a test brings its own.
 TEST_PROGRAMS = ("kube-state-metrics",)
-NATIVE_PROGRAMS = tuple(p.name for p in PROGRAMS if p.name not in {"kind", *TEST_PROGRAMS})
+#: The same, of a test that is asked for by name.
+RARE_PROGRAMS = ("kueue",)
+NATIVE_PROGRAMS = tuple(
+    p.name for p in PROGRAMS if p.name not in {"kind", *TEST_PROGRAMS, *RARE_PROGRAMS}
+)
 KIND_PROGRAMS = ("kind", "kubectl", "sharedstorage", "kwok", "helm", "kubeconform")
 
 
@@ -90,6 +97,11 @@ def program(name: str) -> Program:
 
 def path_of(program: Program, layout: Layout) -> Path:
     return layout.binaries / module_key(GO_DIR / program.module) / program.name
+
+
+def manifests_of(program: Program, layout: Layout) -> Path:
+    """Where its `manifests` are, once it is built."""
+    return path_of(program, layout).with_name(f"{program.name}-{program.manifests}")
 
 
 def ensure(names: Iterable[str], layout: Layout) -> dict[str, Path]:
@@ -122,40 +134,53 @@ def _build(programs: Sequence[Program], layout: Layout) -> None:
     for number, program in enumerate(programs, start=1):
         usual = f"usually {program.usual_seconds} s the first time"
         with console.status(f"[{number}/{len(programs)}] {program.name} ({usual})"):
-            _build_one(go, program, path_of(program, layout), layout.go_caches)
+            _build_one(go, program, layout)
         console.print(f"[{number}/{len(programs)}] {program.name} built", markup=False)
     if programs:
         shutil.rmtree(layout.go_caches, ignore_errors=True)
 
 
-def _build_one(go: Path, program: Program, target: Path, caches: Path) -> None:
+def _build_one(go: Path, program: Program, layout: Layout) -> None:
+    """The binary comes last: where it is, all of it is."""
+    target = path_of(program, layout)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp")
-    command = [str(go), "build", *BUILD_FLAGS, "-o", str(temporary), program.package]
+    build = ["build", *BUILD_FLAGS, "-o", str(temporary), program.package]
+    _go(go, program, build, layout)
+    if program.manifests:
+        where = ["list", "-f", "{{.Module.Dir}}", program.package]
+        source = Path(_go(go, program, where, layout).strip())
+        kept = manifests_of(program, layout)
+        shutil.rmtree(kept, ignore_errors=True)  # of a build that was interrupted
+        shutil.copytree(source / program.manifests, kept)
+    temporary.rename(target)
+
+
+def _go(go: Path, program: Program, arguments: Sequence[str], layout: Layout) -> str:
+    """What a go command says in the program's module."""
     environment = {
         **os.environ,
         "CGO_ENABLED": "0",
         "GOTOOLCHAIN": "local",
         # Caches of our own: 9 GB that are given back when all is built, and kept until then.
         "GOFLAGS": "-modcacherw",
-        "GOCACHE": str(caches / "build"),
-        "GOMODCACHE": str(caches / "modules"),
+        "GOCACHE": str(layout.go_caches / "build"),
+        "GOMODCACHE": str(layout.go_caches / "modules"),
     }
     done = subprocess.run(
-        command,
+        [str(go), *arguments],
         cwd=GO_DIR / program.module,
         env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        capture_output=True,
         text=True,
         timeout=BUILD_LIMIT_SECONDS,
         check=False,
     )
     if done.returncode:
-        tail = "\n".join(done.stdout.splitlines()[-FAILURE_LINES:])
+        tail = "\n".join(done.stderr.splitlines()[-FAILURE_LINES:])
         raise DevclusterError(
             f"{program.name} could not be built in {GO_DIR / program.module}:\n{tail}\n"
             "If modules could not be downloaded, check `go env GOPROXY`; then run it again, "
             "what was built stays."
         )
-    temporary.rename(target)
+    return done.stdout
