@@ -43,6 +43,9 @@ test-e2e: $(READY) ## On the real cluster, with pods
 	@$(PYTHON) -m devcluster build >/dev/null
 	@$(PYTHON) -m pytest -q tests/e2e
 
+test-queues: $(READY) ## With the real Kueue, which is built for it once (5 minutes)
+	@$(PYTHON) -m pytest -q tests/queues
+
 soak: $(READY) ## 50,000 simulated worlds; 5,000 drawn jobs; a training under 200 kills (SCHEDULES=n, SPECS=n, KILLS=n)
 	@$(PYTHON) -m tests.simulation --schedules $(or $(SCHEDULES),50000)
 	@$(PYTHON) -m tests.fuzz --specs $(or $(SPECS),5000)
@@ -100,5 +103,5 @@ help: ## This page
 $(READY): pyproject.toml constraints/python.txt bootstrap.sh
 	@./bootstrap.sh
 
-.PHONY: demo cluster-up cluster-down test test-unit test-sim test-api test-trainer test-e2e soak bench bench-operator lint crds docs docs-site monitoring \
+.PHONY: demo cluster-up cluster-down test test-unit test-sim test-api test-trainer test-e2e test-queues soak bench bench-operator lint crds docs docs-site monitoring \
   images constraints clean help

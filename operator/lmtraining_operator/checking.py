@@ -11,12 +11,11 @@ import asyncio
 import sys
 
 from lmtraining_api import names as api
-from lmtraining_operator.gateway import NOT_FOUND, ApiError, KubernetesGateway
+from lmtraining_operator.gateway import FORBIDDEN, NOT_FOUND, ApiError, KubernetesGateway
 
 COMMAND = "check"
 LIMIT_SECONDS = 60
 POLL_SECONDS = 1.0
-FORBIDDEN = 403
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

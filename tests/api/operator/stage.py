@@ -39,6 +39,7 @@ _PATHS = {
     "resourcequotas": "/api/v1",
     "services": "/api/v1",
     "networkpolicies": "/apis/networking.k8s.io/v1",
+    "workloads": "/apis/kueue.x-k8s.io/v1beta2",
     api.PLURAL: f"/apis/{api.API_VERSION}",
 }
 
