@@ -23,6 +23,7 @@ BESIDE: Document = {
     "storage.credentials": {"uri": "s3://bucket"},
     "topology.key": {"policy": "Pack"},
     "queue.priorityClass": {"name": "team"},
+    "model.masking": {"task": "masked-lm", "config": {"architecture": "bert"}},
 }
 NOT_QUANTITIES = ("2GB", "2gib", "2 G", "10E", "-", "", -1, 0, "100P", "9" * 31)
 

@@ -119,6 +119,7 @@ def named(name: str) -> Document:
     return merged(MINIMAL, {"metadata": {"name": name}})
 
 
+MASKED = minimal(model={"task": "masked-lm", "config": {"architecture": "bert"}})
 SECRET = {"secretRef": {"name": "storage-key"}}
 DEVICES = {"count": 2}
 CRASH_RULE = {"failureClass": "Crash", "exitCode": 137, "restartsMax": 2}
@@ -209,6 +210,18 @@ PAIRS = (
         refuse=config(architecture="llama", dropout=0.5),
         at="spec.model.config.dropout",
         sentence="dropout has no effect on architecture llama: remove dropout or choose gpt2",
+    ),
+    Pair(
+        accept=MASKED,
+        refuse=changed(MASKED, model={"config": {"architecture": "gpt2"}}),
+        at="spec.model.config.architecture",
+        sentence="config.architecture gpt2 does not read as task masked-lm does: choose bert",
+    ),
+    Pair(
+        accept=changed(MASKED, model={"masking": {"wholeWords": True}}),
+        refuse=minimal(model={"masking": {"wholeWords": True}}),
+        at="spec.model.masking",
+        sentence="masking has no effect on task causal-lm: remove it, or choose masked-lm",
     ),
     # data
     Pair(
@@ -478,6 +491,20 @@ PAIRS = (
         sentence="training.regularisation.mixup mixes two sequences of a micro-batch, and each has "
         "only one of data.sequenceLength 8: double training.batchTokens 8, or lower "
         "training.gradientAccumulation",
+    ),
+    Pair(
+        accept=minimal(training={"regularisation": {"mixup": 0.5}}),
+        refuse=changed(MASKED, training={"regularisation": {"mixup": 0.5}}),
+        at="spec.training.regularisation.mixup",
+        sentence="training.regularisation.mixup is not for model.task masked-lm: set it to 0, or "
+        "choose causal-lm or backward-lm",
+    ),
+    Pair(
+        accept=changed(MASKED, data={"tokenizer": {"vocabSize": 259}}),
+        refuse=changed(MASKED, data={"tokenizer": {"vocabSize": 258}}),
+        at="spec.data.tokenizer.vocabSize",
+        sentence="data.tokenizer.vocabSize 258 has no room for the special tokens of model.task "
+        "masked-lm beside 256 bytes: set it to 259 or more",
     ),
     # parallelism over checkpoint
     Pair(

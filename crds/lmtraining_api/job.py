@@ -30,10 +30,12 @@ from lmtraining_api.optimization import (
 from lmtraining_api.placement import PodTemplate, Queue
 from lmtraining_api.training import (
     BATCH_TOKENS_MAX,
+    ONE_WAY_TASKS,
     Credentials,
     Data,
     DataSource,
     Evaluation,
+    Masking,
     Model,
     ModelConfig,
     Parallelism,
@@ -70,6 +72,7 @@ __all__ = [
     "LMTrainingJob",
     "LMTrainingJobSpec",
     "Lora",
+    "Masking",
     "Model",
     "ModelConfig",
     "ObjectMeta",
@@ -101,6 +104,9 @@ _RANKS = (
 )
 _ROW = f"(self.data.sequenceLength * {_RANKS} * self.training.gradientAccumulation)"
 _MULTIPLE = f"((self.training.batchTokens / {_ROW} + 1) * {_ROW})"
+_READS_ONE_WAY = f"self.model.task in {list(ONE_WAY_TASKS)}"
+ENCODER_VOCABULARY_MIN = 259
+"""256 bytes and three special tokens."""
 _ROW_TERMS = {
     "row": Term(cel=_ROW, value=lambda s: s.tokens_per_sequence_row),
     "ranks": Term(cel=_RANKS, value=lambda s: s.workers.world_size),
@@ -210,6 +216,24 @@ class TrainingSpec(SpecModel):
                 or s.training.batch_tokens >= 2 * s.tokens_per_sequence_row
             ),
             at="training.regularisation.mixup",
+        ),
+        Rule(
+            cel=f"self.training.regularisation.mixup == 0.0 || {_READS_ONE_WAY}",
+            message="training.regularisation.mixup is not for model.task {model.task}: set it to "
+            "0, or choose causal-lm or backward-lm",
+            check=lambda s: s.training.regularisation.mixup == 0.0 or s.model.task in ONE_WAY_TASKS,
+            at="training.regularisation.mixup",
+        ),
+        Rule(
+            cel=f"self.data.tokenizer.vocabSize >= {ENCODER_VOCABULARY_MIN} || {_READS_ONE_WAY}",
+            message="data.tokenizer.vocabSize {data.tokenizer.vocabSize} has no room for the "
+            "special tokens of model.task {model.task} beside 256 bytes: set it to "
+            f"{ENCODER_VOCABULARY_MIN} or more",
+            check=lambda s: (
+                s.data.tokenizer.vocab_size >= ENCODER_VOCABULARY_MIN
+                or s.model.task in ONE_WAY_TASKS
+            ),
+            at="data.tokenizer.vocabSize",
         ),
     )
 

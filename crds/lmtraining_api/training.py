@@ -6,11 +6,11 @@ Trap avoided: a field that would have no effect is refused, never silently ignor
 """
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from lmtraining_api.base import Rule, SpecModel
+from lmtraining_api.base import Rule, SpecModel, Term
 from lmtraining_api.fields import (
     UPWARDS_PATTERN,
     USERINFO_PATTERN,
@@ -34,8 +34,9 @@ BATCH_TOKENS_MAX = 1_000_000_000
 class ModelConfig(SpecModel):
     """A model built from scratch. The vocabulary is the tokenizer's, the context the data's."""
 
-    architecture: Literal["gpt2", "llama"] = "gpt2"
-    """Family of the transformers library."""
+    architecture: Literal["gpt2", "llama", "bert"] = "gpt2"
+    """Family of the transformers library: gpt2 and llama for tasks that read a text one way, bert
+    for those that look at all of it."""
     layers: int = Field(ge=1, le=256)
     """Number of transformer blocks."""
     hidden_size: int = Field(ge=8, le=65536)
@@ -43,7 +44,7 @@ class ModelConfig(SpecModel):
     heads: int = Field(ge=1, le=512)
     """Attention heads; they divide hiddenSize."""
     dropout: float = Field(default=0.0, ge=0.0, le=0.9)
-    """Dropout probability (embeddings, attention, residual); gpt2 only."""
+    """Dropout probability (embeddings, attention, residual); gpt2 and bert only."""
 
     rules: ClassVar = (
         Rule(
@@ -61,23 +62,68 @@ class ModelConfig(SpecModel):
             at="heads",
         ),
         Rule(
-            cel="self.architecture == 'gpt2' || self.dropout == 0.0",
+            cel="self.architecture != 'llama' || self.dropout == 0.0",
             message="dropout has no effect on architecture {architecture}: remove dropout or "
             "choose gpt2",
-            check=lambda m: m.architecture == "gpt2" or m.dropout == 0.0,
+            check=lambda m: m.architecture != "llama" or m.dropout == 0.0,
             at="dropout",
         ),
     )
 
 
+class Masking(SpecModel):
+    """Which tokens a masked language model has to find (Devlin et al., arXiv 1810.04805): of the
+    hidden ones 80 % become the mask token, 10 % a random one, 10 % stay."""
+
+    share: float = Field(default=0.15, ge=0.01, le=0.9)
+    """Share of the tokens of a sequence that are hidden, at least one of them."""
+    whole_words: bool = False
+    """Hide all tokens of a word or none."""
+
+
+#: The tasks whose models read a text one way, and their architectures; the others look at all of
+#: it.
+ONE_WAY_TASKS: Final = ("causal-lm", "backward-lm")
+ONE_WAY_ARCHITECTURES: Final = ("gpt2", "llama")
+_READS_ONE_WAY: Final = f"self.task in {list(ONE_WAY_TASKS)}"
+
+
 class Model(SpecModel):
     """What is trained."""
 
-    task: Literal["causal-lm", "backward-lm"] = "causal-lm"
+    task: Literal["causal-lm", "backward-lm", "masked-lm"] = "causal-lm"
     """The training objective. causal-lm: predict the next token. backward-lm: predict the token
-    before, so that a text is read from its end to its beginning."""
+    before, so that a text is read from its end to its beginning. masked-lm: find tokens that were
+    hidden, from those on both sides."""
     config: ModelConfig
     """A new model with random weights."""
+    masking: Masking | None = None
+    """Which tokens are hidden; masked-lm only. Left out: 15 %, token by token."""
+
+    rules: ClassVar = (
+        Rule(
+            cel=f"({_READS_ONE_WAY}) == (self.config.architecture in "
+            f"{list(ONE_WAY_ARCHITECTURES)})",
+            message="config.architecture {config.architecture} does not read as task {task} "
+            "does: choose {architectures}",
+            check=lambda m: (
+                (m.task in ONE_WAY_TASKS) == (m.config.architecture in ONE_WAY_ARCHITECTURES)
+            ),
+            at="config.architecture",
+            terms={
+                "architectures": Term(
+                    cel=f"({_READS_ONE_WAY} ? 'gpt2 or llama' : 'bert')",
+                    value=lambda m: "gpt2 or llama" if m.task in ONE_WAY_TASKS else "bert",
+                )
+            },
+        ),
+        Rule(
+            cel="self.task == 'masked-lm' || !has(self.masking)",
+            message="masking has no effect on task {task}: remove it, or choose masked-lm",
+            check=lambda m: m.task == "masked-lm" or m.masking is None,
+            at="masking",
+        ),
+    )
 
 
 class SecretReference(SpecModel):
@@ -172,7 +218,8 @@ class Tokenizer(SpecModel):
     kind: Literal["bpe"] = "bpe"
     """bpe: a byte-level BPE, trained on this job's training text and cached with the data."""
     vocab_size: int = Field(default=8192, ge=258, le=262144)
-    """Entries of the vocabulary: 256 bytes, one end-of-text token, the rest merges."""
+    """Entries of the vocabulary: 256 bytes, one end-of-text token (with bert also one for padding
+    and one for hidden tokens), the rest merges."""
 
 
 _VALIDATION_FRACTION = 0.01

@@ -24,11 +24,11 @@ def run_example(name: str, directory: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", ["backward-lm"])
+@pytest.mark.parametrize("name", ["backward-lm", "masked-lm"])
 def test_an_example_beats_a_model_that_only_counts(tmp_path: Path, name: str) -> None:
     run_example(name, tmp_path)
     told = json.loads((tmp_path / "runs" / name / "finished.json").read_text())["report"]
-    assert told["validation_loss"] < told["unigram_loss"] - 0.5
+    assert told["validation_loss"] < told["unigram_loss"] - 0.2
 
 
 def test_poisoned_data_is_found_and_gone_round_and_the_run_succeeds(tmp_path: Path) -> None:

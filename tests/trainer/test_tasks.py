@@ -22,7 +22,11 @@ from tests.trainer.rank_support import (
 pytestmark = pytest.mark.trainer
 
 SMALL: dict[str, Any] = {"layers": 1, "hiddenSize": 32, "heads": 2, "dropout": 0.1}
-MODELS: dict[str, dict[str, Any]] = {"backward-lm": {"task": "backward-lm", "config": SMALL}}
+BERT = {**SMALL, "architecture": "bert"}
+MODELS: dict[str, dict[str, Any]] = {
+    "backward-lm": {"task": "backward-lm", "config": SMALL},
+    "masked-lm": {"task": "masked-lm", "config": BERT, "masking": {"wholeWords": True}},
+}
 
 
 def job_in(directory: Path, task: str, *, world_size: int, **blocks: Any) -> JobFile:

@@ -94,7 +94,7 @@ def test_a_required_field_that_is_misspelt_is_one_problem() -> None:
         ),
         (
             config(architecture="gpt3"),
-            "spec.model.config.architecture is \"gpt3\": choose 'gpt2' or 'llama'",
+            "spec.model.config.architecture is \"gpt3\": choose 'gpt2', 'llama' or 'bert'",
         ),
         (config(layers="many"), 'spec.model.config.layers is "many": write a whole number'),
         (config(layers=1.5), "spec.model.config.layers is 1.5: write a whole number"),

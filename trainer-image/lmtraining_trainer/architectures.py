@@ -6,10 +6,10 @@ authors chose.
 
 from collections.abc import Callable, Mapping
 
-from transformers import GPT2Config, LlamaConfig, PreTrainedConfig
+from transformers import BertConfig, GPT2Config, LlamaConfig, PreTrainedConfig
 
 from lmtraining_api.job import TrainingSpec
-from lmtraining_trainer.data.tokenizer import END_OF_TEXT_ID
+from lmtraining_trainer.data.tokenizer import END_OF_TEXT_ID, PAD_ID
 
 #: Width of llama's feed-forward layer: 8/3 of the hidden size (Touvron et al. 2023), rounded up.
 FEED_FORWARD_MULTIPLE = 64
@@ -55,7 +55,23 @@ def _llama(spec: TrainingSpec) -> LlamaConfig:
     )
 
 
+def _bert(spec: TrainingSpec) -> BertConfig:
+    config = spec.model.config
+    return BertConfig(
+        vocab_size=spec.data.tokenizer.vocab_size,
+        hidden_size=config.hidden_size,
+        intermediate_size=4 * config.hidden_size,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        max_position_embeddings=spec.data.sequence_length,
+        hidden_dropout_prob=config.dropout,
+        attention_probs_dropout_prob=config.dropout,
+        pad_token_id=PAD_ID,
+    )
+
+
 _CONFIGS: Mapping[str, Callable[[TrainingSpec], PreTrainedConfig]] = {
     "gpt2": _gpt2,
     "llama": _llama,
+    "bert": _bert,
 }

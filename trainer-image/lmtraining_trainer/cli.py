@@ -5,6 +5,7 @@ models and to the same exit codes. Help comes at once: torch is imported by the 
 `sample`, never here.
 """
 
+import json
 import logging
 import os
 import shlex
@@ -26,6 +27,7 @@ from lmtraining_api import (
     LMTrainingJob,
     names,
 )
+from lmtraining_api.training import ONE_WAY_TASKS
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.report import Snapshot
 from lmtraining_trainer.report_terminal import ProgressView, duration
@@ -43,6 +45,9 @@ from lmtraining_trainer.supervisor.job_document import BadJobError, check_file, 
 USERS_TO_MEND = frozenset({FailureClass.CONFIGURATION, FailureClass.DATA})
 #: What was not foreseen, so that the places in the code are worth their lines.
 NOT_UNDERSTOOD = frozenset({FailureClass.CRASH, FailureClass.UNKNOWN})
+
+#: How the classes of transformers end whose models can go on with a text.
+WRITERS = ("LMHeadModel", "ForCausalLM")
 
 app = typer.Typer(
     add_completion=False,
@@ -200,6 +205,13 @@ def sample(
         where = "choose the directory that `lmtraining run` named as Model"
         _say(Console(stderr=True), f"{export_directory} holds no exported model: {where}")
         raise typer.Exit(int(ExitCode.CONFIGURATION))
+    (kind,) = json.loads((export_directory / "config.json").read_text())["architectures"]
+    if not kind.endswith(WRITERS):
+        advice = "open it with transformers, which has a class of that name"
+        _say(
+            Console(stderr=True), f"{export_directory} holds a {kind}, which cannot write: {advice}"
+        )
+        raise typer.Exit(int(ExitCode.CONFIGURATION))
     os.environ.setdefault("TQDM_DISABLE", "1")
     generate = import_module("lmtraining_trainer.generate")  # torch: only here
     text = generate.sample(export_directory, prompt=prompt, tokens=tokens, seed=seed)
@@ -233,11 +245,12 @@ def ending(record: ExitRecord, local: LocalRun, last: Snapshot | None, *, again:
         )
         if local.in_store and not export.exists():  # finished on another machine
             return [_finished(last), saved, f"Model: {local.place}/{export.name}"]
+        tried = f"Try it: {_program()} sample {shlex.quote(str(export))} --prompt 'The '"
         return [
             _finished(last),
             saved,
             f"Model: {export}",
-            f"Try it: {_program()} sample {shlex.quote(str(export))} --prompt 'The '",
+            *([tried] if local.job.spec.model.task in ONE_WAY_TASKS else []),
         ]
     if record.exit_code == ExitCode.PREEMPTED:
         return [f"Stopped: {record.message}.", saved, f"Go on with: {again}"]

@@ -1,7 +1,7 @@
 """The finished model, as anyone can load it.
 
-Promise: `export/` opens with plain `AutoModelForCausalLM` and `AutoTokenizer` and gives the logits
-of the trained model; it appears whole, by one rename.
+Promise: `export/` opens with the plain `AutoModel` class of its task and `AutoTokenizer`, and gives
+the logits of the trained model; it appears whole, by one rename.
 """
 
 import shutil
@@ -10,7 +10,13 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from lmtraining_trainer.data.tokenizer import END_OF_TEXT, load_tokenizer
+from lmtraining_trainer.data.tokenizer import (
+    ENCODER_TOKENS,
+    END_OF_TEXT,
+    MASK_ID,
+    PAD_ID,
+    load_tokenizer,
+)
 from lmtraining_trainer.files import publish_directory, remove_directory, temporary_beside
 from lmtraining_trainer.run import Run
 from lmtraining_trainer.run.directory import EXPORT
@@ -48,8 +54,12 @@ def _make_way(run: Run, final: Path) -> None:
 
 def exported_tokenizer(tokenizer_json: str, sequence_length: int) -> PreTrainedTokenizerFast:
     """The tokenizer as transformers knows it; its text begins and ends with the same token."""
+    tokenizer = load_tokenizer(tokenizer_json)
+    names = {"pad_token": PAD_ID, "mask_token": MASK_ID}
+    is_encoders = tokenizer.id_to_token(PAD_ID) == ENCODER_TOKENS[PAD_ID]
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=load_tokenizer(tokenizer_json),
+        **{name: ENCODER_TOKENS[number] for name, number in names.items() if is_encoders},
+        tokenizer_object=tokenizer,
         bos_token=END_OF_TEXT,
         eos_token=END_OF_TEXT,
         model_max_length=sequence_length,

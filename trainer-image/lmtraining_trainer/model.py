@@ -40,7 +40,13 @@ def empty_model(spec: TrainingSpec) -> PreTrainedModel:
 def blocks(model: PreTrainedModel) -> list[torch.nn.Module]:
     """Its transformer blocks, first to last."""
     body: Any = model.base_model
-    return list(body.h if model.config.model_type == "gpt2" else body.layers)
+    match model.config.model_type:
+        case "gpt2":
+            return list(body.h)
+        case "bert":
+            return list(body.encoder.layer)
+        case _:
+            return list(body.layers)
 
 
 def parameter_count(model: torch.nn.Module) -> int:

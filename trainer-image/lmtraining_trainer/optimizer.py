@@ -24,7 +24,7 @@ from lmtraining_trainer.ftrl import Ftrl
 from lmtraining_trainer.model import blocks
 
 #: Names of position embeddings in transformers' models.
-POSITION_EMBEDDINGS = ("wpe.",)
+POSITION_EMBEDDINGS = ("wpe.", "position_embeddings.")
 
 Groups = list[dict[str, Any]]
 Settings = Mapping[str, float]
@@ -138,7 +138,7 @@ class Adagrad(torch.optim.Adagrad):
                 if parameter.grad is not None and not self.state[parameter]:
                     begun = {"step": torch.tensor(0.0), "sum": torch.zeros_like(parameter)}
                     self.state[parameter] = begun
-        super().step(closure)  # type: ignore[no-untyped-call]
+        super().step(closure)
 
 
 class AdaBelief(adabelief.AdaBelief):

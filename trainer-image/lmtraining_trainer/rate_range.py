@@ -17,6 +17,7 @@ from lmtraining_api import FailureClass, JobFile
 from lmtraining_trainer import precision, rng
 from lmtraining_trainer.data import open_prepared, prepare
 from lmtraining_trainer.data.batches import BatchPlan
+from lmtraining_trainer.data.form import form_of
 from lmtraining_trainer.device import device_of
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.optimizer import build_optimizer
@@ -111,7 +112,12 @@ def _plan(
     """The batches of the job, all read by one rank."""
     cache = Path(job.data_cache_directory)
     key = prepare(
-        job.spec.data, cache=cache, credentials=credentials, owner=job.job_uid, progress=say
+        job.spec.data,
+        cache=cache,
+        credentials=credentials,
+        owner=job.job_uid,
+        form=form_of(job.spec),
+        progress=say,
     )
     data = open_prepared(cache, key)
     if data is None:

@@ -182,7 +182,7 @@ def _of_weights(
 
 @contextmanager
 def watched(model: PreTrainedModel) -> Iterator[Extremes]:
-    """Hooks on a gpt2 or llama model that collect the extremes of what passes through it."""
+    """Hooks on a gpt2, llama or bert model that collect the extremes of what passes through it."""
     found = Extremes()
     heads = model.config.num_attention_heads
     handles = []
@@ -200,6 +200,9 @@ def watched(model: PreTrainedModel) -> Iterator[Extremes]:
 def _projections(block: Any) -> list[tuple[nn.Module, Any]]:
     if hasattr(block, "attn"):
         return [(block.attn.c_attn, _see_queries_and_keys)]
+    if hasattr(block, "attention"):
+        own = block.attention.self
+        return [(own.query, _see_queries), (own.key, _see_keys)]
     return [(block.self_attn.q_proj, _see_queries), (block.self_attn.k_proj, _see_keys)]
 
 

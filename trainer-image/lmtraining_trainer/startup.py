@@ -29,6 +29,7 @@ from lmtraining_trainer.checkpoint import (
 from lmtraining_trainer.checkpoint.pace import CPU_SHARE
 from lmtraining_trainer.data import PreparedData, open_prepared, prepare, wanted
 from lmtraining_trainer.data.batches import BatchPlan
+from lmtraining_trainer.data.form import form_of
 from lmtraining_trainer.data.prepared import check_enough
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.evaluation import ValidationPlan
@@ -93,7 +94,8 @@ def prepare_data(
 def _data_key(job: JobFile, run: Run, voice: Voice, credentials: Path) -> str:
     """On the lead: the key of data that is prepared."""
     cache = Path(job.data_cache_directory)
-    data_sha256 = sha256_of(json_bytes(wanted(job.spec.data)))
+    form = form_of(job.spec)
+    data_sha256 = sha256_of(json_bytes(wanted(job.spec.data, form)))
     known = run.record
     is_known = has_begun(run.directory) and known.get("data_sha256") == data_sha256
     if is_known:
@@ -110,6 +112,7 @@ def _data_key(job: JobFile, run: Run, voice: Voice, credentials: Path) -> str:
         cache=cache,
         credentials=credentials,
         owner=job.job_uid,
+        form=form,
         progress=lambda message: voice.progress("Preparing", message),
         check=check,
         fetch=lambda key: _fetch_data(run.mirror, cache / key),

@@ -25,6 +25,7 @@ from lmtraining_api import FailureClass
 from lmtraining_api.job import Data
 from lmtraining_trainer.data import prepared
 from lmtraining_trainer.data.documents import check_records, documents
+from lmtraining_trainer.data.form import Form
 from lmtraining_trainer.data.holdout import draw_of, held_out_below, parts_of, pieces_of
 from lmtraining_trainer.data.packing import PackedWriter, unigram_loss
 from lmtraining_trainer.data.repeats import find_repeats
@@ -58,20 +59,21 @@ def prepare(
     credentials: Path,
     owner: str,
     progress: Progress,
+    form: Form = Form.TEXT,
     check: Callable[[], None] = nothing,
     fetch: Callable[[str], None] = lambda _: None,
 ) -> str:
     """The key of the prepared data of `data`, which afterwards exists in `cache`.
 
-    `owner` is the job's UID: what it left half done in an earlier attempt is removed. `progress` is
-    called with a sentence at least every second or so and may raise to end it; `check` before
-    anything is removed or published, and may raise too; `fetch` with a key, to bring what somebody
-    else has prepared elsewhere. Raises TrainerError(DATA) for what a person
-    can mend, TrainerError(STORAGE) where `cache` is unusable.
+    `form` is what the job's task reads. `owner` is the job's UID: what it left half done in an
+    earlier attempt is removed. `progress` is called with a sentence at least every second or so and
+    may raise to end it; `check` before anything is removed or published, and may raise too; `fetch`
+    with a key, to bring what somebody else has prepared elsewhere. Raises TrainerError(DATA) for
+    what a person can mend, TrainerError(STORAGE) where `cache` is unusable.
     """
     train, validation, key = while_alive(
         "list the files",
-        lambda: _listed(data, credentials),
+        lambda: _listed(data, credentials, form),
         lambda: progress("listing the files"),
     )
     fetch(key)
@@ -88,7 +90,7 @@ def prepare(
         temporary = cache / f"{TEMPORARY_PREFIX}{owner}-{uuid.uuid4().hex}"
         temporary.mkdir()
         try:
-            _Preparation(data, train, validation, progress).write(temporary)
+            _Preparation(data, form, train, validation, progress).write(temporary)
             _publish(temporary, cache / key, key, check)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -102,13 +104,17 @@ def prepare(
     return key
 
 
-def _listed(data: Data, credentials: Path) -> tuple[list[SourceFile], list[SourceFile], str]:
+def _listed(
+    data: Data, credentials: Path, form: Form
+) -> tuple[list[SourceFile], list[SourceFile], str]:
     """The files of training and of validation, and the key of what they give."""
     train, validation = list_sources(data, credentials)
-    return train, validation, key_of(data, train, validation)
+    return train, validation, key_of(data, form, train, validation)
 
 
-def key_of(data: Data, train: Sequence[SourceFile], validation: Sequence[SourceFile]) -> str:
+def key_of(
+    data: Data, form: Form, train: Sequence[SourceFile], validation: Sequence[SourceFile]
+) -> str:
     """A name for what preparing would give: equal keys, equal tokens."""
     parts: dict[str, Any] = {
         "format_version": prepared.FORMAT_VERSION,
@@ -122,15 +128,19 @@ def key_of(data: Data, train: Sequence[SourceFile], validation: Sequence[SourceF
         parts["deduplicate"] = data.deduplicate
     if data.is_weighted:  # which text is whose; the weights change no token
         parts["sources"] = [len(list(files)) for _, files in groupby(train, _field)]
+    if form is not Form.TEXT:
+        parts["form"] = form
     return sha256_of(json_bytes(parts))
 
 
-def wanted(data: Data) -> dict[str, Any]:
+def wanted(data: Data, form: Form = Form.TEXT) -> dict[str, Any]:
     """What prepared data was asked for with: the part of `data` that decides what is in it. An
     option that is left out is not in it, so that a run knows its data after an upgrade."""
     asked = data.model_dump(mode="json", exclude={"sequence_length"})
     if asked["deduplicate"] == "none":
         del asked["deduplicate"]
+    if form is not Form.TEXT:
+        asked["form"] = form
     for source in asked["train"]:
         weight = source.pop("weight")
         if weight is not None:
@@ -177,6 +187,7 @@ class _Preparation:
     """One preparation: two passes over the text, the first for the tokenizer."""
 
     data: Data
+    form: Form
     train: Sequence[SourceFile]
     validation: Sequence[SourceFile]
     progress: Progress
@@ -231,7 +242,9 @@ class _Preparation:
         try:
             return while_alive(
                 "train the tokenizer",
-                lambda: train_tokenizer(self._tokenizer_texts(), vocab_size),
+                lambda: train_tokenizer(
+                    self._tokenizer_texts(), vocab_size, self.form.special_tokens
+                ),
                 lambda: self.progress(
                     f"training the tokenizer, {_megabytes(self.characters)} MB read"
                 ),

@@ -6,7 +6,7 @@ Trap avoided: a document that spells out "<|endoftext|>" must not become the end
 special tokens are never recognised in text.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -15,17 +15,24 @@ from lmtraining_trainer.errors import TrainerError
 
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_ID = 0
+LANGUAGE_MODEL_TOKENS = (END_OF_TEXT,)
+#: Special tokens of a model that looks at a text as a whole.
+ENCODER_TOKENS = (END_OF_TEXT, "<|pad|>", "<|mask|>")
+PAD_ID, MASK_ID = 1, 2
 
 
-def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
-    """A tokenizer with `vocab_size` entries. Raises TrainerError(DATA) where the text is too little
-    for so many; whatever `texts` raises comes through."""
+def train_tokenizer(
+    texts: Iterator[str], vocab_size: int, special_tokens: Sequence[str] = LANGUAGE_MODEL_TOKENS
+) -> Tokenizer:
+    """A tokenizer with `vocab_size` entries, of which `special_tokens` are the first. Raises
+    TrainerError(DATA) where the text is too little for so many; whatever `texts` raises comes
+    through."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT],
+        special_tokens=list(special_tokens),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

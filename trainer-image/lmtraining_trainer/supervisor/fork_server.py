@@ -29,6 +29,7 @@ LIBRARIES = (
     "transformers",
     "transformers.models.gpt2.modeling_gpt2",
     "transformers.models.llama.modeling_llama",
+    "transformers.models.bert.modeling_bert",
     "tokenizers",
     "safetensors.torch",
     "fsspec",

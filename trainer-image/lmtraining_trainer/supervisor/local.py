@@ -33,6 +33,7 @@ from lmtraining_api import (
     names,
 )
 from lmtraining_trainer.data import check_sources, open_prepared, prepare
+from lmtraining_trainer.data.form import form_of
 from lmtraining_trainer.data.prepared import check_enough
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.files import read_json
@@ -172,6 +173,7 @@ def _check_data(job: JobFile, credentials: Path) -> None:
         cache=cache,
         credentials=credentials,
         owner=job.job_uid,
+        form=form_of(job.spec),
         progress=lambda _: None,
     )
     data = open_prepared(cache, key)

@@ -49,12 +49,15 @@ class Windows:
         self, numbers: NDArray[np.int64], samples: NDArray[np.int64], device: torch.device
     ) -> MicroBatch:
         """The sequences `numbers`; nothing is drawn."""
+        both = on_device(self.rows(numbers), device)
+        return MicroBatch(inputs=both[:, :-1], targets=both[:, 1:])
+
+    def rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The tokens of the sequences `numbers` and the one that follows, [sequences, length + 1],
+        in the order in which they are read."""
         starts = self._starts(numbers)
         rows = self.tokens[starts[:, None] + np.arange(self.length + 1)[None, :]].astype(np.int64)
-        if self.backwards:
-            rows = np.ascontiguousarray(rows[:, ::-1])
-        both = on_device(rows, device)
-        return MicroBatch(inputs=both[:, :-1], targets=both[:, 1:])
+        return np.ascontiguousarray(rows[:, ::-1]) if self.backwards else rows
 
     @property
     def _sizes(self) -> tuple[int, ...]:
@@ -69,6 +72,16 @@ class Windows:
             first_tokens[source] + (numbers - first_numbers[source]) * self.length
         )
         return starts
+
+
+def training_windows(spec: TrainingSpec, data: PreparedData, *, backwards: bool = False) -> Windows:
+    """The training text; where sources are weighted, each by itself."""
+    return Windows(
+        tokens=data.train,
+        length=spec.data.sequence_length,
+        backwards=backwards,
+        source_tokens=data.source_tokens if spec.data.is_weighted else (),
+    )
 
 
 def validation_length(spec: TrainingSpec, data: PreparedData) -> int:
@@ -89,12 +102,7 @@ class CausalLM:
         return ModelLoss(model, regularisation)
 
     def training(self, spec: TrainingSpec, data: PreparedData) -> Windows:
-        return Windows(
-            tokens=data.train,
-            length=spec.data.sequence_length,
-            backwards=self.backwards,
-            source_tokens=data.source_tokens if spec.data.is_weighted else (),
-        )
+        return training_windows(spec, data, backwards=self.backwards)
 
     def validation(self, spec: TrainingSpec, data: PreparedData) -> Windows:
         length = validation_length(spec, data)
