@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lmtraining_crdgen.manifest import root_schema
-from tests.contract_cases import Document, minimal
+from tests.contract_cases import Document, changed, minimal
 
 #: What a block needs before another field of it can be the only one that is wrong.
 BESIDE: Document = {
@@ -25,6 +25,8 @@ BESIDE: Document = {
     "queue.priorityClass": {"name": "team"},
     "model.masking": {"task": "masked-lm", "config": {"architecture": "bert"}},
 }
+#: Validated within its budget, so that early stopping goes with it.
+EVALUATED = minimal(training={"evaluation": {"everySteps": 10}})
 NOT_QUANTITIES = ("2GB", "2gib", "2 G", "10E", "-", "", -1, 0, "100P", "9" * 31)
 
 
@@ -40,7 +42,10 @@ def just_out_of_bounds() -> list[tuple[str, Document]]:
     """The path of the field as an API server writes it, and the job."""
     spec = root_schema()["properties"]["spec"]
     return [
-        (f"spec.{'.'.join(location).replace('[]', '[0]')}", minimal(**_patch(location, value)))
+        (
+            f"spec.{'.'.join(location).replace('[]', '[0]')}",
+            changed(EVALUATED, **_patch(location, value)),
+        )
         for location, field in _fields(spec)
         for value in values_outside(field)
     ]

@@ -337,6 +337,61 @@ PAIRS = (
         sentence="warmupFraction and decayFraction are together more than 1, the whole run: lower "
         "one of them",
     ),
+    # training
+    Pair(
+        accept=minimal(training={"optimizer": {"name": "ftrl", "l1": 0.5}}),
+        refuse=minimal(
+            training={"optimizer": {"name": "ftrl"}, "regularisation": {"proximalL1": 0.5}}
+        ),
+        at="spec.training.regularisation.proximalL1",
+        sentence="regularisation.proximalL1 is undone by optimizer ftrl, whose weights follow "
+        "from its sums of gradients: set optimizer.l1 instead",
+    ),
+    Pair(
+        accept=minimal(training={"fineTuning": {"lora": {}}, "regularisation": {"l1": 0.5}}),
+        refuse=minimal(
+            training={"fineTuning": {"lora": {}}, "regularisation": {"proximalL1": 0.5}}
+        ),
+        at="spec.training.regularisation.proximalL1",
+        sentence="regularisation.proximalL1 would make adapters of fineTuning.lora zero, and "
+        "no weight of the export: remove one of them",
+    ),
+    Pair(
+        accept=minimal(
+            training={
+                "budget": {"steps": None, "tokens": 577},
+                "earlyStopping": {"patience": 1},
+                "evaluation": {"everySteps": 10},
+            }
+        ),
+        refuse=minimal(
+            training={
+                "budget": {"steps": None, "tokens": 577},
+                "earlyStopping": {"patience": 1},
+                "evaluation": {"everySteps": 11},
+            }
+        ),
+        at="spec.training.evaluation.everySteps",
+        sentence="earlyStopping has no effect where evaluation.everySteps 11 is more than the 10 "
+        "steps of the budget: lower it, or remove earlyStopping",
+    ),
+    Pair(
+        accept=minimal(training={"fineTuning": {"unfreezeEverySteps": 9}}),
+        refuse=minimal(training={"fineTuning": {"unfreezeEverySteps": 10}}),
+        at="spec.training.fineTuning.unfreezeEverySteps",
+        sentence="fineTuning.unfreezeEverySteps 10 unfreezes nothing within the 10 steps of the "
+        "budget: lower it, or name what is never to be trained in fineTuning.freeze",
+    ),
+    # training over model
+    Pair(
+        accept=minimal(training={"regularisation": {"dropout": 0.25}}),
+        refuse=minimal(
+            model={"config": {"dropout": 0.5}}, training={"regularisation": {"dropout": 0.25}}
+        ),
+        at="spec.training.regularisation.dropout",
+        sentence="training.regularisation.dropout takes the place of model.config.dropout: "
+        "remove one of them",
+    ),
     # training over workers
     Pair(
         accept=minimal(

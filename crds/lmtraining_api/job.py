@@ -235,6 +235,16 @@ class TrainingSpec(SpecModel):
             ),
             at="data.tokenizer.vocabSize",
         ),
+        Rule(
+            cel="!has(self.training.regularisation.dropout) || !has(self.model.config) || "
+            "self.model.config.dropout == 0.0",
+            message="training.regularisation.dropout takes the place of model.config.dropout: "
+            "remove one of them",
+            check=lambda s: (
+                s.training.regularisation.dropout is None or s.model.config.dropout == 0.0
+            ),
+            at="training.regularisation.dropout",
+        ),
     )
 
     @property

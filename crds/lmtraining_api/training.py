@@ -308,6 +308,14 @@ class Evaluation(SpecModel):
     """Test at the end what the model stands. Left out: no test."""
 
 
+_IN_EPOCHS = "!(has(self.budget.steps) || has(self.budget.tokens))"
+_STEPS = (
+    "(has(self.budget.steps) ? self.budget.steps : "
+    "(self.budget.tokens + self.batchTokens - 1) / self.batchTokens)"
+)
+_STEPS_TERM = {"steps": Term(cel=_STEPS, value=lambda t: t.planned_steps or 0)}
+
+
 class Training(SpecModel):
     """How the model is trained."""
 
@@ -335,6 +343,52 @@ class Training(SpecModel):
     weights are exported."""
     seed: int = Field(default=1, ge=0, le=2_147_483_647)
     """Seed of the weights, the dropout and the data order."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="self.optimizer.name != 'ftrl' || self.regularisation.proximalL1 == 0.0",
+            message="regularisation.proximalL1 is undone by optimizer "
+            "{optimizer.name}, whose weights follow from its sums of gradients: set optimizer.l1 "
+            "instead",
+            check=lambda t: t.optimizer.name != "ftrl" or t.regularisation.proximal_l1 == 0.0,
+            at="regularisation.proximalL1",
+        ),
+        Rule(
+            cel="!has(self.fineTuning.lora) || self.regularisation.proximalL1 == 0.0",
+            message="regularisation.proximalL1 would make adapters of "
+            "fineTuning.lora zero, and no weight of the export: remove one of them",
+            check=lambda t: t.fine_tuning.lora is None or t.regularisation.proximal_l1 == 0.0,
+            at="regularisation.proximalL1",
+        ),
+        Rule(
+            cel=f"!has(self.earlyStopping) || {_IN_EPOCHS} || "
+            f"self.evaluation.everySteps <= {_STEPS}",
+            message="earlyStopping has no effect where evaluation.everySteps "
+            "{evaluation.everySteps} is more than the {steps} steps of the budget: lower it, or "
+            "remove earlyStopping",
+            check=lambda t: (
+                t.early_stopping is None
+                or t.planned_steps is None
+                or t.evaluation.every_steps <= t.planned_steps
+            ),
+            at="evaluation.everySteps",
+            terms=_STEPS_TERM,
+        ),
+        Rule(
+            cel=f"!has(self.fineTuning.unfreezeEverySteps) || {_IN_EPOCHS} || "
+            f"self.fineTuning.unfreezeEverySteps < {_STEPS}",
+            message="fineTuning.unfreezeEverySteps {fineTuning.unfreezeEverySteps} unfreezes "
+            "nothing within the {steps} steps of the budget: lower it, or name what is never to be "
+            "trained in fineTuning.freeze",
+            check=lambda t: (
+                t.fine_tuning.unfreeze_every_steps is None
+                or t.planned_steps is None
+                or t.fine_tuning.unfreeze_every_steps < t.planned_steps
+            ),
+            at="fineTuning.unfreezeEverySteps",
+            terms=_STEPS_TERM,
+        ),
+    )
 
     @property
     def planned_steps(self) -> int | None:

@@ -125,6 +125,22 @@ def test_each_block_has_its_share_of_the_rate(architecture: str) -> None:
         assert moved == pytest.approx(0.5 ** (3 - depth_of[id(parameter)]), rel=1e-3), name
 
 
+@pytest.mark.parametrize(
+    "tuning",
+    [
+        {"freeze": ["transformer.h.1.*", "transformer.ln_f.*"]},
+        {"lora": {"targets": ["transformer.h.0.*"]}},
+    ],
+)
+def test_p4_unfreezing_that_has_nothing_to_begin_with_is_refused(
+    tmp_path: Path, tuning: dict[str, Any]
+) -> None:
+    """A gradient of zero looks like divergence, and the advice for that would not help."""
+    outcome = run_alone(job_in(tmp_path / "run", {**tuning, "unfreezeEverySteps": 2}))
+    assert (outcome.failure_class, outcome.reason) == (FailureClass.CONFIGURATION, "NothingToTrain")
+    assert "unfreezeEverySteps" in outcome.message
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_one_block_more_is_trained_each_so_many_steps(
     tmp_path: Path, optimizer: str, monkeypatch: pytest.MonkeyPatch

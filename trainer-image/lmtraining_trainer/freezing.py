@@ -43,6 +43,23 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
         )
 
 
+def check_unfreezing(model: PreTrainedModel, unfreeze_every_steps: int | None) -> None:
+    """Before the first step: whether there is anything to begin with. Raises
+    TrainerError(CONFIGURATION)."""
+    if unfreeze_every_steps is None:
+        return
+    depth_of = depths(model)
+    begins = max(depth_of.values()) - 1
+    if not any(p.requires_grad and depth_of[id(p)] >= begins for p in model.parameters()):
+        raise TrainerError(
+            FailureClass.CONFIGURATION,
+            "NothingToTrain",
+            "training.fineTuning.unfreezeEverySteps begins with the last block and what follows "
+            "it, and training.fineTuning.freeze or lora.targets leave no weight to train there: "
+            "leave out unfreezeEverySteps, or leave some of those weights to train",
+        )
+
+
 def shown(names: Sequence[str]) -> str:
     """The first and the last of them, for a person who guessed wrong."""
     half = NAMES_SHOWN_MAX // 2

@@ -35,7 +35,7 @@ from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.evaluation import ValidationPlan
 from lmtraining_trainer.files import json_bytes, sha256_of
 from lmtraining_trainer.following import Following, with_changes
-from lmtraining_trainer.freezing import freeze
+from lmtraining_trainer.freezing import check_unfreezing, freeze
 from lmtraining_trainer.gang import Gang
 from lmtraining_trainer.interval import SaveClock
 from lmtraining_trainer.lora import add_adapters
@@ -195,6 +195,7 @@ def model_to_train(spec: TrainingSpec, device: torch.device) -> PreTrainedModel:
     if tuning.lora is not None:
         add_adapters(model, tuning.lora, seed=spec.training.seed)
     freeze(model, tuning.freeze)
+    check_unfreezing(model, tuning.unfreeze_every_steps)
     model.to(device)  # type: ignore[arg-type]
     return model
 
