@@ -240,7 +240,7 @@ plant("the task of a finished job goes on", Mutant(WatchedReconciler, "look", _g
 # --- writes and patience ------------------------------------------------------------------------
 
 
-def _always(old: Any, new: Any, *, last_write: Any, now: datetime) -> datetime:
+def _always(old: Any, new: Any, *, now: datetime, **_: Any) -> datetime:
     return now
 
 
