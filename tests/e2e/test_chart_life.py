@@ -1,7 +1,9 @@
 """The chart is upgraded, taken back, removed and installed again under a job that trains on."""
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from devcluster.paths import Layout
 from devcluster.product import CHART, INSTALL_SECONDS_MAX, NAMESPACE, RELEASE, Product, install
 from devcluster.waiting import wait_until
 from lmtraining_api import ConditionType
+from tests.command_blocks import Tier, blocks_of, clean_copy, typed
 from tests.e2e.jobs import Watcher, job
 
 pytestmark = pytest.mark.e2e
@@ -22,7 +25,7 @@ Helm = Callable[..., None]
 
 @pytest.fixture
 def helm(product: Product) -> Iterator[Helm]:
-    """Helm on the cluster; where a test has failed half way, the product is installed after it."""
+    """Helm on the cluster; after the test the product is there as all other tests expect it."""
     program = binaries.ensure(["helm"], Layout.from_environment())["helm"]
 
     def run(*arguments: str) -> None:
@@ -39,7 +42,7 @@ def helm(product: Product) -> Iterator[Helm]:
         assert done.returncode == 0, done.stderr
 
     yield run
-    if not operators(product):
+    if len(operators(product)) != 1:
         install(ensure_up())
 
 
@@ -57,8 +60,21 @@ def operators(product: Product) -> list[str]:
     return [pod["metadata"]["uid"] for pod in found]
 
 
+def install_as_told(product: Product, directory: Path) -> None:
+    """As README and quick start say it, with the registry and the tags of the cluster's images."""
+    (block,) = blocks_of(Tier.CHART)
+    images = {}
+    for name, image in (("image", product.operator_image), ("trainerImage", product.trainer_image)):
+        repository, _, tag = image.rpartition(":")
+        told = f"{name}.repository=REGISTRY/{repository.rpartition('/')[2]}"
+        images[told] = f"{name}.repository={repository},{name}.tag={tag}"
+    programs = f"{product.kubectl.binary.parent}:{os.environ['PATH']}"
+    environment = {"PATH": programs, "KUBECONFIG": str(product.kubectl.kubeconfig)}
+    typed(block, clean_copy(directory), environment=environment, instead=images)
+
+
 def test_a_job_trains_on_through_upgrade_rollback_removal_and_reinstall(
-    product: Product, kubectl: Kubectl, helm: Helm
+    product: Product, kubectl: Kubectl, helm: Helm, tmp_path: Path
 ) -> None:
     """P10: no pod is restarted, and the job outlives its operator's release."""
     kubectl.apply(job("lasting", training__budget={"steps": 100_000}, workers__replicas=1))
@@ -86,7 +102,8 @@ def test_a_job_trains_on_through_upgrade_rollback_removal_and_reinstall(
     assert watcher.status.attempt == 1, "the definition and the job stay"
     assert lives(watcher) == before
 
-    install(ensure_up())
+    install_as_told(product, tmp_path)
+    assert len(operators(product)) == 2
     watcher.wait_for_step(watcher.status.progress.step + 10)
     assert lives(watcher) == before
     kubectl.run("patch", "lmtj", "lasting", "--type=merge", "--patch", '{"spec":{"suspend":true}}')

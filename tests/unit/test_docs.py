@@ -92,3 +92,12 @@ def test_a_test_that_a_page_cites_exists(page: Path) -> None:
     assert [name for name in cited if f"def {name}(" not in sources] == []
     files = re.findall(r"`(tests/[a-z0-9_/]+\.py)`", page.read_text())
     assert [name for name in files if not (ROOT / name).exists()] == []
+
+
+def test_a_link_of_the_readme_leads_to_a_file() -> None:
+    """Within docs/ the build of the site looks."""
+    text = (ROOT / "README.md").read_text()
+    linked = re.findall(r"\]\(([^)#\s]+)[^)]*\)|(?:src|srcset)=\"([^\"]+)\"", text)
+    targets = [one or other for one, other in linked if "://" not in one + other]
+    assert len(targets) > 10
+    assert [target for target in targets if not (ROOT / target).exists()] == []
