@@ -339,6 +339,13 @@ PAIRS = (
     ),
     # training
     Pair(
+        accept=minimal(training={"budget": {"steps": None, "tokens": 6_400_000_000}}),
+        refuse=minimal(training={"budget": {"steps": None, "tokens": 6_400_000_001}}),
+        at="spec.training.budget.tokens",
+        sentence="budget.tokens 6400000001 is 100000001 steps of batchTokens 64, and a run has at "
+        "most 100000000: lower it, or raise batchTokens",
+    ),
+    Pair(
         accept=minimal(training={"optimizer": {"name": "ftrl", "l1": 0.5}}),
         refuse=minimal(
             training={"optimizer": {"name": "ftrl"}, "regularisation": {"proximalL1": 0.5}}

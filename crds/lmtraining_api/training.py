@@ -346,6 +346,14 @@ class Training(SpecModel):
 
     rules: ClassVar = (
         Rule(
+            cel=f"!has(self.budget.tokens) || {_STEPS} <= {STEPS_MAX}",
+            message="budget.tokens {budget.tokens} is {steps} steps of batchTokens {batchTokens}, "
+            f"and a run has at most {STEPS_MAX}: lower it, or raise batchTokens",
+            check=lambda t: t.budget.tokens is None or (t.planned_steps or 0) <= STEPS_MAX,
+            at="budget.tokens",
+            terms=_STEPS_TERM,
+        ),
+        Rule(
             cel="self.optimizer.name != 'ftrl' || self.regularisation.proximalL1 == 0.0",
             message="regularisation.proximalL1 is undone by optimizer "
             "{optimizer.name}, whose weights follow from its sums of gradients: set optimizer.l1 "

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from lmtraining_api.base import StatusModel
 from lmtraining_api.fields import ascii_start
+from lmtraining_api.optimization import STEPS_MAX
 
 REQUEST_LENGTH_MAX = 63
 REFUSAL_LENGTH_MAX = 384
@@ -37,7 +38,7 @@ class Wishes(StatusModel):
 
     generation: int = Field(ge=1)
     """metadata.generation of the job that wants it."""
-    budget_steps: int = Field(ge=1)
+    budget_steps: int = Field(ge=1, le=STEPS_MAX)
     checkpoint_every_steps: int | None = Field(default=None, ge=1)
     """Absent: the trainer chooses."""
     checkpoint: RequestName = ""
