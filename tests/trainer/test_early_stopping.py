@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from lmtraining_api import JobFile
+from lmtraining_api import JobFile, RollbackWish, Wishes
 from lmtraining_trainer import loop
 from tests.trainer.rank_support import (
     Faults,
@@ -112,6 +112,27 @@ def test_p7_a_stop_and_a_kill_forget_neither_the_best_nor_the_patience(tmp_path:
     assert run_alone(broken, attempt=2, faults=Faults(stop_at={0: 8})).end == "preempted"
     resumed = run_alone(broken, attempt=3)
     assert (resumed.end, resumed.link.report["step"]) == ("finished", 10)
+    assert_equal_tensors(exported(straight), exported(broken))
+
+
+def test_p7_a_validation_that_a_stop_left_out_is_made_after_a_rollback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all steps, the one that was the best."""
+    losses = {2: 3.0, 4: 1.0}
+    monkeypatch.setattr(
+        loop, "_validation", lambda t: lambda **_: losses.get(t.state.counters.step, 2.0)
+    )
+    straight, broken = (job_in(tmp_path / name, {"patience": 9}) for name in ("straight", "broken"))
+    assert run_alone(straight).end == "finished"
+    assert run_alone(broken, faults=Faults(stop_at={0: 3})).step == 4
+    first, back = (
+        Wishes(generation=n, budget_steps=16, checkpoint_every_steps=2, rollback=rollback)
+        for n, rollback in ((1, None), (2, RollbackWish(name="back", to_step=4)))
+    )
+    resumed = run_alone(broken, attempt=2, faults=Faults(wishes={0: first, 6: back}))
+    assert (resumed.end, resumed.link.report["validation_step"]) == ("finished", 4)
+    assert resumed.link.report["applied"].rollback_step == 4
     assert_equal_tensors(exported(straight), exported(broken))
 
 

@@ -55,10 +55,9 @@ def train(trainer: Trainer) -> None:
     state = trainer.state
     if state.counters.step == 0:
         _save(trainer)  # what a rewind can always go back to
-    elif trainer.is_due(trainer.spec.training.evaluation.every_steps):
-        _validate_once(trainer)  # a stop right after a step leaves its validation to this attempt
+    _validate_what_is_due(trainer)
     follow(trainer)
-    while state.counters.step < trainer.total_steps and not trainer.is_stale:
+    while _goes_on(trainer):
         judgement, verdict = _step(trainer)
         if verdict.stop:
             compare_replicas(trainer)
@@ -74,6 +73,12 @@ def train(trainer: Trainer) -> None:
     trainer.saver.settle_all()
     if trainer.spec.training.evaluation.robustness is not None:
         _test_robustness(trainer, draws=trainer.spec.training.evaluation.robustness.seeds)
+
+
+def _goes_on(trainer: Trainer) -> bool:
+    """Whether there is a next step."""
+    _validate_what_is_due(trainer)
+    return trainer.state.counters.step < trainer.total_steps and not trainer.is_stale
 
 
 def _step(trainer: Trainer) -> tuple[Judgement, Verdict]:
@@ -299,6 +304,14 @@ def _compare_paces(trainer: Trainer) -> None:
     slowest = sorted(scores, key=lambda rank: rank.score)[:SLOWEST_RANKS_MAX]
     lead_only = {"slowest_ranks": slowest} if trainer.gang.is_lead else {}
     trainer.voice.add(score=scores[trainer.gang.rank].score, **lead_only)
+
+
+def _validate_what_is_due(trainer: Trainer) -> None:
+    """A stop right after a step leaves its validation to whoever comes to that step again, by a
+    resume, a rewind or a rollback."""
+    every_steps = trainer.spec.training.evaluation.every_steps
+    if trainer.state.counters.step > 0 and trainer.is_due(every_steps):
+        _validate_once(trainer)
 
 
 def _validate_once(trainer: Trainer) -> None:
