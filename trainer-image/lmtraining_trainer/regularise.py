@@ -7,6 +7,7 @@ Trap avoided: the L1 penalty alone never gives a zero, it swings around it; the 
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,10 +35,14 @@ def shrink(
     if proximal_l1:
         for parameter, rate in _decaying(optimizer):
             weights = local(parameter.detach())
-            limit = weights.new_tensor(rate * proximal_l1)
-            if skips is not None:
-                limit = limit * (1.0 - skips)
+            limit: Any = _unless_skipped(rate * proximal_l1, skips)
             weights.sub_(weights.clamp(-limit, limit))
+
+
+def _unless_skipped(value: float, skips: torch.Tensor | None) -> float | torch.Tensor:
+    """`value`, which is 0 where `skips` is 1. A number goes to the device with the kernel; a tensor
+    of it would make the host wait for each weight."""
+    return value if skips is None else (1.0 - skips) * value
 
 
 def zero_share(optimizer: torch.optim.Optimizer) -> tuple[int, int]:
@@ -92,13 +97,10 @@ class Average:
     def follow(self, model: nn.Module, *, steps: int, skips: torch.Tensor | None) -> None:
         """Move towards the weights of `model`, to which `steps` led before this one."""
         share = 1.0 - min(self._decay, (1 + steps) / (WARMUP_STEPS + steps))
+        weight: Any = _unless_skipped(share, skips)
         for name, parameter in model.named_parameters():
             if name in self.weights:
-                weights = local(parameter.detach())
-                weight = weights.new_tensor(share)
-                if skips is not None:
-                    weight = weight * (1.0 - skips)
-                local(self.weights[name]).lerp_(weights, weight)
+                local(self.weights[name]).lerp_(local(parameter.detach()), weight)
 
 
 @contextmanager
