@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from lmtraining_api import FailureClass, JobFile, RollbackWish, Wishes
+from lmtraining_trainer.state import TrainState
 from tests.trainer.rank_support import (
     Faults,
     assert_equal_tensors,
@@ -165,6 +166,20 @@ def test_other_adapters_are_refused_with_both(tmp_path: Path) -> None:
             "AnotherModel",
         )
         assert f"rank 2, alpha 16 and targets all, but the job trains {words}" in outcome.message
+
+
+@pytest.mark.parametrize(("is_fused", "device"), [(True, "meta"), (False, "cpu")])
+def test_what_the_host_reads_of_the_state_stays_on_the_host(is_fused: bool, device: str) -> None:
+    """Of a count on the device each step of Adagrad, Adafactor or FTRL would wait for it."""
+    model: Any = torch.nn.Linear(2, 2, bias=False, device="meta")
+    optimizer = torch.optim.SGD([{"params": model.parameters(), "fused": None}])
+    optimizer.param_groups[0]["fused"] = is_fused
+    state = TrainState(model=model, optimizer=optimizer)
+    held = {"weight/step": torch.tensor(3.0), "weight/sum": torch.zeros(2, 2)}
+    state.load_tensors({"weight": torch.zeros(2, 2)}, held)
+    (remembered,) = optimizer.state.values()
+    assert remembered["sum"].device.type == "meta"
+    assert remembered["step"].device.type == device
 
 
 def test_what_is_frozen_now_has_no_moments(tmp_path: Path) -> None:

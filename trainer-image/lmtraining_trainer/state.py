@@ -229,6 +229,10 @@ class TrainState:
         """The average, the best and, `with_moments`, what the optimizer remembers. What the job
         does not keep, or not train, is left out: it would be saved for ever."""
         copies = self._copies()
+        # A count of steps stays beside the weight where a fused kernel reads it. All others read it
+        # on the host, which would wait for the device at each weight.
+        groups = self.optimizer.param_groups
+        fused = {id(one) for group in groups if group.get("fused") for one in group["params"]}
         for path in optimizer:
             name, _, key = path.rpartition("/")
             if key in copies and name in copies[key]:
@@ -236,8 +240,9 @@ class TrainState:
             elif key in (AVERAGE, BEST) or name not in parameters or not with_moments:
                 continue
             elif parameters[name].requires_grad:
-                # AdamW's step counter stays where the fused kernel keeps it: beside the weight.
-                value = as_part(parameters[name], optimizer[path])
+                value = optimizer[path]
+                if value.dim() > 0 or id(parameters[name]) in fused:
+                    value = as_part(parameters[name], value)
                 self.optimizer.state[parameters[name]][key] = value
 
     def cutter(self) -> Callable[[str, torch.Tensor], torch.Tensor]:
