@@ -62,3 +62,14 @@ def test_the_newest_wish_is_written_down_for_rank_0_alone(tmp_path: Path) -> Non
     path.unlink()
     WishPost(replace(given, identity=ME), tmp_path).pass_on(0.0)
     assert not path.exists()
+
+
+def test_a_wish_that_cannot_be_written_down_waits_until_it_can(tmp_path: Path) -> None:
+    """P12: a disk that is full for a while neither ends the gang nor loses the wish."""
+    given = Assignment(identity=replace(ME, replica=0), job=JOB, read_intent=intent)
+    scratch = tmp_path / "scratch"
+    post = WishPost(given, scratch)
+    post.pass_on(0.0)
+    scratch.mkdir()
+    post.pass_on(LOOK_SECONDS)
+    assert Wishes.model_validate_json((scratch / WISHES_FILE).read_bytes()).budget_steps == 40

@@ -1,7 +1,8 @@
 """From the intent to rank 0: what may change while the ranks train.
 
 Promise: what the newest intent wants lies whole in a file that rank 0 can read at any moment.
-Trap avoided: a pipe to a rank that is busy fills up; of a wish only the newest counts.
+Trap avoided: a pipe to a rank that is busy fills up; of a wish only the newest counts. A wish that
+cannot be written down is no reason to end a gang that trains.
 """
 
 from pathlib import Path
@@ -32,7 +33,10 @@ class WishPost:
         found = wishes_of(given.read_intent(), identity=given.identity, job=given.job)
         if found is None or found == self._wishes:
             return
-        self._wishes = found
         beside = self._path.with_suffix(".new")
-        beside.write_text(found.model_dump_json())
-        beside.rename(self._path)
+        try:
+            beside.write_text(found.model_dump_json())
+            beside.rename(self._path)
+        except OSError:
+            return  # the scratch space is full, say; tried again at the next look
+        self._wishes = found
