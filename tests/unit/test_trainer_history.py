@@ -154,3 +154,20 @@ def test_points_of_twice_the_length_mean_the_same() -> None:
 
 def report_point(step: int) -> Point:
     return Point(step=step, time=BEGAN, loss=float(step))
+
+
+def test_p4_the_history_of_a_run_that_is_not_ours_yet_is_left_alone(tmp_path: Path) -> None:
+    """Two jobs with one checkpoint.path: the second is refused, and has said a little before."""
+    theirs = history(tmp_path)
+    for step in range(1, 9):
+        theirs.hear(report(step))
+    theirs.close()
+    before = (tmp_path / HISTORY_FILE).read_bytes()
+    clock = Clock()
+    ours = History(tmp_path, job_uid="other", job_name="other", clock=clock)
+    ours.read()
+    for seconds in (0.0, 1000.0):
+        clock.now = seconds
+        ours.hear(report(0, state="Starting", job_uid="other"))
+    ours.close()
+    assert (tmp_path / HISTORY_FILE).read_bytes() == before

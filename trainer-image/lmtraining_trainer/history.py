@@ -4,8 +4,10 @@ Promise: bounded whatever the run's length: when there are too many points, each
 which keeps the least and the largest loss of its steps. Steps that are done again replace what was
 said of them first. A later attempt goes on from what lies in the run directory, and repeats the
 gist of it in its own log.
-Trap avoided: who writes a note never waits for storage (`Aside`); and a log line per step would be
-most of the log, so they come ever more rarely, from two seconds to five minutes apart.
+Trap avoided: the run directory may be another job's until the ranks have claimed it, so nothing is
+written before the first step; who writes a note never waits for storage (`Aside`); and a log line
+per step would be most of the log, so they come ever more rarely, from two seconds to five minutes
+apart.
 """
 
 import logging
@@ -123,6 +125,8 @@ class History:
         self._curve = Curve(points=[])
         self._happenings: list[Happening] = []
         self._before: TrainerReport | None = None
+        self._has_stepped = False
+        """Whether this life took a step, and so has claimed the run directory."""
         self._aside = Aside()
 
     def read(self) -> None:
@@ -148,6 +152,7 @@ class History:
         del self._happenings[:-HAPPENINGS_MAX]
         is_new = before is None or report.step_time != before.step_time
         if report.step_time is not None and is_new:
+            self._has_stepped = True
             self._curve.add(_point(report, report.step_time))
             self._log(report)
         if report.validation_loss is not None and _validated(before, report):
@@ -189,7 +194,7 @@ class History:
     def _write(self) -> None:
         path, body = self._path, self.document().model_dump_json(by_alias=True, exclude_none=True)
         self._written_at = self._clock()
-        if path is not None and self._curve.step:
+        if path is not None and self._has_stepped:
             self._aside.offer(lambda: _put(path, body))
 
 
