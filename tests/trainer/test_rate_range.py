@@ -2,11 +2,18 @@
 
 import itertools
 import math
+import random
 from pathlib import Path
 
 import pytest
 
-from lmtraining_trainer.rate_range import RangeTest, range_test, rates_to_try, smoothed
+from lmtraining_trainer.rate_range import (
+    UNSETTLED_LOSSES,
+    RangeTest,
+    range_test,
+    rates_to_try,
+    smoothed,
+)
 from tests.trainer.rank_support import NO_SECRETS, job_of, tiny_spec, write_text
 from tests.trainer.supervisor_pods import corpus, spec
 from tests.trainer.terminal import Terminal
@@ -33,8 +40,23 @@ def test_rates_grow_by_one_factor_around_the_jobs_own() -> None:
 def test_the_suggestion_is_where_the_loss_falls_fastest(
     losses: list[float], suggestion: float | None
 ) -> None:
-    rates = [float(2**power) for power in range(len(losses))]
-    assert RangeTest(rates=rates, losses=losses).suggestion == suggestion
+    """Once the running mean has settled."""
+    before = UNSETTLED_LOSSES
+    rates = [0.0] * before + [float(2**power) for power in range(len(losses))]
+    assert RangeTest(rates=rates, losses=[9.0] * before + losses).suggestion == suggestion
+
+
+def test_the_noise_of_the_first_losses_is_not_taken_for_their_fall() -> None:
+    """A loss that is flat up to a rate of 1e-3 and falls from there on, with the noise of small
+    batches: the suggestion is where it falls, whatever was drawn."""
+    rates = rates_to_try(1e-3, 200)
+    for seed in range(200):
+        drawn = random.Random(seed)
+        falling = (8.0 - 1.2 * max(0.0, math.log(rate / 1e-3)) for rate in rates)
+        losses = smoothed([loss + drawn.gauss(0.0, 0.2) for loss in falling])
+        suggested = RangeTest(rates=rates, losses=losses).suggestion
+        assert suggested is not None, seed
+        assert suggested > 1e-3, seed
 
 
 def test_the_running_mean_of_a_constant_is_that_constant() -> None:
@@ -58,7 +80,7 @@ def test_a_job_is_tried_until_it_explodes_and_its_files_are_left_alone(tmp_path:
 
 def test_the_command_says_what_to_write_in_the_job(terminal: Terminal) -> None:
     job = terminal.job(spec(corpus(terminal.directory / "corpus")))
-    code, output = terminal.type("suggest-rate", str(job), "--steps", "20")
+    code, output = terminal.type("suggest-rate", str(job), "--steps", "50")
     assert code == 0, output
     assert "rate " in output
     assert "Try training.optimizer.learningRate: " in output or "never fell" in output

@@ -168,7 +168,7 @@ def _validate(job_path: Path, *, named: bool) -> bool:
 def suggest_rate(
     job_path: JobPath,
     runs: Annotated[Path, typer.Option(help="Directory of the data cache.")] = Path("runs"),
-    steps: Annotated[int, typer.Option(min=20, max=10_000, help="Steps to train.")] = 200,
+    steps: Annotated[int, typer.Option(min=50, max=10_000, help="Steps to train.")] = 200,
 ) -> None:
     """Train for some steps at ever higher rates, and say which one the job could take."""
     local, console = LocalRun(job=_job_or_exit(job_path), runs_directory=runs), Console()

@@ -7,8 +7,9 @@ suggested is the rate at which the loss falls fastest.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, islice
 from pathlib import Path
 
 import torch
@@ -32,6 +33,8 @@ RATE_MAX = 10.0
 SMOOTHING = 0.9
 #: A loss so far above the first one will not come back.
 RISE_MAX_NATS = 1.0
+#: The running mean of fewer losses is little more than their noise.
+UNSETTLED_LOSSES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +47,12 @@ class RangeTest:
 
     @property
     def suggestion(self) -> float | None:
-        """The rate at which the loss falls fastest per factor of the rate; None where it never
-        falls."""
+        """The rate at which the loss falls fastest per factor of the rate, once the running mean
+        has settled; None where it never falls."""
+        losses, rates = self.losses[UNSETTLED_LOSSES:], self.rates[UNSETTLED_LOSSES:]
         falls = [
             (before - after, rate)
-            for before, after, rate in zip(
-                self.losses, self.losses[1:], self.rates[:-1], strict=False
-            )
+            for before, after, rate in zip(losses, losses[1:], rates[:-1], strict=False)
         ]
         fastest, rate = max(falls, default=(0.0, 0.0))
         return rate if fastest > 0.0 else None
@@ -62,13 +64,28 @@ def rates_to_try(peak: float, steps: int) -> list[float]:
     return [low * (high / low) ** (step / max(1, steps - 1)) for step in range(steps)]
 
 
-def smoothed(losses: Sequence[float]) -> list[float]:
-    """Their running mean, without a bias to the first."""
-    mean, means = 0.0, []
-    for count, loss in enumerate(losses, start=1):
-        mean = SMOOTHING * mean + (1.0 - SMOOTHING) * loss
-        means.append(mean / (1.0 - SMOOTHING**count))
-    return means
+@dataclass(frozen=True, kw_only=True)
+class RunningMean:
+    """Of the losses so far, without a bias to the first."""
+
+    weighted: float = 0.0
+    count: int = 0
+
+    @property
+    def value(self) -> float:
+        """After at least one loss."""
+        return self.weighted / (1.0 - SMOOTHING**self.count)
+
+    def after(self, loss: float) -> "RunningMean":
+        """One loss more."""
+        weighted = SMOOTHING * self.weighted + (1.0 - SMOOTHING) * loss
+        return RunningMean(weighted=weighted, count=self.count + 1)
+
+
+def smoothed(losses: Iterable[float]) -> list[float]:
+    """The running mean at each of them."""
+    means = accumulate(losses, RunningMean.after, initial=RunningMean())
+    return [mean.value for mean in islice(means, 1, None)]
 
 
 def range_test(
@@ -84,6 +101,7 @@ def range_test(
     optimizer = build_optimizer(model, spec.training.optimizer, spec.training.fine_tuning)
     compute: precision.Format = "bf16" if spec.precision.compute == "bf16" else "fp32"
     rates, losses = rates_to_try(spec.training.optimizer.peak_rate, steps), list[float]()
+    mean = RunningMean()
     for step, rate in enumerate(rates):
         measured = forward_backward(
             with_loss,
@@ -91,9 +109,9 @@ def range_test(
             lambda: precision.autocast(device, compute),
         )
         loss, norm = float(measured.loss), float(measured.gradient_norm)
-        if not math.isfinite(loss + norm) or smoothed([*losses, loss])[-1] > RISE_MAX_NATS + (
-            losses[0] if losses else loss
-        ):
+        mean = mean.after(loss)
+        limit = RISE_MAX_NATS + (losses[0] if losses else loss)
+        if not math.isfinite(loss + norm) or mean.value > limit:
             break
         losses.append(loss)
         update(
