@@ -42,6 +42,23 @@ def test_the_scale_of_hidden_gradients_is_not_rounded() -> None:
     assert ratio == pytest.approx(1.0, abs=3e-4)
 
 
+@pytest.mark.parametrize("of_hidden", [True, False])
+def test_no_gradient_is_computed_of_what_is_frozen(of_hidden: bool) -> None:
+    """Embeddings that are frozen are the head too, and its gradient is the larger part."""
+    generator = torch.Generator().manual_seed(1)
+    hidden, weight = (torch.randn(n, 32, generator=generator) for n in (48, 270))
+    wanted = []
+    for alone in (False, True):
+        hidden.requires_grad_(of_hidden or not alone)
+        weight.requires_grad_(not (of_hidden and alone))
+        loss = loss_module._SlicedCrossEntropy.apply(hidden, weight, ((torch.arange(48), 1.0),))
+        kept = loss.grad_fn.saved_tensors
+        assert [one is not None for one in kept] == [hidden.requires_grad, weight.requires_grad]
+        (gradient,) = torch.autograd.grad(loss, [hidden if of_hidden else weight])
+        wanted.append(gradient)
+    assert torch.equal(*wanted)
+
+
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 @pytest.mark.parametrize("slice_elements", [1, 270 * 7, 2**20])
 def test_sliced_loss_and_gradients_are_those_of_cross_entropy(

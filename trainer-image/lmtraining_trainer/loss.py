@@ -78,10 +78,10 @@ class _SlicedCrossEntropy(torch.autograd.Function):
         """`hidden` is [tokens, width] in the format of the computation, `weight` is
         [vocabulary, width] in fp32. `smoothing` is the share of the target that every word of the
         vocabulary has a part of."""
-        wants_gradients = any(ctx.needs_input_grad)
+        of_hidden, of_weight, *_ = ctx.needs_input_grad  # a frozen embedding is a frozen head
         total = hidden.new_zeros((), dtype=torch.float32)
-        hidden_gradient = torch.empty_like(hidden) if wants_gradients else None
-        weight_gradient = torch.zeros_like(weight) if wants_gradients else None
+        hidden_gradient = torch.empty_like(hidden) if of_hidden else None
+        weight_gradient = torch.zeros_like(weight) if of_weight else None
         head = weight.to(hidden.dtype)
         rows = max(1, SLICE_ELEMENTS[hidden.device.type] // len(weight))
         for start in range(0, len(hidden), rows):
@@ -92,7 +92,7 @@ class _SlicedCrossEntropy(torch.autograd.Function):
                 total -= logs.gather(1, target).sum() * share
             if smoothing:
                 total -= logs.sum() * (smoothing / len(weight))
-            if hidden_gradient is None or weight_gradient is None:
+            if hidden_gradient is None and weight_gradient is None:
                 continue
             # d loss / d logits = softmax - the target's distribution
             probabilities = logs.exp_()
@@ -103,16 +103,23 @@ class _SlicedCrossEntropy(torch.autograd.Function):
             if smoothing:
                 probabilities -= smoothing / len(weight)
             slopes = probabilities.to(hidden.dtype)
-            torch.mm(slopes, head, out=hidden_gradient[own])
-            weight_gradient += slopes.T @ hidden[own]
-        if wants_gradients:
-            ctx.save_for_backward(hidden_gradient, weight_gradient)
+            if hidden_gradient is not None:
+                torch.mm(slopes, head, out=hidden_gradient[own])
+            if weight_gradient is not None:
+                weight_gradient += slopes.T @ hidden[own]
+        ctx.save_for_backward(hidden_gradient, weight_gradient)
+        ctx.tokens, ctx.format = len(hidden), hidden.dtype
         return total / len(hidden)
 
     @staticmethod
-    def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+    def backward(
+        ctx: Any, slope: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
         """The gradients of the mean, scaled by what comes from behind."""
         hidden_gradient, weight_gradient = ctx.saved_tensors
-        scale = slope / len(hidden_gradient)
-        scaled = hidden_gradient.float() * scale  # rounded once, not the scale as well
-        return scaled.to(hidden_gradient.dtype), weight_gradient * scale, None, None
+        scale = slope / ctx.tokens
+        if hidden_gradient is not None:  # rounded once, not the scale as well
+            hidden_gradient = (hidden_gradient.float() * scale).to(ctx.format)
+        if weight_gradient is not None:
+            weight_gradient = weight_gradient * scale
+        return hidden_gradient, weight_gradient, None, None
