@@ -20,7 +20,8 @@ WARMUP_STEPS = 10
 
 
 def penalise(optimizer: torch.optim.Optimizer, l1: float) -> None:
-    """Add the slope of `l1` times the sum of absolute weights to their gradients."""
+    """Add the slope of `l1` times the sum of absolute weights to their gradients, whose norm was
+    taken before: the guard judges the data, and the penalty is scaled down with it."""
     if l1:
         for parameter, _ in _decaying(optimizer):
             if parameter.grad is not None:
