@@ -47,6 +47,32 @@ def test_p7_a_sampled_run_is_the_run_that_was_not_sampled(
     assert_equal_tensors(*weights)
 
 
+def test_the_probe_measures_the_gradients_that_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a batch that is probed whole, while most blocks are frozen: the noise scale compares the
+    norm of a part with that of the whole."""
+    norms = []
+    judge_update = loop.judge_update
+
+    def judged(trainer: Any, probed: Any, verdict: Any, rate: float) -> Any:
+        norms.append((probed.gradient_norm, verdict.gradient_norm))
+        return judge_update(trainer, probed, verdict, rate)
+
+    monkeypatch.setattr(loop, "judge_update", judged)
+    monkeypatch.setattr(loop, "SAMPLE_STEPS", 1)
+    training = {
+        "budget": {"steps": 6},
+        "batchTokens": 16,
+        "fineTuning": {"unfreezeEverySteps": 2},
+        "evaluation": {"everySteps": 6, "sequences": 2},
+    }
+    spec = spec_in(tmp_path, model={"config": SHAPE}, training=training)
+    assert run_alone(job_of(spec, tmp_path)).end == "finished"
+    assert len(norms) == 6
+    assert all(part == pytest.approx(whole, rel=1e-5) for part, whole in norms)
+
+
 def test_all_ranks_get_the_same_figures(tmp_path: Path) -> None:
     spec = spec_in(tmp_path, world_size=2, training={"budget": {"steps": 50}})
     outcomes = run_gang(job_of(spec, tmp_path), 2)

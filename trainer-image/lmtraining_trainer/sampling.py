@@ -73,11 +73,17 @@ def probe(trainer: Trainer, batch: Batch) -> Probe:
     with watched(model) as extremes, trainer.autocast():
         loss = trainer.with_loss(*whole.first(sequences).tensors)
     gradients = _gradients(loss, parameters)
+    groups = trainer.state.optimizer.param_groups
+    frozen = {id(p) for group in groups if group.get("frozen") for p in group["params"]}
     rng.draw_again_from(before)
     config = model.config
     return Probe(
         sequences=sequences * (trainer.gang.world_size if trainer.state.is_sharded else 1),
-        gradient_norm=float(total_norm(gradients)),
+        gradient_norm=float(
+            total_norm(
+                [g for p, g in zip(parameters, gradients, strict=True) if id(p) not in frozen]
+            )
+        ),
         logit_bound=extremes.logit_bound(config.hidden_size // config.num_attention_heads),
         activation_max=extremes.activation_max(),
         weights_before=_weights_before(trainer.state.optimizer),
@@ -85,10 +91,11 @@ def probe(trainer: Trainer, batch: Batch) -> Probe:
 
 
 def _weights_before(optimizer: torch.optim.Optimizer) -> list[torch.Tensor] | None:
-    """A copy, where the moments that are left after a step do not tell what it was."""
+    """A copy, where the moments that are left after a step do not tell what it was; in the memory
+    of the host, since a run that filled the device would end at its first sample."""
     if isinstance(optimizer, torch.optim.AdamW):
         return None
-    return [local(parameter.detach()).clone() for parameter in _trained(optimizer)]
+    return [local(p.detach()).to("cpu", copy=True) for p in _trained(optimizer)]
 
 
 def _trained(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
@@ -164,7 +171,8 @@ def moved_sums(
     totals: list[torch.Tensor] = []
     for parameter, old in zip(_trained(optimizer), before, strict=True):
         weights = local(parameter.detach())
-        squares = (old.sub_(weights).square_().sum() / scale**2, weights.square().sum())
+        moved = old.to(weights.device).sub_(weights)
+        squares = (moved.square_().sum() / scale**2, weights.square().sum())
         totals.append(torch.stack([*squares, torch.zeros_like(squares[0])]).double())
     return [*torch.stack(totals).sum(dim=0).tolist(), sum(len(old.view(-1)) for old in before)]
 
