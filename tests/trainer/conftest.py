@@ -6,9 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from lmtraining_api import ExitCode
-from tests.trainer.supervisor_gangs import UNDISTURBED_STEPS, Tensors, exported, gang_of_two, start
-from tests.trainer.supervisor_pods import pods
 from tests.trainer.terminal import Terminal
 
 
@@ -19,13 +16,3 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
         yield Terminal(tmp_path)
     finally:
         signal.signal(signal.SIGHUP, before)
-
-
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Tensors:
-    """What two pods end with that nothing happens to."""
-    gang = gang_of_two(tmp_path_factory.mktemp("undisturbed"), budget={"steps": UNDISTURBED_STEPS})
-    with pods(*gang):
-        start(*gang)
-        assert [pod.wait() for pod in gang] == [ExitCode.FINISHED] * 2
-    return exported(gang[0])

@@ -19,7 +19,8 @@ from tests.side_by_side import process_number
 ROOT = Path(__file__).parents[2]
 WAIT_SECONDS_MAX = 180.0
 """On a busy machine the import of torch alone takes a minute."""
-POLL_SECONDS = 0.01
+POLL_SECONDS = 0.05
+"""A question costs both sides some milliseconds, and what is waited for mostly takes seconds."""
 JOB_UID = "11111111-2222-3333-4444-555555555555"
 #: A PID namespace of its own, as a container has. The outer process has no part in it.
 PID_1 = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child"]

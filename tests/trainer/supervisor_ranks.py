@@ -13,6 +13,8 @@ from lmtraining_trainer.rank_link import RankLink, RankPlace
 
 POLL_SECONDS = 0.01
 LIFE_SECONDS_MAX = 60.0
+PEER_LOST = "peer-lost"
+"""Once it is in the run directory, connections to a rank are as broken."""
 SECRET = "once upon a time in the training data"
 
 
@@ -115,6 +117,17 @@ def loses_its_peer(job: JobFile, place: RankPlace, link: RankLink) -> None:
     while not (told.exists() and link.stop_requested()):
         time.sleep(POLL_SECONDS)
     raise ValueError(SECRET)
+
+
+def hears_of_a_lost_peer(job: JobFile, place: RankPlace, link: RankLink) -> None:
+    """Trains until a collective would break."""
+    _note(job, place)
+    deadline = time.monotonic() + LIFE_SECONDS_MAX
+    while time.monotonic() < deadline:
+        link.say("Training", step=1)
+        if (Path(job.run_directory) / PEER_LOST).exists():
+            raise TrainerError(FailureClass.PEER_LOST, "PeerLost", f"rank {place.rank} lost a peer")
+        time.sleep(POLL_SECONDS)
 
 
 def misses_its_lead(job: JobFile, place: RankPlace, link: RankLink) -> None:

@@ -8,8 +8,9 @@ import pytest
 from lmtraining_api import FailureClass, FaultReport
 from lmtraining_trainer.supervisor.hangs import HANGS as KEPT
 from tests.trainer.hanging_rank import ENV_PLAN, HANGS, VICTIM
+from tests.trainer.supervisor_gangs import STEPS, ranks_of, until_round
 from tests.trainer.supervisor_pods import Pod, corpus, pods, spec
-from tests.trainer.test_supervisor_rounds import MENDS, STEPS, _stopped, _until_round
+from tests.trainer.test_supervisor_rounds import MENDS, _stopped
 
 pytestmark = pytest.mark.trainer
 
@@ -36,13 +37,19 @@ def test_a_rank_that_hangs_is_found_in_time_with_its_phase(tmp_path: Path) -> No
     pod.environment["PATH"] = py_spy(tmp_path / "bin")
     with pods(pod):
         pod.intend()
+        before: set[int] = set()
         for number, (phase, how) in enumerate(PLAN, 1):
-            fault = _until_round(pod, number + 1).last_fault
+            fault = until_round(pod, number + 1).last_fault
             assert fault is not None
             assert_told(fault, phase, answers=how == "spinning")
-            kept = {path.name for path in (pod.run_directory / KEPT / f"1-{number}").iterdir()}
+            evidence = pod.run_directory / KEPT / f"1-{number}"
+            kept = {path.name for path in evidence.iterdir()}
             stacks = {"rank-0.txt", "rank-1.txt"} if how == "spinning" else {"rank-0.txt"}
             assert kept == {*stacks, "rank-0.py-spy.txt", "rank-1.py-spy.txt"}
+            assert all("Current thread" in (evidence / name).read_text() for name in stacks)
+            now = set(ranks_of(pod))
+            assert not now & before, "all ranks start again"
+            before = now
         _stopped(pod)
 
 
