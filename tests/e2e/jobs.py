@@ -13,6 +13,15 @@ from lmtraining_api.names import API_VERSION, KIND, LABEL_JOB_NAME, STORAGE_DIRE
 
 START_SECONDS_MAX = 120
 END_SECONDS_MAX = 300
+POLL_SECONDS = 0.8
+"""Each look is a kubectl, whose CPU the pods would like to have."""
+STEPS = 500
+"""What a test does in the middle of a run finds the run there."""
+ALONE: dict[str, Any] = {
+    "workers__replicas": 1,
+    "workers__resources": {"cpu": "900m", "memory": "1Gi"},
+}
+"""Changes: one pod, with the core to itself."""
 
 _JOB: dict[str, Any] = {
     "apiVersion": API_VERSION,
@@ -26,12 +35,14 @@ _JOB: dict[str, Any] = {
             "validationFraction": 0.2,
         },
         "training": {
-            "budget": {"steps": 400},
+            "budget": {"steps": STEPS},
             "batchTokens": 1024,
             "evaluation": {"everySteps": 200, "sequences": 8},
         },
         "precision": {"compute": "fp32"},
-        "workers": {"replicas": 2, "resources": {"cpu": "250m", "memory": "1Gi"}},
+        # The start of a pod is 10 s of CPU, spent on imports, at the speed that it is given here.
+        # Three fit beside the operator on a node of two cores: a deleted one may still be there.
+        "workers": {"replicas": 2, "resources": {"cpu": "600m", "memory": "1Gi"}},
         "checkpoint": {"everySteps": 50, "storage": {"claim": {"size": "1Gi"}}},
         "recovery": {"graceSeconds": 30},
     },
@@ -93,7 +104,7 @@ class Watcher:
             look,
             limit_seconds=limit_seconds,
             hint=f"kubectl -n {self.kubectl.namespace} describe lmtj {self.name}",
-            poll_seconds=0.3,
+            poll_seconds=POLL_SECONDS,
         )
 
     def wait_for(
@@ -121,7 +132,12 @@ class Watcher:
         return self.wait("the end", lambda s: s.is_terminal, limit_seconds=END_SECONDS_MAX)
 
     def wait_for_no_pods(self) -> None:
-        wait_until(f"pods of lmtj/{self.name} to go", lambda: not self.pods(), limit_seconds=90)
+        wait_until(
+            f"pods of lmtj/{self.name} to go",
+            lambda: not self.pods(),
+            limit_seconds=90,
+            poll_seconds=POLL_SECONDS,
+        )
 
 
 def read_volume(kubectl: Kubectl, image: str, claim: str, program: str, name: str) -> Any:
@@ -160,7 +176,9 @@ def read_volume(kubectl: Kubectl, image: str, claim: str, program: str, name: st
         phase = kubectl.get("pod", name)["status"].get("phase")
         return phase if phase in ("Succeeded", "Failed") else None
 
-    phase = wait_until(f"pod {name}", ended, limit_seconds=START_SECONDS_MAX)
+    phase = wait_until(
+        f"pod {name}", ended, limit_seconds=START_SECONDS_MAX, poll_seconds=POLL_SECONDS
+    )
     said = kubectl.run("logs", name)
     assert phase == "Succeeded", said
     return json.loads(said)

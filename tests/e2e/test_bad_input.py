@@ -8,7 +8,7 @@ import pytest
 from devcluster.kubectl import Kubectl
 from devcluster.product import Product
 from lmtraining_api import ConditionType
-from tests.e2e.jobs import Watcher, job, read_volume
+from tests.e2e.jobs import ALONE, Watcher, job, read_volume
 
 pytestmark = pytest.mark.e2e
 
@@ -105,7 +105,7 @@ def test_missing_credentials_secret(kubectl: Kubectl) -> None:
 def test_data_that_cannot_be_used(
     kubectl: Kubectl, name: str, changes: dict[str, Any], words: list[str]
 ) -> None:
-    kubectl.apply(job(name, workers__replicas=1, **changes))
+    kubectl.apply(job(name, **ALONE, **changes))
     watcher = Watcher(kubectl, name)
     ended = watcher.wait_for_end()
     assert watcher.reason() == "Failed"
@@ -119,12 +119,12 @@ def test_two_jobs_that_name_the_same_path(kubectl: Kubectl) -> None:
     where = {
         "checkpoint__storage": {"existingClaim": "common"},
         "checkpoint__path": "mine",
-        "workers__replicas": 1,
+        "training__budget": {"steps": 60},
     }
-    kubectl.apply(job("first", **where))
+    kubectl.apply(job("first", **ALONE, **where))
     first = Watcher(kubectl, "first")
     first.wait_for(ConditionType.ACCEPTED, "Valid")
-    kubectl.apply(job("second", **where))
+    kubectl.apply(job("second", **ALONE, **where))
     second = Watcher(kubectl, "second")
     message = second.wait_for(ConditionType.ACCEPTED, "Invalid")
     assert "first" in message
@@ -148,7 +148,7 @@ def test_checkpoints_of_another_model(product: Product, kubectl: Kubectl) -> Non
     where = {
         "checkpoint__storage": {"existingClaim": "shelf"},
         "checkpoint__path": "kept",
-        "workers__replicas": 1,
+        **ALONE,
     }
     kubectl.apply(job("small", **where, training__budget={"steps": 60}))
     small = Watcher(kubectl, "small")

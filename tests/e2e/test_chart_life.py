@@ -15,7 +15,7 @@ from devcluster.product import CHART, INSTALL_SECONDS_MAX, NAMESPACE, RELEASE, P
 from devcluster.waiting import wait_until
 from lmtraining_api import ConditionType
 from tests.command_blocks import Tier, blocks_of, clean_copy, typed
-from tests.e2e.jobs import Watcher, job
+from tests.e2e.jobs import ALONE, POLL_SECONDS, Watcher, job
 
 pytestmark = pytest.mark.e2e
 
@@ -77,7 +77,7 @@ def test_a_job_trains_on_through_upgrade_rollback_removal_and_reinstall(
     product: Product, kubectl: Kubectl, helm: Helm, tmp_path: Path
 ) -> None:
     """P10: no pod is restarted, and the job outlives its operator's release."""
-    kubectl.apply(job("lasting", training__budget={"steps": 100_000}, workers__replicas=1))
+    kubectl.apply(job("lasting", **ALONE, training__budget={"steps": 100_000}))
     watcher = Watcher(kubectl, "lasting")
     watcher.wait_for_step(10)
     before, first = lives(watcher), operators(product)
@@ -97,7 +97,10 @@ def test_a_job_trains_on_through_upgrade_rollback_removal_and_reinstall(
 
     helm("uninstall", RELEASE, "--wait")
     wait_until(
-        "no operator is left", lambda: not operators(product), limit_seconds=GONE_SECONDS_MAX
+        "no operator is left",
+        lambda: not operators(product),
+        limit_seconds=GONE_SECONDS_MAX,
+        poll_seconds=POLL_SECONDS,
     )
     assert watcher.status.attempt == 1, "the definition and the job stay"
     assert lives(watcher) == before

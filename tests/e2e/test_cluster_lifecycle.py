@@ -104,6 +104,7 @@ def _nothing_is_left(isolated: Isolated, before: dict[str, object]) -> None:
         f"all is as it was: {before}",
         lambda: isolated.leftovers() == before,
         limit_seconds=LEFTOVERS_LIMIT_SECONDS,
+        poll_seconds=0.5,
     )
 
 
@@ -252,6 +253,7 @@ def _pods_reach_each_other_and_nothing_outside(isolated: Isolated, world: str) -
         "the client pod succeeds",
         lambda: _phase(isolated, "client") == "Succeeded",
         limit_seconds=PODS_LIMIT_SECONDS,
+        poll_seconds=0.5,
         hint="its log says which of its checks failed",
     )
     assert "all well" in isolated.kubectl("logs", "client", "-n", "lifecycle")

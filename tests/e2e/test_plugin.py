@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from devcluster.kubectl import Kubectl
-from tests.e2e.jobs import Watcher, job
+from tests.e2e.jobs import STEPS, Watcher, job
 
 pytestmark = pytest.mark.e2e
 
@@ -43,7 +43,7 @@ def lmtrain(kubectl: Kubectl, *arguments: str) -> str:
 def test_a_run_is_seen_from_its_first_step_to_after_its_end(
     kubectl: Kubectl, tmp_path: Path
 ) -> None:
-    kubectl.apply(job("seen"))
+    kubectl.apply(job("seen", training__budget={"steps": 2 * STEPS}))
     watcher = Watcher(kubectl, "seen")
     watcher.wait_for_step(40)
     shown = json.loads(lmtrain(kubectl, "status", "seen", "-o", "json"))

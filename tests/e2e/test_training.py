@@ -8,7 +8,7 @@ from devcluster.faults import kill_rank, kill_supervisor
 from devcluster.kubectl import Kubectl
 from devcluster.product import NAMESPACE, RELEASE, Product
 from lmtraining_api import ConditionType
-from tests.e2e.jobs import Watcher, job, read_volume
+from tests.e2e.jobs import STEPS, Watcher, job, read_volume
 
 pytestmark = pytest.mark.e2e
 
@@ -46,8 +46,10 @@ def running(watcher: Watcher, attempt: int, replica: int) -> dict[str, Any]:
 def test_kills_cost_time_and_nothing_else(product: Product, kubectl: Kubectl) -> None:
     """P3, P7: the weights after a deleted worker pod and a SIGKILL of the lead pod's supervisor
     equal those of an uninterrupted run, bit for bit; each is replaced alone, in that attempt."""
-    calm = start(kubectl, "calm")
-    rough = start(kubectl, "rough")
+    # Five such pods fit beside the operator on a node of two cores.
+    small = {"workers__resources": {"cpu": "350m", "memory": "1Gi"}}
+    calm = start(kubectl, "calm", **small)
+    rough = start(kubectl, "rough", **small)
     rough.wait("a checkpoint", lambda s: s.checkpoint is not None and s.progress.step >= 60)
     lead = uid_of(rough, attempt=1, replica=0)
     deleted = pod_of(rough, attempt=1, replica=1)
@@ -130,7 +132,7 @@ def test_suspend_frees_the_pods_and_resume_goes_on(kubectl: Kubectl) -> None:
 
 def test_operator_restart_restarts_no_pod(product: Product, kubectl: Kubectl) -> None:
     """P10, P2: the operator goes away and comes back in the middle of a run."""
-    watcher = start(kubectl, "steady")
+    watcher = start(kubectl, "steady", training__budget={"steps": 2 * STEPS})
     watcher.wait_for_step(20)
     before = {p["metadata"]["uid"] for p in watcher.pods()}
     operator = product.kubectl.within(NAMESPACE)
