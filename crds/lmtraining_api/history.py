@@ -50,12 +50,12 @@ class Point(StatusModel):
 
 
 class Happening(StatusModel):
-    """Something that belongs on the curves: a restart, a rewind, a skipped batch, a checkpoint."""
+    """Something that belongs on the curves: a restart, a rewind, a skipped batch."""
 
     step: int
     time: AwareDatetime
     kind: Word
-    """Start, Round, Skip, Rewind, Rerun, Checkpoint."""
+    """Start, Round, Skip, Rewind, Rerun."""
     message: Message = ""
 
 

@@ -89,6 +89,8 @@ def test_no_word_is_longer_than_a_pipe_takes_at_once() -> None:
     body = encoded_update("Training", {"message": "語" * 5000, "step": 3})
     assert len(body) <= UPDATE_BYTES_MAX
     assert _fields(body) == {"step": 3}
+    body = encoded_update("Training", {"export_path": "x" * 5000, "message": "whole", "step": 3})
+    assert _fields(body) == {"message": "whole", "step": 3}, "P4: what fits is not left out"
     body = encoded_update("Training", {"export_path": "x" * 5000})
     assert (len(body) <= UPDATE_BYTES_MAX, _fields(body)) == (True, {})
 

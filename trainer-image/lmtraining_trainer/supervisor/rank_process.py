@@ -164,12 +164,10 @@ def load_function(path: str) -> RankFunction:
 
 
 def encoded_update(state: State, fields: Mapping[str, object]) -> bytes:
-    """The words of a rank as JSON, without the message where that makes them too long."""
+    """The words of a rank as JSON, without the longest where they are too long together."""
     plain = to_jsonable_python(fields, fallback=_plain)
-    for kept in (plain, {k: v for k, v in plain.items() if k != "message"}, {}):
-        body = json.dumps({"state": state, "fields": kept}).encode()
-        if len(body) <= UPDATE_BYTES_MAX:
-            break
+    while len(body := json.dumps({"state": state, "fields": plain}).encode()) > UPDATE_BYTES_MAX:
+        del plain[max(plain, key=lambda name: len(json.dumps(plain[name])))]
     return body
 
 
