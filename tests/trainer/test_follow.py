@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lmtraining_api import RollbackWish, Wishes
-from lmtraining_trainer.following import RETRY_SECONDS, Following
+from lmtraining_trainer.requests import RETRY_SECONDS, Following
 from lmtraining_trainer.schedule import learning_rate
 from tests.trainer.rank_support import (
     Faults,

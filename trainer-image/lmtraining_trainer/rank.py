@@ -18,7 +18,6 @@ from lmtraining_api import FailureClass, JobFile, names
 from lmtraining_trainer.device import device_of, is_out_of_memory
 from lmtraining_trainer.errors import Preempted, TrainerError
 from lmtraining_trainer.export import write_export
-from lmtraining_trainer.following import wished
 from lmtraining_trainer.gang import Gang
 from lmtraining_trainer.heartbeat import while_alive
 from lmtraining_trainer.loop import train
@@ -27,6 +26,7 @@ from lmtraining_trainer.model import empty_model, parameter_count
 from lmtraining_trainer.phase import Phase
 from lmtraining_trainer.rank_link import RankLink, RankPlace
 from lmtraining_trainer.regularise import holding, zero_share
+from lmtraining_trainer.requests import wished
 from lmtraining_trainer.run import Mirror, Run, claim_run
 from lmtraining_trainer.run.remote import advice_for
 from lmtraining_trainer.sharding import whole

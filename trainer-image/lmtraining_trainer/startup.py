@@ -34,7 +34,6 @@ from lmtraining_trainer.data.prepared import check_enough
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.evaluation import ValidationPlan
 from lmtraining_trainer.files import json_bytes, sha256_of
-from lmtraining_trainer.following import Following, with_changes
 from lmtraining_trainer.freezing import check_unfreezing, freeze
 from lmtraining_trainer.gang import Gang
 from lmtraining_trainer.interval import SaveClock
@@ -45,6 +44,7 @@ from lmtraining_trainer.optimizer import build_optimizer
 from lmtraining_trainer.precision import Format, Resolved
 from lmtraining_trainer.precision import measure as _measured
 from lmtraining_trainer.regularise import Average, Best, set_dropout
+from lmtraining_trainer.requests import Following, with_changes
 from lmtraining_trainer.resume import resume
 from lmtraining_trainer.run import Mirror, Run
 from lmtraining_trainer.run.directory import CHECKPOINTS, has_begun, storage_errors

@@ -14,12 +14,12 @@ from lmtraining_trainer.budgets import Budgets
 from lmtraining_trainer.data.batches import BatchPlan
 from lmtraining_trainer.data.micro_batch import Batch
 from lmtraining_trainer.evaluation import ValidationPlan
-from lmtraining_trainer.following import Following
 from lmtraining_trainer.gang import Gang
 from lmtraining_trainer.guard import Remedies
 from lmtraining_trainer.interval import SaveClock
 from lmtraining_trainer.loss import ModelLoss
 from lmtraining_trainer.precision import Format, autocast
+from lmtraining_trainer.requests import Following
 from lmtraining_trainer.resume import Resumed
 from lmtraining_trainer.run import Run
 from lmtraining_trainer.saving import Saver
