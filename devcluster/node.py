@@ -22,10 +22,11 @@ PROGRAMS = frozenset(
         "kube-scheduler",
         "kubelet",
         "kwok",
+        "prometheus",
         "sharedstorage",
     }
 )
-"""The programs of which the node consists."""
+"""The programs of which the node consists, and those that watch it."""
 NODE_NAME = "devcluster"
 BRIDGE = "lmtrain0"
 BRIDGE_MAC = "02:6c:6d:74:72:00"  # fixed, else it changes with every pod and breaks ARP caches

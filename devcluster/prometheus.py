@@ -1,4 +1,4 @@
-"""Prometheus and promtool as Debian ships them, and its operator's CRDs, for our tests.
+"""Prometheus and promtool as Debian ships them, and its operator's CRDs.
 
 Promise: nothing is installed and no service is started: the package is unpacked into the cache, and
 deleted with it. Programs that are on PATH already are taken as they are.

@@ -6,9 +6,6 @@ is gone with its data when the `with` block ends.
 
 import json
 import subprocess
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,10 +15,10 @@ from typing import Any
 from devcluster import prometheus
 from devcluster.apiserver import free_ports
 from devcluster.paths import Layout
+from devcluster.prometheus_server import Server
 from devcluster.waiting import wait_until
 
 START_SECONDS_MAX = 60
-ANSWER_SECONDS_MAX = 30
 BACKFILL_SECONDS_MAX = 60
 STOP_SECONDS_MAX = 20
 
@@ -32,26 +29,6 @@ class Target:
 
     address: str
     labels: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Server:
-    """A Prometheus that answers."""
-
-    url: str
-
-    def ask(self, path: str, **parameters: str) -> Any:
-        """The data of an answer; AssertionError with Prometheus' own words where it refuses."""
-        url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
-        try:
-            with urllib.request.urlopen(url, timeout=ANSWER_SECONDS_MAX) as answer:
-                return json.load(answer)["data"]
-        except urllib.error.HTTPError as error:
-            raise AssertionError(f"{parameters}: {error.read().decode()}") from error
-
-    def query(self, expr: str) -> list[dict[str, Any]]:
-        """The series of an instant query, now."""
-        return list(self.ask("query", query=expr)["result"])
 
 
 @contextmanager
@@ -93,11 +70,7 @@ def serving(
 
 def _is_ready(server: Server, process: subprocess.Popen[bytes]) -> bool:
     assert process.poll() is None, "Prometheus has ended"
-    try:
-        with urllib.request.urlopen(f"{server.url}/-/ready", timeout=ANSWER_SECONDS_MAX) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
+    return server.is_ready()
 
 
 def _config(targets: Sequence[Target], rules: Path | None) -> dict[str, Any]:

@@ -1,18 +1,24 @@
-"""`make demo`: cluster, images, chart, a job, a killed pod, the recovery, the model's own words.
+"""`make demo`: cluster, images, chart, a job, a killed pod, the recovery, the model's own words;
+then what Prometheus and the run report say.
 
 Promise: ends with exit code 0 only if all of it happened. Long steps say what they do.
 """
 
 import argparse
+import os
 import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Console
 
-from devcluster.cluster import ensure_up
+from devcluster import prometheus
+from devcluster.cluster import Cluster, ensure_up
+from devcluster.demo import watch
 from devcluster.demo.job_view import JobView
 from devcluster.demo.screen import draw_curve
 from devcluster.demo.story import Story, check
@@ -32,6 +38,7 @@ GONE_SECONDS_MAX = 120
 FIRST_RUN_BYTES = 28_000_000_000
 """With the CUDA build of torch; where the CPU build is reachable, a fifth of it is used."""
 READ_SECONDS_MAX = 180
+REPORT_SECONDS_MAX = 60
 
 
 def main() -> None:
@@ -52,11 +59,15 @@ def _play(console: Console) -> None:
     product = install(cluster)
     ensure_namespace(product.kubectl, NAMESPACE)
     kubectl = product.kubectl.within(NAMESPACE)
+    layout = Layout.from_environment()
+    watching = _watch(console, layout, product.kubectl)
     _title(console, 3, "A job")
     job = yaml.safe_load(JOB_FILE.read_text())
     _apply(kubectl, job)
     console.print(f"$ kubectl -n {NAMESPACE} apply -f examples/{JOB_FILE.name}", highlight=False)
-    story = Story(kubectl, console, job["metadata"]["name"])
+    since = time.monotonic()
+    also = watching.look if watching else _nothing
+    story = Story(kubectl, console, job["metadata"]["name"], also)
     view = story.follow()
     claims = check(view, story)
     _title(console, 4, "What came of it")
@@ -66,6 +77,11 @@ def _play(console: Console) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
     for claim in claims:
         console.print(f"[green]✓[/green] {claim}", highlight=False)
+    _title(console, 5, "What watched it")
+    if watching is not None:
+        name = job["metadata"]["name"]
+        _figures(console, watching, watching.figures(namespace=NAMESPACE, job=name, since=since))
+    _report(console, cluster, layout, job["metadata"]["name"])
     _what_next(console)
 
 
@@ -186,6 +202,65 @@ def _container(name: str, image: str, arguments: list[str]) -> dict[str, Any]:
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
         ],
     }
+
+
+def _nothing() -> None:
+    """Where nobody watches."""
+
+
+def _watch(console: Console, layout: Layout, kubectl: Kubectl) -> watch.Watch | None:
+    """A Prometheus, where this machine can have one: not every one that has Docker can."""
+    try:
+        prometheus.ensure(layout)
+    except DevclusterError as error:
+        console.print(f"[yellow]No Prometheus on this machine:[/yellow] {error}", highlight=False)
+        return None
+    return watch.start(layout, kubectl)
+
+
+def _figures(console: Console, watching: watch.Watch, figures: list[watch.Figure]) -> None:
+    url = watching.server.url
+    console.print(f"Asked of a Prometheus that scraped operator and pods ({url}):", highlight=False)
+    for figure in figures:
+        console.print(
+            f"  {figure.name:<10}[bold]{figure.text:>8}[/bold]  {figure.meaning}", highlight=False
+        )
+    console.print(
+        f"Boards: in a Grafana of yours add {url} as a data source and import\n"
+        f"  {watch.BOARDS}/*.json",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _report(console: Console, cluster: Cluster, layout: Layout, name: str) -> None:
+    """What `kubectl lmtrain report` says; the file goes with the cluster."""
+    path = layout.cluster / "demo" / f"{name}.html"
+    path.parent.mkdir(exist_ok=True)
+    search = f"{cluster.binaries}{os.pathsep}{os.environ.get('PATH', '')}"
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "lmtraining_cli", "report", name, f"--namespace={NAMESPACE}"),
+            *(f"--kubeconfig={cluster.kubeconfig}", f"--output={path}"),
+        ],
+        env={**os.environ, "PATH": search},
+        capture_output=True,
+        text=True,
+        timeout=REPORT_SECONDS_MAX,
+        check=False,
+    )
+    if result.returncode != 0 or not path.exists():
+        raise DevclusterError(f"kubectl lmtrain report {name}: {result.stderr or result.stdout}")
+    console.print(
+        f"The run's report, one file of kubectl lmtrain report {name}:\n"
+        f"  {result.stdout.strip()}\n"
+        "  open it in a browser; from another machine: scp it there first. "
+        "Copy it to keep it: `make cluster-down` takes it away.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _what_next(console: Console) -> None:

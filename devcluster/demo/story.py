@@ -5,6 +5,7 @@ step went on from a checkpoint, the model beats a unigram model. What did not ha
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -30,6 +31,8 @@ class Story:
     kubectl: Kubectl
     console: Console
     name: str
+    also: Callable[[], None] = lambda: None
+    """What is to be done at each look."""
     curve: LossCurve = field(default_factory=LossCurve)
     lines: list[StoryLine] = field(default_factory=list)
     killed: bool = False
@@ -57,6 +60,7 @@ class Story:
 
     def _look(self) -> JobView:
         view = JobView.of(self.kubectl.get("lmtj", self.name))
+        self.also()
         self.curve.add(view)
         self._tell(view)
         if not self.killed and view.state == "Training" and self._may_kill(view):

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import start_http_server
 
+from devcluster.prometheus_server import Server
 from lmtraining_monitoring import foreign, state
 from lmtraining_monitoring.rules import ALERTS
 from lmtraining_operator.metrics import Metrics
 from lmtraining_operator.milestones import Milestones
 from tests import openmetrics
 from tests.board_queries import ROOT, other_queries, panel_queries
-from tests.prometheus_server import Server, Target, serving
+from tests.prometheus_server import Target, serving
 from tests.trainer.supervisor_pods import Pod, corpus, pods, spec, until
 from tests.unit.promql import names_in
 
