@@ -85,7 +85,7 @@ def full_report(step: int) -> TrainerReport:
         job_uid="uid", attempt=9, round=9, state="Training", report_time=now,
         step=step, total_steps=STEPS_LONG, tokens=step * 1_000_000, step_time=now, eta_seconds=1.0,
         loss=2.5, validation_loss=2.6, validation_step=step, unigram_loss=5.0, gradient_norm=0.5,
-        learning_rate=1e-3, zero_share=0.25, tokens_per_second=1e6, parameters=10**12,
+        learning_rate=1e-3, zero_share=0.25, tokens_per_second=1e6, mfu=0.4, parameters=10**12,
         skipped_steps=step // 1000, clipped_steps=step // 10, rewinds=3, load_seconds=0.5,
         healthy_step=step, replayed_steps=step // 100, update_ratio=1e-3, update_rms=0.3,
         swallowed_share=0.1, attention_logit_bound=9.0, activation_max=20.0,

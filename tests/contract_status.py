@@ -68,6 +68,7 @@ FULL_STATUS: dict[str, Any] = {
         "gradientNorm": "0.91",
         "learningRate": "5.9e-04",
         "tokensPerSecond": "12.3k",
+        "mfu": "41.3%",
         "checkpointInterval": "4m10s",
         "checkpointCost": "0.35",
         "timeBetweenFaults": "12d3h",

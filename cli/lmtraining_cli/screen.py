@@ -85,6 +85,7 @@ def _progress(snapshot: Snapshot, points: Sequence[Point]) -> RenderableType | N
     figures = [f"{progress.step}/{progress.total_steps}", progress.percent]
     figures += [f"eta {progress.eta}"] if progress.eta and not ended else []
     figures += [f"{metrics.tokens_per_second} tok/s"] if metrics.tokens_per_second else []
+    figures += [f"MFU {metrics.mfu}"] if metrics.mfu else []
     share = ProgressBar(total=progress.total_steps, completed=progress.step, width=BAR_WIDTH)
     bar.add_row("step", share, "  ".join(figures))
     losses = [point.loss for point in points if point.loss is not None]

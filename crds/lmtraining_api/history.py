@@ -29,6 +29,7 @@ _WORDS = {
     "rate": "learning_rate",
     "norm": "gradient_norm",
     "tokens_per_second": "tokens_per_second",
+    "mfu": "mfu",
 }
 
 
@@ -47,6 +48,7 @@ class Point(StatusModel):
     gradient_norm: float | None = None
     """The largest, before clipping."""
     tokens_per_second: float | None = None
+    mfu: float | None = None
 
 
 class Happening(StatusModel):

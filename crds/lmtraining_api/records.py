@@ -226,6 +226,8 @@ class TrainerReport(Record):
     learning_rate: float | None = None
     tokens_per_second: float | None = None
     """Over the last steps, replays included, waits excluded."""
+    mfu: float | None = None
+    """Model FLOP/s utilisation at that speed, a ratio; None where the device has no known peak."""
     precision: Annotated[
         Precision | None,
         BeforeValidator(lambda word: word if word in get_args(Precision) else None),

@@ -103,6 +103,9 @@ class Metrics(StatusModel):
     """Learning rate of the newest step."""
     tokens_per_second: Short = ""
     """Training tokens per second, all ranks."""
+    mfu: Short = ""
+    """Model FLOP/s utilisation, such as 41.3%: the share of the devices' peak that the model takes;
+    empty where the peak is not known, as on CPUs."""
     checkpoint_interval: Short = ""
     """Time between two checkpoints, such as 4m10s, where checkpoint.everySteps leaves it open."""
     checkpoint_cost: Short = ""

@@ -50,6 +50,7 @@ NOT_LIVE = {
             "checkpoint_cost_seconds",
             "checkpoint_interval_seconds",
             "checkpoint_load_seconds",
+            "mfu_ratio",
             "noise_scale_tokens",
             "rank_score",
         )

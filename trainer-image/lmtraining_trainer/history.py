@@ -215,6 +215,7 @@ def _point(report: TrainerReport, time: datetime, *, all_of_it: bool = False) ->
         learning_rate=report.learning_rate,
         gradient_norm=report.gradient_norm,
         tokens_per_second=report.tokens_per_second,
+        mfu=report.mfu,
     )
 
 

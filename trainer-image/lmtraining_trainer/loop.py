@@ -376,7 +376,7 @@ def _step_fields(trainer: Trainer, verdict: Verdict, rate: float) -> dict[str, A
         "loss_is_finite": True,
         "gradient_norm": verdict.gradient_norm,
         "learning_rate": rate,
-        "tokens_per_second": trainer.tokens_per_second(step_seconds),
+        **trainer.speed_fields(step_seconds),
         "eta_seconds": None if step_seconds is None else step_seconds * left,
         "replayed_steps": trainer.resumed.replayed(counters.step),
         "first_step_time": trainer.first_step_time,

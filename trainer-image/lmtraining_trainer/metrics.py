@@ -73,6 +73,14 @@ METRICS: tuple[TrainerMetric, ...] = (
         "Training tokens per second of all ranks, over the last steps.",
     ),
     _of_run(
+        "mfu_ratio",
+        "gauge",
+        "ratio",
+        "mfu",
+        "Model FLOP/s utilisation: share of the devices' dense peak that the model takes; absent "
+        "where the peak is not known.",
+    ),
+    _of_run(
         "loss",
         "gauge",
         "nats per token",

@@ -152,7 +152,7 @@ def _export(trainer: Trainer, model: PreTrainedModel) -> dict[str, Any]:
             "zero_share": trainer.zero_share,
             "notice": trainer.stale_notice,
             **trainer.remedies_taken,
-            "tokens_per_second": trainer.tokens_per_second(trainer.speed.mean_step_seconds),
+            **trainer.speed_fields(trainer.speed.mean_step_seconds),
             "export_path": path.name,
             "eta_seconds": 0.0,
             "robustness": [one.model_dump() for one in trainer.robustness],

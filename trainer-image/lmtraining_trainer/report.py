@@ -83,6 +83,7 @@ class Snapshot:
                 "load_seconds": None,
                 "replayed_steps": 0,
                 "tokens_per_second": None,
+                "mfu": None,
                 "eta_seconds": None,
                 "slowest_ranks": [],
             }

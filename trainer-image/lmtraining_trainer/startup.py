@@ -54,6 +54,7 @@ from lmtraining_trainer.state import TrainState
 from lmtraining_trainer.step import reads_late
 from lmtraining_trainer.tasks import task_of
 from lmtraining_trainer.trainer import Trainer
+from lmtraining_trainer.utilisation import Utilisation
 from lmtraining_trainer.voice import Voice
 
 
@@ -153,6 +154,13 @@ def build_trainer(
     with_loss = task_of(spec).loss(model, spec.training.regularisation)
     with voice.accounts.during("compile"):
         resolved = _resolve_precision(spec, with_loss, plan, run=run, gang=gang, voice=voice)
+        utilisation = Utilisation.of(
+            model,
+            sequence_length=spec.data.sequence_length,
+            device=device,
+            precision=resolved,
+            world_size=gang.world_size,
+        )
         wrapped = _wrapped(with_loss, spec, gang, device)
         _throw_away_pass(wrapped, plan, resolved, device)
     state = _state(model, spec)
@@ -172,6 +180,7 @@ def build_trainer(
         with_loss=with_loss,
         state=state,
         plan=plan,
+        utilisation=utilisation,
         validation=ValidationPlan.of(spec, data),
         resumed=resumed,
         remedies=resumed.remedies,

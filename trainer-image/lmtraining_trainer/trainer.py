@@ -28,6 +28,7 @@ from lmtraining_trainer.speed import Speed
 from lmtraining_trainer.state import TrainState
 from lmtraining_trainer.step import Measured
 from lmtraining_trainer.straggler import OwnWork, Stragglers
+from lmtraining_trainer.utilisation import Utilisation
 from lmtraining_trainer.voice import Voice
 
 
@@ -62,6 +63,7 @@ class Trainer:
     """Model and loss themselves."""
     state: TrainState
     plan: BatchPlan
+    utilisation: Utilisation
     validation: ValidationPlan
     resumed: Resumed
     remedies: Remedies
@@ -169,6 +171,11 @@ class Trainer:
     def tokens_per_second(self, step_seconds: float | None) -> float | None:
         """The speed of steps of that length."""
         return self.spec.training.batch_tokens / step_seconds if step_seconds else None
+
+    def speed_fields(self, step_seconds: float | None) -> dict[str, float | None]:
+        """The report's fields about the speed of steps of that length."""
+        speed = self.tokens_per_second(step_seconds)
+        return {"tokens_per_second": speed, "mfu": self.utilisation.at(speed)}
 
     def autocast(self) -> AbstractContextManager[None]:
         return autocast(self.device, self.precision)

@@ -39,6 +39,7 @@ def content_of(
             "unigram loss": metrics.unigram_loss,
             "tokens": f"{status.progress.tokens:,}" if status.progress.tokens else "",
             "tokens per second": metrics.tokens_per_second,
+            "MFU": metrics.mfu,
             "goodput": status.goodput.share,
             "restarts": str(restarts.total),
         },

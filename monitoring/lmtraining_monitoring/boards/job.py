@@ -96,18 +96,30 @@ SPEED: Final = Row(
                 "now": value("tokens_per_second"),
                 "median": median("tokens_per_second", "6h"),
             },
+            width=6,
+        ),
+        lines(
+            "MFU",
+            units.PercentUnit,
+            "Model FLOP/s utilisation: share of the devices' dense peak that the model takes. "
+            "docs/goodput.md has the formula and the peaks.",
+            {"now": value("mfu_ratio")},
+            width=6,
+            empty="not known: a CPU, or a device without an entry in the table of peaks",
         ),
         lines(
             "Step time",
             units.Seconds,
             "Wall time per step, all pauses included.",
             {"step": f"1 / (max(deriv(lmtraining_step{{{ONE}}}[$__rate_interval])) > 0)"},
+            width=6,
         ),
         lines(
             "Tokens",
             units.Short,
             "Seen so far, without replays.",
             {"tokens": value("tokens_total")},
+            width=6,
         ),
         lines(
             "Where the time goes",

@@ -31,9 +31,10 @@ def percent(step: int, total: int) -> str:
     return f"{100 * step // total}%" if total else ""
 
 
-def share(value: float | None) -> str:
+def share(value: float | None, digits: int = 0) -> str:
     """3%; empty when there is none."""
-    return "" if value is None or not math.isfinite(value) else f"{_plain(100 * value, digits=0)}%"
+    known = value is not None and math.isfinite(value)
+    return f"{_plain(100 * (value or 0.0), digits=digits)}%" if known else ""
 
 
 def duration(seconds: float | None) -> str:

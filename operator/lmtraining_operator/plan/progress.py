@@ -76,7 +76,7 @@ def without_speed(status: LMTrainingJobStatus) -> LMTrainingJobStatus:
     return status.model_copy(
         update={
             "progress": status.progress.model_copy(update={"eta": ""}),
-            "metrics": status.metrics.model_copy(update={"tokens_per_second": ""}),
+            "metrics": status.metrics.model_copy(update={"tokens_per_second": "", "mfu": ""}),
         }
     )
 
@@ -177,6 +177,7 @@ def _metrics(report: TrainerReport) -> Metrics:
         gradient_norm=figures.number(report.gradient_norm),
         learning_rate=figures.number(report.learning_rate),
         tokens_per_second=figures.number(report.tokens_per_second, digits=0),
+        mfu=figures.share(report.mfu, digits=1),
         checkpoint_interval=figures.duration(interval.seconds if interval else None),
         checkpoint_cost=figures.number(interval.cost_seconds if interval else None),
         time_between_faults=figures.duration(interval.fault_seconds if interval else None),
