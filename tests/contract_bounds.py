@@ -21,6 +21,8 @@ BESIDE: Document = {
     "optimizer.l1": {"name": "ftrl"},
     "earlyStopping.gainMin": {"patience": 1},
     "storage.credentials": {"uri": "s3://bucket"},
+    "mlflow.experiment": {"uri": "http://mlflow:5000"},
+    "mlflow.credentials": {"uri": "http://mlflow:5000"},
     "topology.key": {"policy": "Pack"},
     "queue.priorityClass": {"name": "team"},
     "model.masking": {"task": "masked-lm", "config": {"architecture": "bert"}},

@@ -115,6 +115,10 @@ def tolerating(**fields: Any) -> Document:
     return minimal(podTemplate={"tolerations": [fields]})
 
 
+def told_to(uri: str, **tracker: Any) -> Document:
+    return minimal(tracking={"mlflow": {"uri": uri, **tracker}})
+
+
 def named(name: str) -> Document:
     return merged(MINIMAL, {"metadata": {"name": name}})
 
@@ -125,6 +129,7 @@ DEVICES = {"count": 2}
 CRASH_RULE = {"failureClass": "Crash", "exitCode": 137, "restartsMax": 2}
 TRAIN_URI = "spec.data.train[0].uri"
 STORE_URI = "spec.checkpoint.storage.uri"
+TRACKER_URI = "spec.tracking.mlflow.uri"
 
 OWN_KEY = (
     " has a key of the operator's own, or of a queue (app.kubernetes.io/, lmtraining.dev/, "
@@ -504,6 +509,20 @@ PAIRS = (
         "a Secret and name that in credentials.secretRef",
     ),
     Pair(
+        accept=told_to("https://example.org/mlflow", credentials=SECRET),
+        refuse=told_to("mlflow.tools:5000"),
+        at=TRACKER_URI,
+        sentence="uri is not the address of a server: write http://host:port or https://host/path, "
+        "without a query",
+    ),
+    Pair(
+        accept=told_to("http://mlflow.tools:5000"),
+        refuse=told_to("http://ada:secret@mlflow.tools:5000"),
+        at=TRACKER_URI,
+        sentence="uri holds a password, which everyone who may read the job would see: put it in "
+        "a Secret and name that in credentials.secretRef",
+    ),
+    Pair(
         accept=store("s3://bucket/team", credentials=SECRET),
         refuse=minimal(checkpoint={"storage": {"claim": {}, "credentials": SECRET}}),
         at="spec.checkpoint.storage.credentials",
@@ -644,6 +663,11 @@ CHANGES = (
         at="spec.checkpoint",
         sentence="{at} cannot be changed once the job exists, but for checkpoint.everySteps: make "
         "a new job, or undo the change",
+    ),
+    Change(
+        allow={"tracking": {}},
+        refuse={"tracking": {"mlflow": {"uri": "http://mlflow:5000"}}},
+        at="spec.tracking",
     ),
     Change(
         allow={"queue": None},

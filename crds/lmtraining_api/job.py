@@ -28,6 +28,7 @@ from lmtraining_api.optimization import (
     Schedule,
 )
 from lmtraining_api.placement import PodTemplate, Queue
+from lmtraining_api.tracking import MlflowTracking, TrackerCredentials, Tracking
 from lmtraining_api.training import (
     BATCH_TOKENS_MAX,
     ONE_WAY_TASKS,
@@ -73,6 +74,7 @@ __all__ = [
     "LMTrainingJobSpec",
     "Lora",
     "Masking",
+    "MlflowTracking",
     "Model",
     "ModelConfig",
     "ObjectMeta",
@@ -93,6 +95,8 @@ __all__ = [
     "Stability",
     "Storage",
     "Tokenizer",
+    "TrackerCredentials",
+    "Tracking",
     "Training",
     "TrainingSpec",
     "Workers",
@@ -132,6 +136,8 @@ class TrainingSpec(SpecModel):
     """The pods that train."""
     checkpoint: Checkpoint = Checkpoint()
     """How progress is kept."""
+    tracking: Tracking = Tracking()
+    """Who is told of it."""
 
     rules: ClassVar = (
         Rule(
@@ -359,6 +365,7 @@ class LMTrainingJobSpec(TrainingSpec):
         _immutable("stability"),
         _immutable("workers"),
         _immutable("checkpoint", but="every_steps"),
+        _immutable("tracking"),
         TransitionRule(
             cel="has(self.queue) == has(oldSelf.queue) && (!has(self.queue) || "
             "self.queue.name == oldSelf.queue.name)",

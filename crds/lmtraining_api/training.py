@@ -140,6 +140,14 @@ class Credentials(SpecModel):
     """Each key of the Secret is one storage option of fsspec (S3: key, secret, endpoint_url)."""
 
 
+#: Of a block whose uri is required.
+NO_PASSWORD_IN_URI = Rule(
+    cel=f"!self.uri.matches('{USERINFO_PATTERN}')",
+    message="uri holds a password, which everyone who may read the job would see: put it "
+    "in a Secret and name that in credentials.secretRef",
+    check=lambda s: not matches(USERINFO_PATTERN, s.uri),
+    at="uri",
+)
 _SCHEME = r"^[a-z][a-z0-9+.-]*(://|::)."
 
 
@@ -178,13 +186,7 @@ class DataSource(SpecModel):
             check=lambda s: not matches(UPWARDS_PATTERN, s.uri),
             at="uri",
         ),
-        Rule(
-            cel=f"!self.uri.matches('{USERINFO_PATTERN}')",
-            message="uri holds a password, which everyone who may read the job would see: put it "
-            "in a Secret and name that in credentials.secretRef",
-            check=lambda s: not matches(USERINFO_PATTERN, s.uri),
-            at="uri",
-        ),
+        NO_PASSWORD_IN_URI,
         Rule(
             cel="!has(self.credentials) || !self.uri.startsWith('file:')",
             message="credentials has no effect on a file: uri: remove credentials",

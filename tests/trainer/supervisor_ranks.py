@@ -5,6 +5,7 @@ What a test and its ranks have to tell each other, they leave as files in the ru
 
 import os
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from lmtraining_api import FailureClass, JobFile
@@ -25,6 +26,15 @@ def finishes(job: JobFile, place: RankPlace, link: RankLink) -> None:
     for step in range(1, total + 1):
         link.say("Training", step=step, total_steps=total, loss=5.0 / step, tokens=step * 8)
     link.say("Finished", export_path="export")
+
+
+def counts_its_steps(job: JobFile, place: RankPlace, link: RankLink) -> None:
+    """A training as its history shows it: what a step costs, and every tenth one validated."""
+    for step in range(1, (job.spec.training.budget.steps or 1) + 1):
+        link.say("Training", step=step, step_time=datetime.now(UTC), loss=10.0 / step)
+        if step % 10 == 0:
+            link.say("Evaluating", validation_loss=5.0 / step, validation_step=step)
+    link.say("Finished")
 
 
 def trains_until_stopped(job: JobFile, place: RankPlace, link: RankLink) -> None:

@@ -54,6 +54,7 @@ def data(uri: str) -> dict[str, Any]:
         ),
         ({"checkpoint__storage": {"uri": "s3://team/runs"}}, None),
         ({"checkpoint__storage": {"uri": "s3://teams/runs"}}, "checkpoint.storage.uri"),
+        ({"tracking__mlflow": {"uri": "http://mlflow:5000"}}, "tracking.mlflow.uri is not allowed"),
         ({"workers__serviceAccountName": "trainer"}, None),
         ({"workers__serviceAccountName": "admin"}, "workers.serviceAccountName admin"),
     ],

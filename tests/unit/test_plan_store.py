@@ -78,7 +78,18 @@ def test_the_job_file_says_where_the_run_lives(
     )
 
 
-def test_a_missing_secret_of_the_store_names_its_field() -> None:
+TRACKED: dict[str, Any] = {"tracking__mlflow": {"uri": "http://mlflow:5000", "credentials": SECRET}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [(STORE, "checkpoint.storage"), (TRACKED, "tracking.mlflow")],
+)
+def test_a_missing_secret_names_the_field_that_asks_for_it(
+    changes: dict[str, Any], field: str
+) -> None:
+    job = LMTrainingJob.model_validate(job_object(**changes))
+    assert manifests.secrets(job) == ["bucket-writer"]
     lead, peer = running_gang(2)
     waits = replace(peer, phase="Pending", address="")
     complaint = PodWarning(
@@ -88,12 +99,11 @@ def test_a_missing_secret_of_the_store_names_its_field() -> None:
         "not found",
     )
     verdict = scheduled(
-        situation(pods=(lead, waits), complete=False, spec=STORE, warnings=(complaint,))
+        situation(pods=(lead, waits), complete=False, spec=changes, warnings=(complaint,))
     )
     assert verdict.reason == Scheduled.VOLUME_NOT_READY
     assert verdict.message == (
-        "Secret bucket-writer (checkpoint.storage.credentials.secretRef.name) does not exist: "
-        "create it"
+        f"Secret bucket-writer ({field}.credentials.secretRef.name) does not exist: create it"
     )
 
 

@@ -1,4 +1,5 @@
-"""The past of a run, for its curves: in the lead pod's log, and whole in the run directory.
+"""The past of a run, for its curves: in the lead pod's log, and whole in the run directory, for us
+and for TensorBoard.
 
 Promise: bounded whatever the run's length: when there are too many points, each two become one,
 which keeps the least and the largest loss of its steps. Steps that are done again replace what was
@@ -28,6 +29,7 @@ from lmtraining_api.history import (
     RunHistory,
     line_of,
 )
+from lmtraining_trainer.event_file import EventFiles
 from lmtraining_trainer.run.aside import Aside
 
 WRITE_SECONDS = 10.0
@@ -117,6 +119,7 @@ class History:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = directory / HISTORY_FILE if directory else None
+        self._events = EventFiles(directory) if directory else None
         self._names = {"job_uid": job_uid, "job_name": job_name}
         self._clock = clock
         self._began = self._written_at = clock()
@@ -192,18 +195,19 @@ class History:
             )
 
     def _write(self) -> None:
-        path, body = self._path, self.document().model_dump_json(by_alias=True, exclude_none=True)
+        path, events, document = self._path, self._events, self.document()
         self._written_at = self._clock()
-        if path is not None and self._has_stepped:
-            self._aside.offer(lambda: _put(path, body))
+        if path is not None and events is not None and self._has_stepped:
+            self._aside.offer(lambda: _put(path, events, document))
 
 
-def _put(path: Path, body: str) -> None:
+def _put(path: Path, events: EventFiles, document: RunHistory) -> None:
     """By one rename; not synced, since it may be lost with its node. A kill leaves a half that the
     next one overwrites."""
     half = path.with_name(f".{path.name}")
-    half.write_text(body, encoding="utf-8")
+    half.write_text(document.model_dump_json(by_alias=True, exclude_none=True), encoding="utf-8")
     half.replace(path)
+    events.follow(document)
 
 
 def _point(report: TrainerReport, time: datetime, *, all_of_it: bool = False) -> Point:

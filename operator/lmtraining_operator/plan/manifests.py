@@ -231,10 +231,10 @@ def _storage(job: LMTrainingJob) -> Object:
 
 
 def secrets(job: LMTrainingJob) -> list[str]:
-    """Names of the Secrets that the job's sources and its store ask for, each once."""
-    data, storage = job.spec.data, job.spec.checkpoint.storage
+    """Names of the Secrets that the job's sources, its store and its tracker ask for, each once."""
+    data, storage, tracker = job.spec.data, job.spec.checkpoint.storage, job.spec.tracking.mlflow
     of_sources = (source.credentials for source in (*data.train, *data.validation))
-    wanted = [*of_sources, storage.credentials]
+    wanted = [*of_sources, storage.credentials, tracker.credentials if tracker else None]
     return sorted({one.secret_ref.name for one in wanted if one is not None})
 
 

@@ -48,6 +48,8 @@ def _remote_uris(spec: LMTrainingJobSpec) -> Iterator[tuple[str, str]]:
     ]
     if spec.checkpoint.storage.uri is not None:
         named.append(("checkpoint.storage.uri", spec.checkpoint.storage.uri))
+    if spec.tracking.mlflow is not None:
+        named.append(("tracking.mlflow.uri", spec.tracking.mlflow.uri))
     return ((field, uri) for field, uri in named if not uri.startswith(_OF_THE_POD))
 
 

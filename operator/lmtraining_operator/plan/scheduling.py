@@ -8,7 +8,7 @@ The gravest answer of the gang is given, since the others wait for that pod.
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
-from lmtraining_api.job import Credentials, TrainingSpec
+from lmtraining_api.job import Credentials, TrackerCredentials, TrainingSpec
 from lmtraining_api.status import Scheduled
 from lmtraining_operator.plan import gang, names, nodes, obstacles
 from lmtraining_operator.plan.model import ObservedPod, PodWarning, Refusal
@@ -142,12 +142,16 @@ def _missing_secret(situation: Situation, complaint: str) -> str | None:
     return None
 
 
-def _credentials(spec: TrainingSpec) -> Iterator[tuple[str, Credentials | None]]:
+def _credentials(
+    spec: TrainingSpec,
+) -> Iterator[tuple[str, Credentials | TrackerCredentials | None]]:
     """Whatever may name a Secret, by its field."""
     for field, sources in (("train", spec.data.train), ("validation", spec.data.validation)):
         for number, source in enumerate(sources):
             yield f"data.{field}[{number}]", source.credentials
     yield "checkpoint.storage", spec.checkpoint.storage.credentials
+    if spec.tracking.mlflow is not None:
+        yield "tracking.mlflow", spec.tracking.mlflow.credentials
 
 
 def _volume(situation: Situation) -> Verdict | None:
