@@ -118,6 +118,7 @@ FULL = TrainerReport(
     attention_logit_bound=9.0,
     activation_max=20.0,
     noise_scale_tokens=4096.0,
+    mfu=0.4,
     time_seconds={"Starting": 1.0, "Training": 2.0},
     accounts=TimeAccounts(productive=3.0, recovery=1.0),
     checkpoint=CheckpointReport(step=5, path="c", time=NOW, size_bytes=3, sha256="a"),
