@@ -36,7 +36,7 @@ def job_in(directory: Path, uid: str, steps: int, **training: Any) -> JobFile:
             "evaluation": {"everySteps": 2, "sequences": 4},
             **training,
         },
-        checkpoint={"everySteps": 2, "keepLast": 100, "existingRun": "Resume"},
+        checkpoint={"everySteps": 2, "keepLast": 100, "path": "run", "existingRun": "Resume"},
     )
     return job_of(spec, directory, uid=uid)
 
