@@ -178,7 +178,7 @@ class _Alone:
 
 def _validation_loss(job: JobFile, model: Any, data: PreparedData) -> float:
     gang: Any = _Alone()
-    loss = validate(
+    found = validate(
         ModelLoss(model),
         ValidationPlan.of(job.spec, data),
         micro_batch_sequences=8,
@@ -187,4 +187,4 @@ def _validation_loss(job: JobFile, model: Any, data: PreparedData) -> float:
         autocast=lambda: autocast(CPU, "fp32"),
         alive=nothing,
     )
-    return math.nan if loss is None else loss
+    return math.nan if found.loss is None else found.loss

@@ -124,6 +124,12 @@ def named(name: str) -> Document:
 
 
 MASKED = minimal(model={"task": "masked-lm", "config": {"architecture": "bert"}})
+LABELLED = minimal(
+    model={"task": "sequence-classification", "config": {"architecture": "bert"}},
+    data={"train": [{"uri": "file:///data/a.jsonl", "format": "jsonl"}]},
+)
+JSON_LINES = {"uri": "s3://b/2", "format": "jsonl"}
+STARS = {"uri": "s3://b/1", "format": "jsonl", "labelField": "stars"}
 SECRET = {"secretRef": {"name": "storage-key"}}
 DEVICES = {"count": 2}
 CRASH_RULE = {"failureClass": "Crash", "exitCode": 137, "restartsMax": 2}
@@ -586,6 +592,49 @@ PAIRS = (
         at="spec.data.tokenizer.vocabSize",
         sentence="data.tokenizer.vocabSize 258 has no room for the special tokens of model.task "
         "masked-lm beside 256 bytes: set it to 259 or more",
+    ),
+    *(
+        Pair(
+            accept=changed(LABELLED, data={side: [{"uri": "s3://b/1", "format": "jsonl"}]}),
+            refuse=changed(LABELLED, data={side: [{"uri": "s3://b/1", "format": "csv"}]}),
+            at=f"spec.data.{side}",
+            sentence=f"data.{side} needs JSON lines for model.task sequence-classification, each "
+            "with a text and its label: set format of each source to jsonl",
+        )
+        for side in ("train", "validation")
+    ),
+    Pair(
+        accept=changed(LABELLED, data={"train": [JSON_LINES, STARS]}),
+        refuse=changed(
+            LABELLED, data={"train": [{**JSON_LINES, "weight": 1.0}, {**STARS, "weight": 2.0}]}
+        ),
+        at="spec.data.train",
+        sentence="weight of data.train is for tasks that read running text: remove it, or choose "
+        "another model.task than sequence-classification",
+    ),
+    Pair(
+        accept=changed(MASKED, data={"deduplicate": "exact"}),
+        refuse=changed(LABELLED, data={"deduplicate": "exact"}),
+        at="spec.data.deduplicate",
+        sentence="data.deduplicate is for tasks that read running text: remove it, or choose "
+        "another model.task than sequence-classification",
+    ),
+    *(
+        Pair(
+            accept=changed(LABELLED, data={side: [STARS]}),
+            refuse=minimal(data={side: [STARS]}),
+            at=f"spec.data.{side}",
+            sentence=f"labelField of data.{side} has no effect on model.task causal-lm: remove it, "
+            "or choose a task with labels",
+        )
+        for side in ("train", "validation")
+    ),
+    Pair(
+        accept=changed(MASKED, training={"evaluation": {"robustness": {"seeds": 1}}}),
+        refuse=changed(LABELLED, training={"evaluation": {"robustness": {"seeds": 1}}}),
+        at="spec.training.evaluation.robustness",
+        sentence="training.evaluation.robustness is for tasks that read running text: remove it, "
+        "or choose another model.task than sequence-classification",
     ),
     # parallelism over checkpoint
     Pair(

@@ -16,6 +16,7 @@ from lmtraining_api.records import (
     ROBUSTNESS_MAX,
     SLOWEST_RANKS_MAX,
 )
+from lmtraining_api.report_parts import LABEL_LENGTH_MAX, LABELS_SHOWN_MAX
 from lmtraining_api.wishes import REFUSAL_LENGTH_MAX, REQUEST_LENGTH_MAX
 from tests.contract_status import TIME
 
@@ -141,6 +142,8 @@ def report_at_its_bounds() -> TrainerReport:
                 "sha256": widest(64),
             },
             "accounts": dict.fromkeys(TimeAccounts.model_fields, number),
+            "labels": [widest(LABEL_LENGTH_MAX)] * (LABELS_SHOWN_MAX + 1),
+            "cutExamples": 10**8,
             "robustness": [NOISE] * ROBUSTNESS_MAX,
             "checkpointInterval": dict.fromkeys(IntervalReport.model_fields, number),
             "ranks": [

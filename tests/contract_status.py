@@ -64,6 +64,9 @@ FULL_STATUS: dict[str, Any] = {
     "metrics": {
         "loss": "3.21",
         "validationLoss": "3.40",
+        "validationAccuracy": "0.9100",
+        "validationF1": "0.8800",
+        "cutExamples": 12,
         "unigramLoss": "6.01",
         "gradientNorm": "0.91",
         "learningRate": "5.9e-04",
@@ -95,6 +98,7 @@ FULL_STATUS: dict[str, Any] = {
         "stopped": "20m",
         "other": "2s",
     },
+    "labels": ["negative", "positive"],
     "robustness": [
         {"noise": "tokens", "level": "5%", "loss": "3.5", "deviation": "0.01", "failed": "0%"},
     ],

@@ -9,6 +9,7 @@ every default here is a literal.
 """
 
 import math
+from functools import partial
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -31,6 +32,8 @@ from lmtraining_api.placement import PodTemplate, Queue
 from lmtraining_api.tracking import MlflowTracking, TrackerCredentials, Tracking
 from lmtraining_api.training import (
     BATCH_TOKENS_MAX,
+    LABEL_FIELD,
+    LABEL_TASKS,
     ONE_WAY_TASKS,
     Credentials,
     Data,
@@ -108,6 +111,7 @@ _RANKS = (
 )
 _ROW = f"(self.data.sequenceLength * {_RANKS} * self.training.gradientAccumulation)"
 _MULTIPLE = f"((self.training.batchTokens / {_ROW} + 1) * {_ROW})"
+_HAS_LABELS = f"self.model.task in {list(LABEL_TASKS)}"
 _READS_ONE_WAY = f"self.model.task in {list(ONE_WAY_TASKS)}"
 ENCODER_VOCABULARY_MIN = 259
 """256 bytes and three special tokens."""
@@ -115,6 +119,18 @@ _ROW_TERMS = {
     "row": Term(cel=_ROW, value=lambda s: s.tokens_per_sequence_row),
     "ranks": Term(cel=_RANKS, value=lambda s: s.workers.world_size),
 }
+
+
+def _are_records(spec: "TrainingSpec", *, side: Literal["train", "validation"]) -> bool:
+    """Whether each source of a task with labels has records that can hold them."""
+    sources: list[DataSource] = getattr(spec.data, side)
+    return spec.model.task not in LABEL_TASKS or all(s.format == "jsonl" for s in sources)
+
+
+def _keep_their_label_field(spec: "TrainingSpec", *, side: Literal["train", "validation"]) -> bool:
+    """Whether no source of a task without labels says where they are."""
+    sources: list[DataSource] = getattr(spec.data, side)
+    return spec.model.task in LABEL_TASKS or all(s.label_field == LABEL_FIELD for s in sources)
 
 
 class TrainingSpec(SpecModel):
@@ -250,6 +266,52 @@ class TrainingSpec(SpecModel):
                 s.training.regularisation.dropout is None or s.model.config.dropout == 0.0
             ),
             at="training.regularisation.dropout",
+        ),
+        *(
+            Rule(
+                # An entry of a list keeps what was written: the API server adds no defaults to it.
+                cel=f"!({_HAS_LABELS}) || "
+                f"self.data.{side}.all(s, has(s.format) && s.format == 'jsonl')",
+                message=f"data.{side} needs JSON lines for model.task {{model.task}}, each with a "
+                "text and its label: set format of each source to jsonl",
+                check=partial(_are_records, side=side),
+                at=f"data.{side}",
+            )
+            for side in ("train", "validation")
+        ),
+        *(
+            Rule(
+                cel=f"{_HAS_LABELS} || self.data.{side}.all(s, !has(s.labelField) || "
+                f"s.labelField == '{LABEL_FIELD}')",
+                message=f"labelField of data.{side} has no effect on model.task {{model.task}}: "
+                "remove it, or choose a task with labels",
+                check=partial(_keep_their_label_field, side=side),
+                at=f"data.{side}",
+            )
+            for side in ("train", "validation")
+        ),
+        Rule(
+            cel=f"!({_HAS_LABELS}) || !self.data.train.exists(s, has(s.weight))",
+            message="weight of data.train is for tasks that read running text: remove it, or "
+            "choose another model.task than {model.task}",
+            check=lambda s: s.model.task not in LABEL_TASKS or not s.data.is_weighted,
+            at="data.train",
+        ),
+        Rule(
+            cel=f"!({_HAS_LABELS}) || self.data.deduplicate == 'none'",
+            message="data.deduplicate is for tasks that read running text: remove it, or choose "
+            "another model.task than {model.task}",
+            check=lambda s: s.model.task not in LABEL_TASKS or s.data.deduplicate == "none",
+            at="data.deduplicate",
+        ),
+        Rule(
+            cel=f"!({_HAS_LABELS}) || !has(self.training.evaluation.robustness)",
+            message="training.evaluation.robustness is for tasks that read running text: remove "
+            "it, or choose another model.task than {model.task}",
+            check=lambda s: (
+                s.model.task not in LABEL_TASKS or s.training.evaluation.robustness is None
+            ),
+            at="training.evaluation.robustness",
         ),
     )
 

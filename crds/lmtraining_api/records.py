@@ -27,10 +27,12 @@ from lmtraining_api.fields import (
 from lmtraining_api.job import TrainingSpec
 from lmtraining_api.report_parts import (
     HUNG_RANKS_MAX,
+    LABELS_SHOWN_MAX,
     ROBUSTNESS_MAX,
     CheckpointReport,
     FaultReport,
     IntervalReport,
+    Labels,
     PathInRun,
     RankHealth,
     RankScore,
@@ -180,6 +182,10 @@ class ExitRecord(Record):
     """Training loss of the last step."""
     validation_loss: float | None = None
     """Validation loss after the last step."""
+    validation_accuracy: float | None = None
+    """The same of the accuracy, where the task has labels."""
+    validation_f1: float | None = None
+    """The same of the F1."""
     checkpoint: CheckpointReport | None = None
     """The newest intact checkpoint."""
     export_path: PathInRun | None = None
@@ -217,6 +223,15 @@ class TrainerReport(Record):
     loss_is_finite: bool = True
     validation_loss: float | None = None
     validation_step: int | None = None
+    validation_accuracy: float | None = None
+    """Share of the validation examples whose label was said rightly, where the task has labels."""
+    validation_f1: float | None = None
+    """Macro F1 over the labels."""
+    labels: Labels = Field(default=[], max_length=LABELS_SHOWN_MAX + 1)
+    """What a text can be said to be, by number; of many the first, and how many there are beside
+    them."""
+    cut_examples: int | None = None
+    """Labelled examples that are longer than data.sequenceLength, and were cut."""
     robustness: RobustnessReports = Field(default=[])
     """What the model stands, where that was asked for; known at the end of the run."""
     unigram_loss: float | None = None

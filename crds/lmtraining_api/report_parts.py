@@ -5,23 +5,46 @@ Trap avoided: a newer half may say more than its reader has room for; that is cu
 that is refused says nothing at all.
 """
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import AwareDatetime, BeforeValidator, Field
 
 from lmtraining_api.base import StatusModel
 from lmtraining_api.exits import ReadFailureClass
-from lmtraining_api.fields import REASON_PATTERN, Message, ShortFrame, ascii_start, first
+from lmtraining_api.fields import (
+    REASON_PATTERN,
+    Message,
+    ShortFrame,
+    ascii_start,
+    first,
+    one_line,
+)
 
 HUNG_RANKS_MAX = 8
 ROBUSTNESS_MAX = 8
 
+#: Labels that are told, and characters of each; the label map itself lies with the data.
+LABELS_SHOWN_MAX = 50
+LABEL_LENGTH_MAX = 32
+
+Label = Annotated[
+    str, BeforeValidator(one_line(LABEL_LENGTH_MAX)), Field(max_length=LABEL_LENGTH_MAX)
+]
+Labels = Annotated[list[Label], BeforeValidator(first(LABELS_SHOWN_MAX + 1))]
 PathInRun = Annotated[str, Field(max_length=512)]
 #: Of ours, and so printable ASCII.
 Word = Annotated[str, BeforeValidator(ascii_start(32)), Field(max_length=32, pattern=r"^[ -~]*$")]
 PhaseName = Annotated[
     str, BeforeValidator(ascii_start(16)), Field(max_length=16, pattern=r"^[ -~]*$")
 ]
+
+
+def labels_shown(labels: Sequence[str]) -> list[str]:
+    """The first labels, each cut, and how many there are beside them."""
+    shown = [label[:LABEL_LENGTH_MAX] for label in labels[:LABELS_SHOWN_MAX]]
+    rest = len(labels) - len(shown)
+    return [*shown, f"and {rest} more"] if rest else shown
 
 
 class RankHealth(StatusModel):

@@ -26,6 +26,7 @@ from lmtraining_api.conditions import (
 )
 from lmtraining_api.exits import ReadFailureClass
 from lmtraining_api.fields import Frames, Message, Notice
+from lmtraining_api.report_parts import LABELS_SHOWN_MAX, Label
 
 __all__ = [
     "Accepted",
@@ -95,8 +96,15 @@ class Metrics(StatusModel):
     """Training loss, nats per token."""
     validation_loss: Short = ""
     """Validation loss, nats per token."""
+    validation_accuracy: Short = ""
+    """Share of the validation examples whose label was said rightly, where the task has labels."""
+    validation_f1: Short = ""
+    """Macro F1 over the labels."""
+    cut_examples: Count = 0
+    """Labelled examples that are longer than data.sequenceLength, and were cut."""
     unigram_loss: Short = ""
-    """Validation loss of a unigram model: the baseline."""
+    """Validation loss of a unigram model, or of one that knows how often each label occurs: the
+    baseline."""
     gradient_norm: Short = ""
     """Global gradient norm before clipping."""
     learning_rate: Short = ""
@@ -388,6 +396,9 @@ class LMTrainingJobStatus(StatusModel):
     """The newest figures."""
     goodput: Goodput = Goodput()
     """Where the time went."""
+    labels: list[Label] = Field(default=[], max_length=LABELS_SHOWN_MAX + 1)
+    """The labels of the training text, by their number in the model; of many the first, and how
+    many there are beside them."""
     robustness: list[RobustnessStatus] = Field(default=[], max_length=8)
     """What the finished model stands, where training.evaluation.robustness asks for it."""
     stability: StabilityStatus = StabilityStatus()

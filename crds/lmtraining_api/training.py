@@ -84,6 +84,8 @@ class Masking(SpecModel):
 #: The tasks whose models read a text one way, and their architectures; the others look at all of
 #: it.
 ONE_WAY_TASKS: Final = ("causal-lm", "backward-lm")
+LABEL_TASKS: Final = ("sequence-classification",)
+"""Those that need a label for each text."""
 ONE_WAY_ARCHITECTURES: Final = ("gpt2", "llama")
 _READS_ONE_WAY: Final = f"self.task in {list(ONE_WAY_TASKS)}"
 
@@ -91,10 +93,10 @@ _READS_ONE_WAY: Final = f"self.task in {list(ONE_WAY_TASKS)}"
 class Model(SpecModel):
     """What is trained."""
 
-    task: Literal["causal-lm", "backward-lm", "masked-lm"] = "causal-lm"
+    task: Literal["causal-lm", "backward-lm", "masked-lm", "sequence-classification"] = "causal-lm"
     """The training objective. causal-lm: predict the next token. backward-lm: predict the token
     before, so that a text is read from its end to its beginning. masked-lm: find tokens that were
-    hidden, from those on both sides."""
+    hidden, from those on both sides. sequence-classification: say which label a text has."""
     config: ModelConfig
     """A new model with random weights."""
     masking: Masking | None = None
@@ -148,6 +150,10 @@ NO_PASSWORD_IN_URI = Rule(
     check=lambda s: not matches(USERINFO_PATTERN, s.uri),
     at="uri",
 )
+
+#: Where a label is when a source does not say.
+LABEL_FIELD: Final = "label"
+
 _SCHEME = r"^[a-z][a-z0-9+.-]*(://|::)."
 
 
@@ -162,6 +168,8 @@ class DataSource(SpecModel):
     where a file's name ends so (before .gz and the like), else text."""
     text_field: Annotated[str, Field(min_length=1, max_length=128)] = "text"
     """Name of the field (jsonl) or the column (csv, parquet) that holds the text."""
+    label_field: Annotated[str, Field(min_length=1, max_length=128)] = LABEL_FIELD
+    """Name of the field that holds the label, a text or a whole number; for a task with labels."""
     credentials: Credentials | None = None
     """Secret for a source that asks for one; not for file: sources."""
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,9 @@ pytestmark = pytest.mark.trainer
 EXAMPLES = ROOT / "examples"
 
 
-def run_example(name: str, directory: Path) -> str:
+def run_example(name: str, directory: Path, *, examples: Path = EXAMPLES) -> str:
     """What `lmtraining run` says of an example that finishes."""
-    command = [sys.executable, "-m", "lmtraining_trainer", "run", EXAMPLES / f"{name}.yaml"]
+    command = [sys.executable, "-m", "lmtraining_trainer", "run", examples / f"{name}.yaml"]
     done = subprocess.run(
         [*command, "--no-progress"], cwd=directory, capture_output=True, text=True, check=False
     )
@@ -27,8 +28,37 @@ def run_example(name: str, directory: Path) -> str:
 @pytest.mark.parametrize("name", ["backward-lm", "masked-lm"])
 def test_an_example_beats_a_model_that_only_counts(tmp_path: Path, name: str) -> None:
     run_example(name, tmp_path)
-    told = json.loads((tmp_path / "runs" / name / "finished.json").read_text())["report"]
+    told = report_of(name, tmp_path)
     assert told["validation_loss"] < told["unigram_loss"] - 0.2
+
+
+def report_of(name: str, directory: Path) -> dict[str, Any]:
+    """What the run of an example said at its end."""
+    finished = directory / "runs" / name / "finished.json"
+    report: dict[str, Any] = json.loads(finished.read_text())["report"]
+    return report
+
+
+@pytest.mark.parametrize(
+    ("name", "script", "file"),
+    [
+        ("sequence-classification", "labelled_functions.py", "/tmp/labelled-functions.jsonl"),
+    ],
+)
+def test_an_example_with_labels_beats_saying_the_commonest(
+    tmp_path: Path, name: str, script: str, file: str
+) -> None:
+    """Which has an F1 below 0.2."""
+    data = tmp_path / "data.jsonl"
+    with data.open("wb") as stream:
+        subprocess.run([sys.executable, EXAMPLES / script], stdout=stream, check=True)
+    job = (EXAMPLES / f"{name}.yaml").read_text()
+    assert file in job
+    (tmp_path / f"{name}.yaml").write_text(job.replace(f"file://{file}", data.as_uri()))
+    run_example(name, tmp_path, examples=tmp_path)
+    told = report_of(name, tmp_path)
+    assert told["validation_loss"] < told["unigram_loss"] - 0.2
+    assert told["validation_f1"] > 0.5
 
 
 def test_poisoned_data_is_found_and_gone_round_and_the_run_succeeds(tmp_path: Path) -> None:

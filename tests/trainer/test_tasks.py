@@ -18,6 +18,7 @@ from tests.trainer.rank_support import (
     tiny_spec,
     write_text,
 )
+from tests.trainer.test_sequence_classification import write_labelled
 
 pytestmark = pytest.mark.trainer
 
@@ -26,11 +27,13 @@ BERT = {**SMALL, "architecture": "bert"}
 MODELS: dict[str, dict[str, Any]] = {
     "backward-lm": {"task": "backward-lm", "config": SMALL},
     "masked-lm": {"task": "masked-lm", "config": BERT, "masking": {"wholeWords": True}},
+    "sequence-classification": {"task": "sequence-classification", "config": BERT},
 }
 
 
 def job_in(directory: Path, task: str, *, world_size: int, **blocks: Any) -> JobFile:
-    uri = write_text(directory.parent / "text.jsonl")
+    write = write_labelled if task == "sequence-classification" else write_text
+    uri = write(directory.parent / "text.jsonl")
     spec = tiny_spec(uri, world_size=world_size, model=MODELS[task], **blocks)
     return job_of(spec, directory)
 
@@ -47,5 +50,6 @@ def test_p7_a_stop_leaves_no_trace(tmp_path: Path, task: str, world_size: int) -
     resumed = run_gang(broken, world_size, attempt=2)
     assert [outcome.end for outcome in resumed] == ["finished"] * world_size, resumed
     assert_equal_tensors(exported(straight), exported(broken))
-    told = [outcomes[0].link.report["validation_loss"] for outcomes in (whole, resumed)]
-    assert told[0] == told[1]
+    for figure in ("validation_loss", "validation_accuracy", "validation_f1"):
+        told = [outcomes[0].link.report[figure] for outcomes in (whole, resumed)]
+        assert told[0] == told[1], figure

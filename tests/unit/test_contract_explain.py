@@ -68,7 +68,7 @@ def test_a_required_field_that_is_misspelt_is_one_problem() -> None:
         (
             source(passwrd="hunter2"),
             "spec.data.train[0].passwrd is not a field of spec.data.train[0]: remove it, or use "
-            "one of uri, format, textField, credentials, weight",
+            "one of uri, format, textField, labelField, credentials, weight",
         ),
         (
             merged(MINIMAL, {"sepc": {}}),

@@ -225,7 +225,9 @@ class TestSizes:
         assert unset_below(report) == []
         body = report_json(report)
         assert len(body) <= REPORT_BYTES_MAX
-        assert TrainerReport.model_validate_json(body) == report.model_copy(update={"ranks": []})
+        assert TrainerReport.model_validate_json(body) == report.model_copy(
+            update={"ranks": [], "labels": []}
+        )
 
     def test_the_intent_of_the_largest_gang_fits_an_annotation(self) -> None:
         address = "ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255"

@@ -26,7 +26,7 @@ from tests.fuzz.words import SECRET
 pytestmark = pytest.mark.unit
 
 NAMES_A_FIELD = re.compile(r"spec|metadata|\S+ is not a field of|and \d+ more problems$")
-CASES = [case(seed=1, number=number) for number in range(1000)]
+CASES = [case(seed=1, number=number) for number in range(1500)]
 FLOAT_FOR_WHOLE = minimal(recovery={"backoffSeconds": 5.0})
 TWO_LINES = minimal(data={"train": [{"uri": "s3://a/b", "textField": "a\nb"}]})
 

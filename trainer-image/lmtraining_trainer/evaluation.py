@@ -7,7 +7,7 @@ pass is one, so all ranks make as many.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -42,14 +42,34 @@ class ValidationPlan:
     """The validation data as the task reads it."""
     numbers: NDArray[np.int64]
     """Which of them."""
+    counted: int = 0
+    """How many things are counted beside the loss."""
+    figures: Callable[[Sequence[float]], dict[str, float]] = lambda _: {}
+    """What they say of the model."""
 
     @classmethod
     def of(cls, spec: TrainingSpec, data: PreparedData) -> "ValidationPlan":
         """The plan of `spec`; the validation text has at least 2 tokens."""
-        examples = task_of(spec).validation(spec, data)
+        task = task_of(spec)
+        examples = task.validation(spec, data)
         count = min(examples.count, spec.training.evaluation.sequences)
         numbers = np.arange(count, dtype=np.int64) * examples.count // count
-        return cls(examples=examples, numbers=numbers)
+        return cls(
+            examples=examples,
+            numbers=numbers,
+            counted=task.counted(data),
+            figures=task.figures,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validated:
+    """What a validation found."""
+
+    loss: float | None
+    """Mean over the sequences, nats per token or per example; None where it is not finite."""
+    figures: dict[str, float]
+    """What else the task measures, by the name that the report has for it."""
 
 
 def validate(
@@ -62,23 +82,26 @@ def validate(
     autocast: Callable[[], AbstractContextManager[None]],
     alive: Callable[[], None],
     noise: Noise = _quiet,
-) -> float | None:
-    """Mean loss over the plan's sequences, nats per token, or None where it is not finite.
+) -> Validated:
+    """Mean loss over the plan's sequences, and what the task counts in them.
 
     `model` is not wrapped, but may be sharded; dropout is off meanwhile and no generator is used.
     """
-    total = 0.0
+    total, counts = 0.0, np.zeros(plan.counted)
     model.train(False)
     with torch.no_grad():
         for part in _parts(plan, gang, micro_batch_sequences, together=is_sharded(model)):
             read = part if len(part) else plan.numbers[:1]
             batch = plan.examples.read(read, read, device)
             with noise(model, batch, read) as batch, autocast():
-                total += float(model(*batch.tensors)) * len(part)
+                loss, *counted = model(*batch.tensors).flatten().tolist()
+                total += loss * len(part)
+                counts += np.array(counted) * bool(len(part))
             alive()
     model.train()
-    loss = gang.sum([total])[0] / len(plan.numbers)
-    return loss if math.isfinite(loss) else None
+    total, *sums = gang.sum([total, *counts.tolist()])
+    loss = total / len(plan.numbers)
+    return Validated(loss=loss if math.isfinite(loss) else None, figures=plan.figures(sums))
 
 
 def _parts(

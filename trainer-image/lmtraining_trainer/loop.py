@@ -18,7 +18,7 @@ import torch
 from lmtraining_api.records import SLOWEST_RANKS_MAX
 from lmtraining_trainer import rng
 from lmtraining_trainer.errors import Preempted
-from lmtraining_trainer.evaluation import validate
+from lmtraining_trainer.evaluation import Validated, validate
 from lmtraining_trainer.follow import follow
 from lmtraining_trainer.freezing import drop_frozen
 from lmtraining_trainer.guard import (
@@ -326,19 +326,24 @@ def _validate(trainer: Trainer) -> None:
     counters = trainer.state.counters
     state, stopping = trainer.state, trainer.spec.training.early_stopping
     with holding(state.model, state.validated_weights):
-        loss = _validation(trainer)()
+        found = _validation(trainer)()
         gain_min = 0.0 if stopping is None else stopping.gain_min
-        state.counters = counters.validated(loss, gain_min=gain_min)
+        state.counters = counters.validated(found.loss, gain_min=gain_min, figures=found.figures)
         if state.best is not None and state.counters.best_step == counters.step:
             state.best.take(state.model)
-    trainer.voice.say("Training", validation_loss=loss, validation_step=counters.step)
+    trainer.voice.say(
+        "Training",
+        validation_loss=found.loss,
+        validation_step=counters.step,
+        **found.figures,
+    )
 
 
 def _test_robustness(trainer: Trainer, *, draws: int) -> None:
     trainer.voice.say("Evaluating")
     with holding(trainer.state.model, trainer.state.exported_weights):
         trainer.robustness = robustness(
-            lambda noise: _validation(trainer)(noise=noise),
+            lambda noise: _validation(trainer)(noise=noise).loss,
             seed=trainer.spec.training.seed,
             draws=draws,
             unigram_loss=trainer.plan.data.unigram_loss,
@@ -346,7 +351,7 @@ def _test_robustness(trainer: Trainer, *, draws: int) -> None:
     trainer.voice.say("Training", robustness=trainer.robustness)
 
 
-def _validation(trainer: Trainer) -> Callable[..., float | None]:
+def _validation(trainer: Trainer) -> Callable[..., Validated]:
     return partial(
         validate,
         trainer.with_loss,

@@ -21,10 +21,13 @@ from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.freezing import shown
 from lmtraining_trainer.model import blocks
 
+#: What a task puts on top of the blocks: new weights, which are trained whole.
+CLASSIFIERS = ("classifier.",)
+
 
 def add_adapters(model: PreTrainedModel, spec: Lora, *, seed: int) -> None:
-    """Freeze `model` and put adapters beside the layers that `spec` names. Leaves the generators
-    seeded. Raises TrainerError(CONFIGURATION)."""
+    """Freeze `model`, but for a classifier, and put adapters beside the layers that `spec` names.
+    Leaves the generators seeded. Raises TrainerError(CONFIGURATION)."""
     from peft import LoraConfig, inject_adapter_in_model
 
     inside = {id(module) for block in blocks(model) for module in block.modules()}
@@ -45,7 +48,7 @@ def add_adapters(model: PreTrainedModel, spec: Lora, *, seed: int) -> None:
     torch.manual_seed(seed)
     inject_adapter_in_model(config, model)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_("lora_" in name)
+        parameter.requires_grad_("lora_" in name or name.startswith(CLASSIFIERS))
 
 
 def merge_adapters(model: nn.Module) -> None:

@@ -92,6 +92,27 @@ METRICS: tuple[TrainerMetric, ...] = (
     ),
     _of_run("validation_loss", "gauge", "nats per token", "validation_loss", "Validation loss."),
     _of_run(
+        "validation_accuracy",
+        "gauge",
+        "ratio",
+        "validation_accuracy",
+        "Share of the validation examples whose label was said rightly, where a task has labels.",
+    ),
+    _of_run(
+        "validation_f1",
+        "gauge",
+        "ratio",
+        "validation_f1",
+        "Macro F1 of the validation examples, where a task has labels.",
+    ),
+    _of_run(
+        "cut_examples",
+        "gauge",
+        "examples",
+        "cut_examples",
+        "Labelled examples that are longer than data.sequenceLength, and were cut.",
+    ),
+    _of_run(
         "validation_step", "gauge", "steps", "validation_step", "Step of the newest validation."
     ),
     _of_run(

@@ -6,6 +6,7 @@ Trap avoided: a checkpoint of another shape is refused by its fingerprint, in wo
 is read.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,22 +17,22 @@ from lmtraining_trainer.files import json_bytes, sha256_of
 from lmtraining_trainer.tasks import task_of
 
 
-def build_model(spec: TrainingSpec) -> PreTrainedModel:
-    """A new model on the CPU, its weights drawn from training.seed.
+def build_model(spec: TrainingSpec, labels: Sequence[str] = ()) -> PreTrainedModel:
+    """A new model on the CPU, its weights drawn from training.seed; `labels` are those of its data.
 
     The generators of torch are left seeded: the caller restores or seeds them next.
     """
     torch.manual_seed(spec.training.seed)
-    model = task_of(spec).model(spec)
+    model = task_of(spec).model(spec, labels)
     model.train()
     return model
 
 
-def empty_model(spec: TrainingSpec) -> PreTrainedModel:
+def empty_model(spec: TrainingSpec, labels: Sequence[str] = ()) -> PreTrainedModel:
     """The same on the CPU without a value in it, at once: every parameter is to be written before
     it is exported. It cannot compute: its buffers, which no export holds, have no values either."""
     with torch.device("meta"):
-        model = build_model(spec)
+        model = build_model(spec, labels)
     model.to_empty(device="cpu")
     model.tie_weights()  # each user of a tied weight was given memory of its own
     return model

@@ -30,7 +30,7 @@ from lmtraining_trainer.requests import wished
 from lmtraining_trainer.run import Mirror, Run, claim_run
 from lmtraining_trainer.run.remote import advice_for
 from lmtraining_trainer.sharding import whole
-from lmtraining_trainer.startup import build_trainer, prepare_data
+from lmtraining_trainer.startup import build_trainer, labels_told, prepare_data
 from lmtraining_trainer.trainer import Trainer
 from lmtraining_trainer.voice import Voice
 
@@ -115,7 +115,7 @@ def _whole_model(trainer: Trainer) -> PreTrainedModel:
     model, voice = trainer.state.model, trainer.voice
     if not trainer.state.is_sharded:
         return model
-    copy = empty_model(trainer.spec) if trainer.gang.is_lead else None
+    copy = empty_model(trainer.spec, trainer.plan.data.labels) if trainer.gang.is_lead else None
     weights = {} if copy is None else dict(copy.named_parameters())
     with trainer.gang.peer_errors(), torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -132,7 +132,7 @@ def _export(trainer: Trainer, model: PreTrainedModel) -> dict[str, Any]:
     if run is None:
         return {}
     trained = parameter_count(trainer.state.model)  # before adapters are merged
-    validation_loss, validation_step = trainer.state.exported_validation
+    validation = trainer.state.exported_validation
     if trainer.spec.training.fine_tuning.lora is not None:
         merge_adapters(model)
     try:
@@ -144,9 +144,9 @@ def _export(trainer: Trainer, model: PreTrainedModel) -> dict[str, Any]:
             "total_steps": trainer.total_steps,
             "tokens": counters.tokens,
             "loss": counters.loss,
-            "validation_loss": validation_loss,
-            "validation_step": validation_step,
+            **validation,
             "unigram_loss": data.unigram_loss,
+            **labels_told(data, trainer.spec),
             "precision": trainer.precision,
             "parameters": trained,
             "zero_share": trainer.zero_share,

@@ -95,7 +95,7 @@ def range_test(
     spec = job.spec
     device = device_of(0, accelerated=spec.workers.accelerator is not None)
     plan = _plan(job, credentials, say, device)
-    model = model_to_train(spec, device)
+    model = model_to_train(spec, device, plan.data.labels)
     rng.seed_all(seed=spec.training.seed, rank=0, step=0)
     with_loss = task_of(spec).loss(model, spec.training.regularisation)
     optimizer = build_optimizer(model, spec.training.optimizer, spec.training.fine_tuning)

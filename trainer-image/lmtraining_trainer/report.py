@@ -154,9 +154,10 @@ def report_json(report: TrainerReport) -> bytes:
     """The report as strict JSON of at most `REPORT_BYTES_MAX` bytes."""
     body = report.model_dump_json(by_alias=True).encode()
     if len(body) > REPORT_BYTES_MAX:
-        # All else at its bounds just fits. The ranks are the one long list that nobody decides by:
-        # which of them is silent can be seen on their own pods.
-        body = report.model_copy(update={"ranks": []}).model_dump_json(by_alias=True).encode()
+        # All else at its bounds just fits. Nobody decides by the ranks, which can be seen on their
+        # own pods, or by the labels, which the operator remembers and the export has.
+        shorter = report.model_copy(update={"ranks": [], "labels": []})
+        body = shorter.model_dump_json(by_alias=True).encode()
     return body
 
 

@@ -146,6 +146,7 @@ def _figures(report: TrainerReport) -> list[str]:
         f"loss {report.loss:.4f}" if report.loss is not None else "",
         "loss is not finite" if not report.loss_is_finite else "",
         f"validation {report.validation_loss:.4f}" if report.validation_loss is not None else "",
+        f"F1 {report.validation_f1:.4f}" if report.validation_f1 is not None else "",
         _speed(report.tokens_per_second),
         f"{report.skipped_steps} skipped" if report.skipped_steps else "",
         _times(report.rewinds, "rewind"),

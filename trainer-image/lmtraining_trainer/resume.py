@@ -187,6 +187,8 @@ def _report_fields(chosen: Chosen, state: TrainState, seconds: float) -> dict[st
         "loss": state.counters.loss,
         "validation_loss": state.counters.validation_loss,
         "validation_step": state.counters.validation_step,
+        "validation_accuracy": state.counters.validation_accuracy,
+        "validation_f1": state.counters.validation_f1,
         "checkpoint": CheckpointReport(
             step=chosen.step,
             path="/".join(Path(chosen.directory).parts[-2:]),

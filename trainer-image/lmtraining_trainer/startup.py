@@ -8,6 +8,7 @@ changes the order of its sums; without the throw-away pass a resumed run of thre
 differs in the last bit.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
 from lmtraining_api import FailureClass, JobFile, TrainingSpec
+from lmtraining_api.report_parts import labels_shown
 from lmtraining_trainer import precision, rng
 from lmtraining_trainer.checkpoint import (
     Line,
@@ -53,6 +55,7 @@ from lmtraining_trainer.sharding import shard
 from lmtraining_trainer.state import TrainState
 from lmtraining_trainer.step import reads_late
 from lmtraining_trainer.tasks import task_of
+from lmtraining_trainer.tasks.sequence_classification import LabelledTexts
 from lmtraining_trainer.trainer import Trainer
 from lmtraining_trainer.utilisation import Utilisation
 from lmtraining_trainer.voice import Voice
@@ -149,7 +152,7 @@ def build_trainer(
     """Ready for the first step, a checkpoint loaded where there is one. Raises TrainerError."""
     spec = job.spec
     plan = BatchPlan.of(spec, data, rank=gang.rank, world_size=gang.world_size, device=device)
-    model = model_to_train(spec, device)
+    model = model_to_train(spec, device, data.labels)
     rng.seed_all(seed=spec.training.seed, rank=gang.rank, step=0)
     with_loss = task_of(spec).loss(model, spec.training.regularisation)
     with voice.accounts.during("compile"):
@@ -196,9 +199,11 @@ def build_trainer(
     return trainer
 
 
-def model_to_train(spec: TrainingSpec, device: torch.device) -> PreTrainedModel:
+def model_to_train(
+    spec: TrainingSpec, device: torch.device, labels: Sequence[str] = ()
+) -> PreTrainedModel:
     """As it is trained: with adapters, and what is frozen frozen. Raises TrainerError."""
-    model, tuning = build_model(spec), spec.training.fine_tuning
+    model, tuning = build_model(spec, labels), spec.training.fine_tuning
     if spec.training.regularisation.dropout is not None:
         set_dropout(model, spec.training.regularisation.dropout)
     if tuning.lora is not None:
@@ -366,5 +371,18 @@ def _start_fields(trainer: Trainer) -> dict[str, Any]:
         "precision": trainer.precision,
         "parameters": parameter_count(trainer.state.model),
         "unigram_loss": trainer.plan.data.unigram_loss,
+        **labels_told(trainer.plan.data, trainer.spec),
         **trainer.remedies_taken,
+    }
+
+
+def labels_told(data: PreparedData, spec: TrainingSpec) -> dict[str, Any]:
+    """The report's fields about labelled data."""
+    if not data.labels:
+        return {}
+    task = task_of(spec)
+    both = (task.training(spec, data), task.validation(spec, data))
+    return {
+        "labels": labels_shown(data.labels),
+        "cut_examples": sum(each.cut for each in both if isinstance(each, LabelledTexts)),
     }

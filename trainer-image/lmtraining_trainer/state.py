@@ -40,9 +40,15 @@ class Counters:
     """Loss of the newest step, nats per token."""
     validation_loss: float | None = None
     validation_step: int | None = None
+    validation_accuracy: float | None = None
+    """Of the newest validation, like the next, where the task has labels."""
+    validation_f1: float | None = None
     best_validation_loss: float | None = None
     best_step: int | None = None
     """The step of the lowest validation loss that was worth the name."""
+    best_validation_accuracy: float | None = None
+    """Of that step, like the next."""
+    best_validation_f1: float | None = None
     stale_validations: int = 0
     """Validations since."""
     clipped_steps: int = 0
@@ -112,13 +118,26 @@ class Counters:
             skipped_positions=(*self.skipped_positions, self.position),
         )
 
-    def validated(self, loss: float | None, *, gain_min: float = 0.0) -> "Counters":
+    def validated(
+        self,
+        loss: float | None,
+        *,
+        gain_min: float = 0.0,
+        figures: Mapping[str, Any] | None = None,
+    ) -> "Counters":
         """After a validation at this step, which is the best if it is so much below the best
-        before."""
-        now = replace(self, validation_loss=loss, validation_step=self.step)
+        before. `figures` are by the name that they have here."""
+        now = replace(self, validation_loss=loss, validation_step=self.step, **(figures or {}))
         best = self.best_validation_loss
         if loss is not None and (best is None or loss < best - gain_min):
-            return replace(now, best_validation_loss=loss, best_step=self.step, stale_validations=0)
+            return replace(
+                now,
+                best_validation_loss=loss,
+                best_validation_accuracy=now.validation_accuracy,
+                best_validation_f1=now.validation_f1,
+                best_step=self.step,
+                stale_validations=0,
+            )
         return replace(now, stale_validations=self.stale_validations + 1)
 
 
@@ -150,12 +169,22 @@ class TrainState:
         return self.validated_weights
 
     @property
-    def exported_validation(self) -> tuple[float | None, int | None]:
-        """The validation loss of what is exported, and its step."""
+    def exported_validation(self) -> dict[str, float | int | None]:
+        """The validation of what is exported, by the names of the report."""
         counters = self.counters
         if self.best is not None and counters.best_step is not None:
-            return counters.best_validation_loss, counters.best_step
-        return counters.validation_loss, counters.validation_step
+            return {
+                "validation_loss": counters.best_validation_loss,
+                "validation_step": counters.best_step,
+                "validation_accuracy": counters.best_validation_accuracy,
+                "validation_f1": counters.best_validation_f1,
+            }
+        return {
+            "validation_loss": counters.validation_loss,
+            "validation_step": counters.validation_step,
+            "validation_accuracy": counters.validation_accuracy,
+            "validation_f1": counters.validation_f1,
+        }
 
     @property
     def is_sharded(self) -> bool:

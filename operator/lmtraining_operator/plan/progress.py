@@ -58,6 +58,7 @@ def with_report(situation: Situation) -> LMTrainingJobStatus:
             "progress": _progress(report),
             "metrics": _metrics(report),
             "goodput": _goodput(report.accounts) or status.goodput,
+            "labels": report.labels or status.labels,
             "robustness": _robustness(report.robustness) or status.robustness,
             "stability": _stability(status.stability, report),
             "last_recovery": _recovery(situation, report) or status.last_recovery,
@@ -109,7 +110,7 @@ def with_exit_record(situation: Situation, record: ExitRecord) -> LMTrainingJobS
         progress["tokens"] = figures.count(record.tokens)
     metrics = {
         name: figures.number(getattr(record, name))
-        for name in ("loss", "validation_loss")
+        for name in ("loss", "validation_loss", "validation_accuracy", "validation_f1")
         if getattr(record, name) is not None
     }
     goodput = _goodput(record.accounts) or status.goodput
@@ -173,6 +174,9 @@ def _metrics(report: TrainerReport) -> Metrics:
     return Metrics(
         loss=figures.number(report.loss) if report.loss_is_finite else "not finite",
         validation_loss=figures.number(report.validation_loss),
+        validation_accuracy=figures.number(report.validation_accuracy),
+        validation_f1=figures.number(report.validation_f1),
+        cut_examples=figures.count(report.cut_examples or 0),
         unigram_loss=figures.number(report.unigram_loss),
         gradient_norm=figures.number(report.gradient_norm),
         learning_rate=figures.number(report.learning_rate),

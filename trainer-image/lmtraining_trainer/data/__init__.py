@@ -6,7 +6,7 @@ prepared, before anything waits for that import. `batches`, which needs it, goes
 
 from lmtraining_trainer.data.documents import check_sources
 from lmtraining_trainer.data.order import sample_order
-from lmtraining_trainer.data.prepare import prepare, wanted
+from lmtraining_trainer.data.prepare import prepare, reader_of, wanted
 from lmtraining_trainer.data.prepared import PreparedData, open_prepared
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "check_sources",
     "open_prepared",
     "prepare",
+    "reader_of",
     "sample_order",
     "wanted",
 ]

@@ -9,11 +9,11 @@ with a cell too many, which most readers cut off in silence, is a comma that was
 
 import csv
 import json
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lmtraining_api.job import Data
 from lmtraining_trainer.data.source_errors import data_error, shown_names
@@ -37,35 +37,70 @@ def documents(file: SourceFile) -> Generator[str]:
                 yield text
 
 
-def check_sources(data: Data, credentials: Path) -> int | None:
+#: Gives what a file holds, in order.
+Reader = Callable[[SourceFile], Generator[object]]
+
+
+def records(file: SourceFile) -> Generator[tuple[int, dict[str, Any]]]:
+    """The objects of a file of JSON lines in order, each with its line. Raises TrainerError."""
+    if file.size_bytes == 0:
+        return
+    with opened(file) as stream:
+        yield from _records(file, stream)
+
+
+def text_of(file: SourceFile, record: dict[str, Any], line: int) -> str:
+    """The text of a record. Raises TrainerError(DATA)."""
+    field = file.source.text_field
+    if field not in record:
+        raise missing_column(file, _line(line), "field", list(record))
+    text = record[field]
+    if not isinstance(text, str):
+        raise data_error(
+            "NotText",
+            f'{file.name} line {line}: field "{field}" is not a string: mend that line',
+        )
+    return _encodable(file, text, line)
+
+
+def check_sources(data: Data, credentials: Path, read: Reader = documents) -> int | None:
     """The bytes of all files, None where a file system does not say; raises what `list_sources` and
     `check_records` raise. It reads little text, and no torch is imported for it, so it can refuse a
     job before the ranks start."""
     train, validation = list_sources(data, credentials)
-    check_records((*train, *validation))
+    check_records((*train, *validation), read)
     sizes = [file.size_bytes for file in (*train, *validation)]
     return None if None in sizes else sum(size or 0 for size in sizes)
 
 
-def check_records(files: Sequence[SourceFile]) -> None:
-    """Read a first document of the files that hold records, of at most FILES_LOOKED_INTO_MAX a
-    source. Raises what reading them raises, a column that is not there among it."""
+def check_records(files: Sequence[SourceFile], read: Reader) -> None:
+    """Read the first that `read` gives of the files that hold records, of at most
+    FILES_LOOKED_INTO_MAX a source. Raises what reading them raises, a column that is not there
+    among it."""
     for _, group in groupby(files, key=lambda file: file.field):
         of_source = [file for file in group if file.format != "text"]
         step = -(-len(of_source) // FILES_LOOKED_INTO_MAX) or 1
         for file in of_source[::step]:
-            with closing(documents(file)) as found:
+            with closing(read(file)) as found:
                 next(found, None)
 
 
-def missing_column(file: SourceFile, where: str, kind: str, there: Sequence[str]) -> TrainerError:
-    """`where` in the file there is no such `kind` (field, column) as textField names."""
-    text_field = file.field.removesuffix("uri") + "textField"
+def missing_column(
+    file: SourceFile,
+    where: str,
+    kind: str,
+    there: Sequence[str],
+    *,
+    of: Literal["text", "label"] = "text",
+) -> TrainerError:
+    """`where` in the file there is no such `kind` (field, column) as textField, or labelField,
+    names."""
+    wanted = file.source.text_field if of == "text" else file.source.label_field
+    option = f"{file.field.removesuffix('uri')}{of}Field"
     return data_error(
         "MissingField",
-        f'{file.name}{where} has no {kind} "{file.source.text_field}", but '
-        f"{shown_names(there, kind)}: set {text_field} to the {kind} that holds the text, or mend "
-        "the file",
+        f'{file.name}{where} has no {kind} "{wanted}", but {shown_names(there, kind)}: set '
+        f"{option} to the {kind} that holds the {of}, or mend the file",
     )
 
 
@@ -115,9 +150,14 @@ def _whole(file: SourceFile, stream: Any) -> str:
 
 
 def _of_jsonl(file: SourceFile, stream: Any) -> Iterator[str]:
+    for number, record in _records(file, stream):
+        yield text_of(file, record, number)
+
+
+def _records(file: SourceFile, stream: Any) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(_lines(file, stream), start=1):
         if line.strip():
-            yield _field(file, line, number)
+            yield number, _record(file, line, number)
 
 
 def _lines(file: SourceFile, stream: Any) -> Iterator[bytes]:
@@ -129,8 +169,7 @@ def _lines(file: SourceFile, stream: Any) -> Iterator[bytes]:
         yield line
 
 
-def _field(file: SourceFile, line: bytes, number: int) -> str:
-    field = file.source.text_field
+def _record(file: SourceFile, line: bytes, number: int) -> dict[str, Any]:
     try:
         record = json.loads(str(line, "utf-8"))
     except UnicodeDecodeError:
@@ -142,17 +181,10 @@ def _field(file: SourceFile, line: bytes, number: int) -> str:
     if not isinstance(record, dict):
         raise data_error(
             "NotAnObject",
-            f'{file.name} line {number} is not a JSON object: write {{"{field}": "…"}}',
+            f"{file.name} line {number} is not a JSON object: write "
+            f'{{"{file.source.text_field}": "…"}}',
         )
-    if field not in record:
-        raise missing_column(file, _line(number), "field", list(record))
-    text = record[field]
-    if not isinstance(text, str):
-        raise data_error(
-            "NotText",
-            f'{file.name} line {number}: field "{field}" is not a string: mend that line',
-        )
-    return _encodable(file, text, number)
+    return record
 
 
 def _encodable(file: SourceFile, text: str, number: int) -> str:

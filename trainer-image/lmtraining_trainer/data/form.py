@@ -18,6 +18,9 @@ class Form(StrEnum):
     ENCODER_TEXT = "encoder-text"
     """The same, by a tokenizer that has the special tokens of an encoder."""
 
+    LABELLED_TEXT = "labelled-text"
+    """Tokens of examples, by such a tokenizer, with a label for each."""
+
     @property
     def special_tokens(self) -> tuple[str, ...]:
         """The first entries of the vocabulary."""
@@ -29,4 +32,4 @@ def form_of(spec: TrainingSpec) -> Form:
     return _FORMS.get(spec.model.task, Form.TEXT)
 
 
-_FORMS = {"masked-lm": Form.ENCODER_TEXT}
+_FORMS = {"masked-lm": Form.ENCODER_TEXT, "sequence-classification": Form.LABELLED_TEXT}

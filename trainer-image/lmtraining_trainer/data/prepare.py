@@ -24,9 +24,10 @@ from tokenizers import Tokenizer
 from lmtraining_api import FailureClass
 from lmtraining_api.job import Data
 from lmtraining_trainer.data import prepared
-from lmtraining_trainer.data.documents import check_records, documents
+from lmtraining_trainer.data.documents import Reader, check_records, documents
 from lmtraining_trainer.data.form import Form
 from lmtraining_trainer.data.holdout import draw_of, held_out_below, parts_of, pieces_of
+from lmtraining_trainer.data.labelled import LabelledPreparation, examples
 from lmtraining_trainer.data.packing import PackedWriter, unigram_loss
 from lmtraining_trainer.data.repeats import find_repeats
 from lmtraining_trainer.data.sources import SourceFile, list_sources, no_text, version_of
@@ -38,7 +39,6 @@ from lmtraining_trainer.files import (
     publish_directory,
     remove_directory,
     sha256_of,
-    sha256_of_file,
     write_json,
 )
 from lmtraining_trainer.heartbeat import while_alive
@@ -81,7 +81,7 @@ def prepare(
         return key
     while_alive(
         "look into the files",
-        lambda: check_records((*train, *validation)),
+        lambda: check_records((*train, *validation), reader_of(form)),
         lambda: progress("looking into the files"),
     )
     try:
@@ -90,7 +90,10 @@ def prepare(
         temporary = cache / f"{TEMPORARY_PREFIX}{owner}-{uuid.uuid4().hex}"
         temporary.mkdir()
         try:
-            _Preparation(data, form, train, validation, progress).write(temporary)
+            if form is Form.LABELLED_TEXT:
+                LabelledPreparation(data, train, validation, progress).write(temporary)
+            else:
+                _Preparation(data, form, train, validation, progress).write(temporary)
             _publish(temporary, cache / key, key, check)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -102,6 +105,11 @@ def prepare(
             "make it writable",
         ) from error
     return key
+
+
+def reader_of(form: Form) -> Reader:
+    """What reads the files of a source that are prepared to `form`."""
+    return examples if form is Form.LABELLED_TEXT else documents
 
 
 def _listed(
@@ -121,8 +129,8 @@ def key_of(
         "tokenizer": data.tokenizer.model_dump(mode="json"),
         "tokenizer_text_bytes_max": TOKENIZER_TEXT_BYTES_MAX,
         "validation_fraction": None if validation else data.validation_fraction,
-        "train": [_identity(file) for file in train],
-        "validation": [_identity(file) for file in validation],
+        "train": [_identity(file, form) for file in train],
+        "validation": [_identity(file, form) for file in validation],
     }
     if data.deduplicate != "none":
         parts["deduplicate"] = data.deduplicate
@@ -135,12 +143,16 @@ def key_of(
 
 def wanted(data: Data, form: Form = Form.TEXT) -> dict[str, Any]:
     """What prepared data was asked for with: the part of `data` that decides what is in it. An
-    option that is left out is not in it, so that a run knows its data after an upgrade."""
+    option that is left out, or has no effect, is not in it, so that a run knows its data after an
+    upgrade."""
     asked = data.model_dump(mode="json", exclude={"sequence_length"})
     if asked["deduplicate"] == "none":
         del asked["deduplicate"]
     if form is not Form.TEXT:
         asked["form"] = form
+    if form is not Form.LABELLED_TEXT:
+        for source in (*asked["train"], *asked["validation"]):
+            del source["label_field"]
     for source in asked["train"]:
         weight = source.pop("weight")
         if weight is not None:
@@ -152,10 +164,11 @@ def _field(file: SourceFile) -> str:
     return file.field
 
 
-def _identity(file: SourceFile) -> list[Any]:
+def _identity(file: SourceFile, form: Form) -> list[Any]:
     source = file.source
     field_name = None if file.format == "text" else source.text_field
-    return [file.name, file.size_bytes, version_of(file), file.format, field_name]
+    labels = [source.label_field] if form is Form.LABELLED_TEXT else []
+    return [file.name, file.size_bytes, version_of(file), file.format, field_name, *labels]
 
 
 def _publish(temporary: Path, final: Path, key: str, check: Callable[[], None]) -> None:
@@ -305,15 +318,6 @@ class _Preparation:
         self, directory: Path, train: PackedWriter, held: PackedWriter, source_tokens: list[int]
     ) -> None:
         names = (prepared.TOKENIZER, prepared.TRAIN, prepared.VALIDATION)
-        files = {
-            name: {
-                "size": (directory / name).stat().st_size,
-                "sha256": sha256_of_file(
-                    directory / name, lambda: self.progress("reading back what was written")
-                ),
-            }
-            for name in names
-        }
         manifest: dict[str, Any] = {
             "format_version": prepared.FORMAT_VERSION,
             "vocab_size": self.data.tokenizer.vocab_size,
@@ -321,7 +325,7 @@ class _Preparation:
             "source_tokens": source_tokens,
             "validation_tokens": int(held.counts.sum()),
             "unigram_loss": unigram_loss(train.counts, held.counts),
-            "files": files,
+            "files": prepared.described(directory, names, self.progress),
         }
         if self.repeats is not None:
             manifest["documents"] = len(self.repeats)

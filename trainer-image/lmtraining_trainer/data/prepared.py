@@ -5,8 +5,10 @@ Trap avoided: reading megabytes at every start to learn that nothing changed: si
 compared, the tokenizer's hash too, and the hash of the tokens is there for who doubts.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,8 @@ MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 TRAIN = "train.bin"
 VALIDATION = "validation.bin"
+TRAIN_EXAMPLES = "train.examples.bin"
+VALIDATION_EXAMPLES = "validation.examples.bin"
 FORMAT_VERSION = 2
 
 
@@ -41,7 +45,15 @@ class PreparedData:
     """Training tokens of each source of data.train, which lie one after another, [sources]; empty
     where it was prepared before that was written down."""
     unigram_loss: float
-    """Validation loss of a unigram model of the training tokens, nats per token."""
+    """Validation loss of a unigram model of the training tokens, nats per token; of labelled texts
+    that of a model which knows how often each label occurs, nats per example."""
+    labels: tuple[str, ...] = ()
+    """In the order of their numbers; empty where texts have none."""
+    train_examples: NDArray[np.int64] | None = None
+    """Where the tokens of each labelled training text end, and the number of its label,
+    [examples, 2]."""
+    validation_examples: NDArray[np.int64] | None = None
+    """The same of the validation texts."""
 
 
 def token_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
@@ -71,13 +83,34 @@ def open_prepared(cache: Path, key: str) -> PreparedData | None:
             tokenizer_sha256=tokenizer_sha256,
             source_tokens=tuple(manifest.get("source_tokens", ())),
             unigram_loss=float(manifest["unigram_loss"]),
+            labels=tuple(manifest.get("labels", ())),
+            train_examples=_table(directory / TRAIN_EXAMPLES, manifest),
+            validation_examples=_table(directory / VALIDATION_EXAMPLES, manifest),
         )
     except (OSError, KeyError):
         return None
 
 
+def described(
+    directory: Path, names: Sequence[str], progress: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
+    """What a manifest says of the files that were written."""
+    return {
+        name: {
+            "size": (directory / name).stat().st_size,
+            "sha256": sha256_of_file(
+                directory / name, lambda: progress("reading back what was written")
+            ),
+        }
+        for name in names
+    }
+
+
 def check_enough(data: PreparedData, spec: TrainingSpec) -> None:
     """Raises TrainerError(DATA) where there is no batch to train on or nothing to validate on."""
+    if data.train_examples is not None and data.validation_examples is not None:
+        _check_examples(len(data.train_examples), len(data.validation_examples), spec)
+        return
     length, train_tokens = spec.data.sequence_length, len(data.train)
     sequences = max(0, train_tokens - 1) // length
     if sequences < spec.batch_sequences:
@@ -111,6 +144,31 @@ def _check_sources(data: PreparedData, length: int) -> None:
                 f"data.sequenceLength {length}, so no weight brings it into a batch: add text to "
                 "it, or remove it",
             )
+
+
+def _check_examples(train: int, validation: int, spec: TrainingSpec) -> None:
+    if train < spec.batch_sequences:
+        raise TrainerError(
+            FailureClass.DATA,
+            "TooLittleText",
+            f"data.train has {train} training examples, but one batch takes "
+            f"{spec.batch_sequences} (training.batchTokens {spec.training.batch_tokens} / "
+            f"data.sequenceLength {spec.data.sequence_length}): lower batchTokens or add examples",
+        )
+    if not validation:
+        problem = (
+            "data.validation has no examples: add some"
+            if spec.data.validation
+            else "data.train has too few examples for data.validationFraction to hold one out: add "
+            "examples, or set data.validation"
+        )
+        raise TrainerError(FailureClass.DATA, "NoValidationText", problem)
+
+
+def _table(path: Path, manifest: dict[str, Any]) -> NDArray[np.int64] | None:
+    if path.name not in manifest["files"]:
+        return None
+    return np.fromfile(path, dtype=np.int64).reshape(-1, 2)
 
 
 def _mapped(path: Path, dtype: type[np.uint16] | type[np.uint32]) -> NDArray[np.uint16]:

@@ -65,8 +65,9 @@ def record_of(
 
 def with_last_words(record: ExitRecord, report: TrainerReport) -> ExitRecord:
     """The record with what the lead's last report says: nobody may have pulled it in time."""
-    words = ("tokens", "loss", "validation_loss", "robustness", "checkpoint", "export_path")
-    last = {name: getattr(report, name) for name in (*words, "accounts")}
+    words = ("tokens", "loss", "validation_loss", "validation_accuracy", "validation_f1")
+    rest = ("robustness", "checkpoint", "export_path", "accounts")
+    last = {name: getattr(report, name) for name in (*words, *rest)}
     if record.step is None:
         last["step"] = report.step
     return record.model_copy(update=last)

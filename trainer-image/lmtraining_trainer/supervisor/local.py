@@ -32,7 +32,7 @@ from lmtraining_api import (
     TrainingSpec,
     names,
 )
-from lmtraining_trainer.data import check_sources, open_prepared, prepare
+from lmtraining_trainer.data import check_sources, open_prepared, prepare, reader_of
 from lmtraining_trainer.data.form import form_of
 from lmtraining_trainer.data.prepared import check_enough
 from lmtraining_trainer.errors import TrainerError
@@ -165,7 +165,7 @@ def _check_data(job: JobFile, credentials: Path) -> None:
     """What is wrong with the data, before torch is imported; a little text is prepared at once, and
     the ranks find it done. Raises TrainerError."""
     cache = Path(job.data_cache_directory)
-    size_bytes = check_sources(job.spec.data, credentials)
+    size_bytes = check_sources(job.spec.data, credentials, reader_of(form_of(job.spec)))
     if size_bytes is None or size_bytes > EARLY_TEXT_BYTES_MAX:
         return
     key = prepare(

@@ -10,12 +10,14 @@ from lmtraining_api.job import TrainingSpec
 from lmtraining_trainer.tasks.backward import BackwardLM
 from lmtraining_trainer.tasks.causal import CausalLM
 from lmtraining_trainer.tasks.masked import MaskedLM
+from lmtraining_trainer.tasks.sequence_classification import SequenceClassification
 from lmtraining_trainer.tasks.task import Examples, Task
 
 _TASKS: Mapping[str, Task] = {
     "causal-lm": CausalLM(),
     "backward-lm": BackwardLM(),
     "masked-lm": MaskedLM(),
+    "sequence-classification": SequenceClassification(),
 }
 
 

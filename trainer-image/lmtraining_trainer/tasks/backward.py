@@ -6,6 +6,8 @@ Trap avoided: a model that nobody can tell from one that reads forwards. Its con
 it reads, and `lmtraining sample` turns the text round by it.
 """
 
+from collections.abc import Sequence
+
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lmtraining_api.job import TrainingSpec
@@ -25,7 +27,7 @@ class BackwardLM(CausalLM):
 
     backwards = True
 
-    def model(self, spec: TrainingSpec) -> PreTrainedModel:
-        model = super().model(spec)
+    def model(self, spec: TrainingSpec, labels: Sequence[str]) -> PreTrainedModel:
+        model = super().model(spec, labels)
         setattr(model.config, DIRECTION, RIGHT_TO_LEFT)
         return model

@@ -5,7 +5,7 @@ transformers. (The model classes are imported here and not looked up by name, so
 server has them and a restart need not.)
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,12 +90,22 @@ def validation_length(spec: TrainingSpec, data: PreparedData) -> int:
     return min(spec.data.sequence_length, len(data.validation) - 1)
 
 
-class CausalLM:
+class CountsNothing:
+    """A task whose validation is the loss alone."""
+
+    def counted(self, data: PreparedData) -> int:
+        return 0
+
+    def figures(self, counts: Sequence[float]) -> dict[str, float]:
+        return {}
+
+
+class CausalLM(CountsNothing):
     """Reads a text from left to right."""
 
     backwards = False
 
-    def model(self, spec: TrainingSpec) -> PreTrainedModel:
+    def model(self, spec: TrainingSpec, labels: Sequence[str]) -> PreTrainedModel:
         return _MODELS[spec.model.config.architecture](config_of(spec))
 
     def loss(self, model: PreTrainedModel, regularisation: Regularisation) -> ModelLoss:

@@ -12,6 +12,7 @@ a random one, 10 % stay. Whole words: the authors' release of 2019-05-31.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -29,7 +30,12 @@ from lmtraining_trainer.data.micro_batch import MicroBatch, on_device
 from lmtraining_trainer.data.prepared import PreparedData
 from lmtraining_trainer.data.tokenizer import ENCODER_TOKENS, MASK_ID, load_tokenizer
 from lmtraining_trainer.loss import ModelLoss
-from lmtraining_trainer.tasks.causal import Windows, training_windows, validation_length
+from lmtraining_trainer.tasks.causal import (
+    CountsNothing,
+    Windows,
+    training_windows,
+    validation_length,
+)
 
 MASKED_SHARE, RANDOM_SHARE = 0.8, 0.1
 #: Tokens below this are special: never hidden, never drawn.
@@ -182,10 +188,10 @@ class MaskedLoss(ModelLoss):
         return (losses.view_as(weights) * weights).sum() / len(inputs)
 
 
-class MaskedLM:
+class MaskedLM(CountsNothing):
     """Reads a text from both sides."""
 
-    def model(self, spec: TrainingSpec) -> PreTrainedModel:
+    def model(self, spec: TrainingSpec, labels: Sequence[str]) -> PreTrainedModel:
         config: Any = config_of(spec)
         return BertForMaskedLM(config)
 

@@ -5,6 +5,7 @@ prepared data and the numbers it is asked for, so that a resume and another worl
 (P7).
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -40,14 +41,23 @@ class Examples(Protocol):
 class Task(Protocol):
     """What is particular to a training objective."""
 
-    def model(self, spec: TrainingSpec) -> PreTrainedModel:
-        """A new model on the CPU, its weights drawn from torch's generator."""
+    def model(self, spec: TrainingSpec, labels: Sequence[str]) -> PreTrainedModel:
+        """A new model on the CPU, its weights drawn from torch's generator; `labels` are those of
+        the prepared data."""
 
     def loss(self, model: PreTrainedModel, regularisation: Regularisation) -> ModelLoss:
-        """`model` with the loss of a micro-batch: the mean over its examples."""
+        """`model` with the loss of a micro-batch: the mean over its examples. In validation it is
+        followed by what is `counted` in them."""
 
     def training(self, spec: TrainingSpec, data: PreparedData) -> Examples:
         """The training examples."""
 
     def validation(self, spec: TrainingSpec, data: PreparedData) -> Examples:
         """The validation examples."""
+
+    def counted(self, data: PreparedData) -> int:
+        """How many things validation counts beside the loss."""
+
+    def figures(self, counts: Sequence[float]) -> dict[str, float]:
+        """What those counts, over all validation examples, say of the model, by the name that the
+        report has for it."""

@@ -1,0 +1,240 @@
+"""Labelled texts to tokens on disk: an example is a record with a text and a label.
+
+Promise: the label map is the sorted labels of the training text; an example is on the same side of
+the split wherever it lies, by the content of its text (`holdout`); every message names the file,
+the line, the label and the labels that would do, and never a text (P11).
+Trap avoided: a label that validation has and training does not. It cannot be learnt, and would look
+like a bad model: it is refused before anything is trained.
+"""
+
+import threading
+from array import array
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, processors
+
+from lmtraining_api.job import Data
+from lmtraining_api.report_parts import LABEL_LENGTH_MAX, labels_shown
+from lmtraining_trainer.data import prepared
+from lmtraining_trainer.data.documents import missing_column, records, text_of
+from lmtraining_trainer.data.form import Form
+from lmtraining_trainer.data.holdout import draw_of, held_out_below
+from lmtraining_trainer.data.packing import CHUNK_CHARACTERS, unigram_loss
+from lmtraining_trainer.data.source_errors import data_error
+from lmtraining_trainer.data.sources import SourceFile, no_text
+from lmtraining_trainer.data.tokenizer import END_OF_TEXT, END_OF_TEXT_ID, train_tokenizer
+from lmtraining_trainer.errors import TrainerError
+from lmtraining_trainer.files import write_json
+from lmtraining_trainer.heartbeat import while_alive
+
+LABELS_MAX = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A record that was read."""
+
+    text: str
+    label: str
+    line: int
+
+
+def examples(file: SourceFile) -> Generator[Example]:
+    """The examples of a file in order. Raises TrainerError."""
+    for line, record in records(file):
+        yield Example(
+            text=text_of(file, record, line), label=_label_of(file, record, line), line=line
+        )
+
+
+def _label_of(file: SourceFile, record: dict[str, Any], line: int) -> str:
+    name = file.source.label_field
+    if name not in record:
+        raise missing_column(file, f" line {line}", "field", list(record), of="label")
+    label = record[name]
+    if isinstance(label, bool) or not isinstance(label, str | int) or label == "":
+        raise data_error(
+            "NotALabel",
+            f'{file.name} line {line}: field "{name}" is not a text or a whole number: mend that '
+            "line",
+        )
+    return str(label)
+
+
+def with_start_token(tokenizer: Tokenizer) -> Tokenizer:
+    """`tokenizer`, that puts the token whose state is classified before a text."""
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{END_OF_TEXT} $A", special_tokens=[(END_OF_TEXT, END_OF_TEXT_ID)]
+    )
+    return tokenizer
+
+
+@dataclass
+class LabelledPreparation:
+    """One preparation: a pass over the text for the tokenizer and the labels, one for the
+    tokens."""
+
+    data: Data
+    train: Sequence[SourceFile]
+    validation: Sequence[SourceFile]
+    progress: Callable[[str], None]
+    held_below: float = 0.0
+    """Examples of the training text that draw less are held out."""
+    labels: dict[str, int] = field(default_factory=dict)
+    """The number of each label."""
+    read: int = 0
+    """Examples of the first pass."""
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def write(self, directory: Path) -> None:
+        """Fill an empty directory. Raises TrainerError(DATA), OSError."""
+        if not self.validation:
+            draws = (draw_of(each.text) for file in self.train for each in examples(file))
+            self.held_below = held_out_below(draws, self.data.validation_fraction)
+        vocab_size, special = self.data.tokenizer.vocab_size, Form.LABELLED_TEXT.special_tokens
+        try:
+            tokenizer = while_alive(
+                "train the tokenizer",
+                lambda: train_tokenizer(self._first_pass(), vocab_size, special),
+                lambda: self.progress(f"training the tokenizer, {self.read} examples read"),
+            )
+        finally:
+            self.cancelled.set()
+        with_start_token(tokenizer)
+        (directory / prepared.TOKENIZER).write_text(tokenizer.to_str())
+        train = _Writer(directory / prepared.TRAIN, tokenizer, self)
+        held = _Writer(directory / prepared.VALIDATION, tokenizer, self)
+        with train.file, held.file:
+            for file in self.train:
+                for each in examples(file):
+                    is_held = draw_of(each.text) < self.held_below
+                    (held if is_held else train).add(each.text, self.labels[each.label])
+            for file in self.validation:
+                for each in examples(file):
+                    held.add(each.text, self._known(file, each))
+            train.flush()
+            held.flush()
+        self._write_manifest(directory, train, held)
+
+    def _first_pass(self) -> Iterator[str]:
+        """The texts that are trained on; the labels are numbered once all are read."""
+        found: set[str] = set()
+        for file in self.train:
+            for each in examples(file):
+                if self.cancelled.is_set():
+                    raise InterruptedError("the preparation was ended")
+                self.read += 1
+                found.add(each.label)
+                if len(found) > LABELS_MAX:
+                    raise data_error(
+                        "TooManyLabels",
+                        f'{file.name} line {each.line}: field "{file.source.label_field}" has more '
+                        f"than {LABELS_MAX} different labels: set labelField to the field that "
+                        "holds the label",
+                    )
+                if draw_of(each.text) >= self.held_below:
+                    yield each.text
+        if not self.read:
+            raise no_text("data.train", self.train)
+        if len(found) == 1:
+            raise data_error(
+                "OneLabel",
+                f'all {self.read} examples of data.train have the label "{_cut(*found)}": add '
+                "examples of another label",
+            )
+        self.labels = {label: number for number, label in enumerate(sorted(found))}
+
+    def _known(self, file: SourceFile, each: Example) -> int:
+        """The number of a label in the validation text."""
+        if each.label not in self.labels:
+            raise _unseen(file, each, list(self.labels))
+        return self.labels[each.label]
+
+    def _write_manifest(self, directory: Path, train: "_Writer", held: "_Writer") -> None:
+        for writer, name in (
+            (train, prepared.TRAIN_EXAMPLES),
+            (held, prepared.VALIDATION_EXAMPLES),
+        ):
+            (directory / name).write_bytes(writer.table.tobytes())
+        names = (
+            prepared.TOKENIZER,
+            prepared.TRAIN,
+            prepared.VALIDATION,
+            prepared.TRAIN_EXAMPLES,
+            prepared.VALIDATION_EXAMPLES,
+        )
+        counts = [writer.label_counts(len(self.labels)) for writer in (train, held)]
+        manifest = {
+            "format_version": prepared.FORMAT_VERSION,
+            "vocab_size": self.data.tokenizer.vocab_size,
+            "labels": list(self.labels),
+            "train_examples": train.count,
+            "validation_examples": held.count,
+            "unigram_loss": unigram_loss(*counts),
+            "files": prepared.described(directory, names, self.progress),
+        }
+        write_json(directory / prepared.MANIFEST, manifest)
+
+
+def _unseen(file: SourceFile, each: Example, known: Sequence[str]) -> TrainerError:
+    return data_error(
+        "UnseenLabel",
+        f'{file.name} line {each.line}: label "{_cut(each.label)}" is in no example of data.train, '
+        f"which has {', '.join(labels_shown(known))}: correct it, or add examples of it to "
+        "data.train",
+    )
+
+
+def _cut(label: str) -> str:
+    return label[:LABEL_LENGTH_MAX]
+
+
+class _Writer:
+    """Writes the tokens of one split, and remembers where each example ends and its label."""
+
+    def __init__(self, path: Path, tokenizer: Tokenizer, of: LabelledPreparation) -> None:
+        self.file = path.open("wb")
+        self.table = array("q")
+        """Of each example where its tokens end, and its label."""
+        self._tokenizer = tokenizer
+        self._dtype = prepared.token_dtype(of.data.tokenizer.vocab_size)
+        self._progress = of.progress
+        self._total = of.read
+        self._tokens = 0
+        self._texts: list[str] = []
+        self._labels: list[int] = []
+        self._characters = 0
+
+    @property
+    def count(self) -> int:
+        """Examples that were written."""
+        return len(self.table) // 2
+
+    def add(self, text: str, label: int) -> None:
+        """Append an example."""
+        self._texts.append(text)
+        self._labels.append(label)
+        self._characters += len(text)
+        if self._characters >= CHUNK_CHARACTERS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was added."""
+        encodings = self._tokenizer.encode_batch_fast(self._texts)
+        ids: list[int] = []
+        for encoding, label in zip(encodings, self._labels, strict=True):
+            ids.extend(encoding.ids)
+            self.table.extend((self._tokens + len(ids), label))
+        self.file.write(np.array(ids, dtype=self._dtype).tobytes())
+        self._tokens += len(ids)
+        self._texts, self._labels, self._characters = [], [], 0
+        self._progress(f"tokenised {self.count} of {self._total} examples")
+
+    def label_counts(self, labels: int) -> NDArray[np.int64]:
+        """How often each label was written, [labels]."""
+        return np.bincount(self.table[1::2], minlength=labels).astype(np.int64)
