@@ -226,7 +226,7 @@ class TrainerReport(Record):
     validation_accuracy: float | None = None
     """Share of the validation examples whose label was said rightly, where the task has labels."""
     validation_f1: float | None = None
-    """Macro F1 over the labels."""
+    """Macro F1 over the labels; of tags that of the entities."""
     labels: Labels = Field(default=[], max_length=LABELS_SHOWN_MAX + 1)
     """What a text can be said to be, by number; of many the first, and how many there are beside
     them."""

@@ -99,7 +99,7 @@ class Metrics(StatusModel):
     validation_accuracy: Short = ""
     """Share of the validation examples whose label was said rightly, where the task has labels."""
     validation_f1: Short = ""
-    """Macro F1 over the labels."""
+    """Macro F1 over the labels; of tags that of the entities."""
     cut_examples: Count = 0
     """Labelled examples that are longer than data.sequenceLength, and were cut."""
     unigram_loss: Short = ""

@@ -84,8 +84,8 @@ class Masking(SpecModel):
 #: The tasks whose models read a text one way, and their architectures; the others look at all of
 #: it.
 ONE_WAY_TASKS: Final = ("causal-lm", "backward-lm")
-LABEL_TASKS: Final = ("sequence-classification",)
-"""Those that need a label for each text."""
+LABEL_TASKS: Final = ("sequence-classification", "token-classification")
+"""Those that need labels."""
 ONE_WAY_ARCHITECTURES: Final = ("gpt2", "llama")
 _READS_ONE_WAY: Final = f"self.task in {list(ONE_WAY_TASKS)}"
 
@@ -93,10 +93,13 @@ _READS_ONE_WAY: Final = f"self.task in {list(ONE_WAY_TASKS)}"
 class Model(SpecModel):
     """What is trained."""
 
-    task: Literal["causal-lm", "backward-lm", "masked-lm", "sequence-classification"] = "causal-lm"
+    task: Literal[
+        "causal-lm", "backward-lm", "masked-lm", "sequence-classification", "token-classification"
+    ] = "causal-lm"
     """The training objective. causal-lm: predict the next token. backward-lm: predict the token
     before, so that a text is read from its end to its beginning. masked-lm: find tokens that were
-    hidden, from those on both sides. sequence-classification: say which label a text has."""
+    hidden, from those on both sides. sequence-classification: say which label a text has.
+    token-classification: say which tag (O, B-name or I-name) each word of a text has."""
     config: ModelConfig
     """A new model with random weights."""
     masking: Masking | None = None
@@ -167,9 +170,11 @@ class DataSource(SpecModel):
     names the columns, commas part the cells. parquet: a row is one. auto: jsonl, csv or parquet
     where a file's name ends so (before .gz and the like), else text."""
     text_field: Annotated[str, Field(min_length=1, max_length=128)] = "text"
-    """Name of the field (jsonl) or the column (csv, parquet) that holds the text."""
+    """Name of the field (jsonl) or the column (csv, parquet) that holds the text; with task
+    token-classification, that of the list of its words."""
     label_field: Annotated[str, Field(min_length=1, max_length=128)] = LABEL_FIELD
-    """Name of the field that holds the label, a text or a whole number; for a task with labels."""
+    """Name of the field that holds the label, a text or a whole number, or the list of the words'
+    tags; for a task with labels."""
     credentials: Credentials | None = None
     """Secret for a source that asks for one; not for file: sources."""
 

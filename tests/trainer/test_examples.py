@@ -43,12 +43,13 @@ def report_of(name: str, directory: Path) -> dict[str, Any]:
     ("name", "script", "file"),
     [
         ("sequence-classification", "labelled_functions.py", "/tmp/labelled-functions.jsonl"),
+        ("token-classification", "tagged_code.py", "/tmp/tagged-code.jsonl"),
     ],
 )
 def test_an_example_with_labels_beats_saying_the_commonest(
     tmp_path: Path, name: str, script: str, file: str
 ) -> None:
-    """Which has an F1 below 0.2."""
+    """Which has an F1 below 0.2, and no entity at all."""
     data = tmp_path / "data.jsonl"
     with data.open("wb") as stream:
         subprocess.run([sys.executable, EXAMPLES / script], stdout=stream, check=True)

@@ -19,6 +19,7 @@ from tests.trainer.rank_support import (
     write_text,
 )
 from tests.trainer.test_sequence_classification import write_labelled
+from tests.trainer.test_token_classification import write_tagged
 
 pytestmark = pytest.mark.trainer
 
@@ -28,12 +29,13 @@ MODELS: dict[str, dict[str, Any]] = {
     "backward-lm": {"task": "backward-lm", "config": SMALL},
     "masked-lm": {"task": "masked-lm", "config": BERT, "masking": {"wholeWords": True}},
     "sequence-classification": {"task": "sequence-classification", "config": BERT},
+    "token-classification": {"task": "token-classification", "config": BERT},
 }
+WRITERS = {"sequence-classification": write_labelled, "token-classification": write_tagged}
 
 
 def job_in(directory: Path, task: str, *, world_size: int, **blocks: Any) -> JobFile:
-    write = write_labelled if task == "sequence-classification" else write_text
-    uri = write(directory.parent / "text.jsonl")
+    uri = WRITERS.get(task, write_text)(directory.parent / "text.jsonl")
     spec = tiny_spec(uri, world_size=world_size, model=MODELS[task], **blocks)
     return job_of(spec, directory)
 

@@ -56,6 +56,7 @@ from lmtraining_trainer.state import TrainState
 from lmtraining_trainer.step import reads_late
 from lmtraining_trainer.tasks import task_of
 from lmtraining_trainer.tasks.sequence_classification import LabelledTexts
+from lmtraining_trainer.tasks.token_classification import TaggedTexts
 from lmtraining_trainer.trainer import Trainer
 from lmtraining_trainer.utilisation import Utilisation
 from lmtraining_trainer.voice import Voice
@@ -384,5 +385,7 @@ def labels_told(data: PreparedData, spec: TrainingSpec) -> dict[str, Any]:
     both = (task.training(spec, data), task.validation(spec, data))
     return {
         "labels": labels_shown(data.labels),
-        "cut_examples": sum(each.cut for each in both if isinstance(each, LabelledTexts)),
+        "cut_examples": sum(
+            each.cut for each in both if isinstance(each, LabelledTexts | TaggedTexts)
+        ),
     }

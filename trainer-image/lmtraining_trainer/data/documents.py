@@ -60,7 +60,7 @@ def text_of(file: SourceFile, record: dict[str, Any], line: int) -> str:
             "NotText",
             f'{file.name} line {line}: field "{field}" is not a string: mend that line',
         )
-    return _encodable(file, text, line)
+    return encodable(file, text, line)
 
 
 def check_sources(data: Data, credentials: Path, read: Reader = documents) -> int | None:
@@ -187,7 +187,7 @@ def _record(file: SourceFile, line: bytes, number: int) -> dict[str, Any]:
     return record
 
 
-def _encodable(file: SourceFile, text: str, number: int) -> str:
+def encodable(file: SourceFile, text: str, number: int) -> str:
     """JSON can spell half a surrogate pair, which no tokenizer can encode."""
     try:
         text.encode()

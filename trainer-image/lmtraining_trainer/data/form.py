@@ -20,6 +20,13 @@ class Form(StrEnum):
 
     LABELLED_TEXT = "labelled-text"
     """Tokens of examples, by such a tokenizer, with a label for each."""
+    TAGGED_TEXT = "tagged-text"
+    """The same with a label for each word of an example."""
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether it is made from records with labels."""
+        return self in {Form.LABELLED_TEXT, Form.TAGGED_TEXT}
 
     @property
     def special_tokens(self) -> tuple[str, ...]:
@@ -32,4 +39,8 @@ def form_of(spec: TrainingSpec) -> Form:
     return _FORMS.get(spec.model.task, Form.TEXT)
 
 
-_FORMS = {"masked-lm": Form.ENCODER_TEXT, "sequence-classification": Form.LABELLED_TEXT}
+_FORMS = {
+    "masked-lm": Form.ENCODER_TEXT,
+    "sequence-classification": Form.LABELLED_TEXT,
+    "token-classification": Form.TAGGED_TEXT,
+}

@@ -1,12 +1,15 @@
-"""Labelled texts to tokens on disk: an example is a record with a text and a label.
+"""Labelled texts to tokens on disk: an example is a record with a text and a label, or with words
+and a tag for each.
 
 Promise: the label map is the sorted labels of the training text; an example is on the same side of
 the split wherever it lies, by the content of its text (`holdout`); every message names the file,
 the line, the label and the labels that would do, and never a text (P11).
-Trap avoided: a label that validation has and training does not. It cannot be learnt, and would look
+Trap avoided: a word that is split into several tokens has one tag, on its first token; the others
+have none. A label that validation has and training does not. It cannot be learnt, and would look
 like a bad model: it is refused before anything is trained.
 """
 
+import re
 import threading
 from array import array
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -21,7 +24,7 @@ from tokenizers import Tokenizer, processors
 from lmtraining_api.job import Data
 from lmtraining_api.report_parts import LABEL_LENGTH_MAX, labels_shown
 from lmtraining_trainer.data import prepared
-from lmtraining_trainer.data.documents import missing_column, records, text_of
+from lmtraining_trainer.data.documents import encodable, missing_column, records, text_of
 from lmtraining_trainer.data.form import Form
 from lmtraining_trainer.data.holdout import draw_of, held_out_below
 from lmtraining_trainer.data.packing import CHUNK_CHARACTERS, unigram_loss
@@ -33,23 +36,70 @@ from lmtraining_trainer.files import write_json
 from lmtraining_trainer.heartbeat import while_alive
 
 LABELS_MAX = 1000
+#: The tag of a token that does not begin a word; torch's cross-entropy leaves it out.
+NO_TAG = -100
+
+_BIO = re.compile(r"O|[BI]-.+")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
     """A record that was read."""
 
-    text: str
-    label: str
+    texts: tuple[str, ...]
+    """One text, or its words."""
+    labels: tuple[str, ...]
+    """One label for each of them."""
     line: int
 
+    @property
+    def content(self) -> str:
+        """What decides the side of the split."""
+        return " ".join(self.texts)
 
-def examples(file: SourceFile) -> Generator[Example]:
+
+def examples(file: SourceFile, form: Form) -> Generator[Example]:
     """The examples of a file in order. Raises TrainerError."""
     for line, record in records(file):
-        yield Example(
-            text=text_of(file, record, line), label=_label_of(file, record, line), line=line
+        if form is Form.TAGGED_TEXT:
+            texts, labels = _tagged(file, record, line)
+        else:
+            texts = (text_of(file, record, line),)
+            labels = (_label_of(file, record, line),)
+        yield Example(texts=texts, labels=labels, line=line)
+
+
+def _tagged(
+    file: SourceFile, record: dict[str, Any], line: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The words of a record and their tags."""
+    names = (file.source.text_field, file.source.label_field)
+    words, tags = (_list_of(file, record, line, name) for name in names)
+    if len(words) != len(tags) or not words:
+        raise data_error(
+            "TagsDoNotFit",
+            f'{file.name} line {line} has {len(words)} words in "{names[0]}" and {len(tags)} tags '
+            f'in "{names[1]}": give each word a tag, and at least one',
         )
+    odd = next((tag for tag in tags if not _BIO.fullmatch(tag)), None)
+    if odd is not None:
+        raise data_error(
+            "NotATag",
+            f'{file.name} line {line}: tag "{_cut(odd)}" is not O, B-name or I-name: mend that '
+            "line",
+        )
+    return words, tags
+
+
+def _list_of(file: SourceFile, record: dict[str, Any], line: int, name: str) -> tuple[str, ...]:
+    found = record.get(name)
+    if not isinstance(found, list) or not all(isinstance(one, str) and one for one in found):
+        raise data_error(
+            "NotAList",
+            f'{file.name} line {line} has no list of texts "{name}": mend that line, or set '
+            "textField to the field with the words and labelField to that with the tags",
+        )
+    return tuple(encodable(file, one, line) for one in found)
 
 
 def _label_of(file: SourceFile, record: dict[str, Any], line: int) -> str:
@@ -63,7 +113,7 @@ def _label_of(file: SourceFile, record: dict[str, Any], line: int) -> str:
             f'{file.name} line {line}: field "{name}" is not a text or a whole number: mend that '
             "line",
         )
-    return str(label)
+    return encodable(file, str(label), line)
 
 
 def with_start_token(tokenizer: Tokenizer) -> Tokenizer:
@@ -80,6 +130,7 @@ class LabelledPreparation:
     tokens."""
 
     data: Data
+    form: Form
     train: Sequence[SourceFile]
     validation: Sequence[SourceFile]
     progress: Callable[[str], None]
@@ -94,9 +145,9 @@ class LabelledPreparation:
     def write(self, directory: Path) -> None:
         """Fill an empty directory. Raises TrainerError(DATA), OSError."""
         if not self.validation:
-            draws = (draw_of(each.text) for file in self.train for each in examples(file))
+            draws = (draw_of(each.content) for each in self._examples())
             self.held_below = held_out_below(draws, self.data.validation_fraction)
-        vocab_size, special = self.data.tokenizer.vocab_size, Form.LABELLED_TEXT.special_tokens
+        vocab_size, special = self.data.tokenizer.vocab_size, self.form.special_tokens
         try:
             tokenizer = while_alive(
                 "train the tokenizer",
@@ -110,26 +161,30 @@ class LabelledPreparation:
         train = _Writer(directory / prepared.TRAIN, tokenizer, self)
         held = _Writer(directory / prepared.VALIDATION, tokenizer, self)
         with train.file, held.file:
-            for file in self.train:
-                for each in examples(file):
-                    is_held = draw_of(each.text) < self.held_below
-                    (held if is_held else train).add(each.text, self.labels[each.label])
+            for each in self._examples():
+                is_held = draw_of(each.content) < self.held_below
+                numbers = [self.labels[label] for label in each.labels]
+                (held if is_held else train).add(each.texts, numbers)
             for file in self.validation:
-                for each in examples(file):
-                    held.add(each.text, self._known(file, each))
+                for each in examples(file, self.form):
+                    held.add(each.texts, self._known(file, each))
             train.flush()
             held.flush()
         self._write_manifest(directory, train, held)
+
+    def _examples(self) -> Iterator[Example]:
+        """Those of the training text."""
+        return (each for file in self.train for each in examples(file, self.form))
 
     def _first_pass(self) -> Iterator[str]:
         """The texts that are trained on; the labels are numbered once all are read."""
         found: set[str] = set()
         for file in self.train:
-            for each in examples(file):
+            for each in examples(file, self.form):
                 if self.cancelled.is_set():
                     raise InterruptedError("the preparation was ended")
                 self.read += 1
-                found.add(each.label)
+                found.update(each.labels)
                 if len(found) > LABELS_MAX:
                     raise data_error(
                         "TooManyLabels",
@@ -137,8 +192,8 @@ class LabelledPreparation:
                         f"than {LABELS_MAX} different labels: set labelField to the field that "
                         "holds the label",
                     )
-                if draw_of(each.text) >= self.held_below:
-                    yield each.text
+                if draw_of(each.content) >= self.held_below:
+                    yield from each.texts
         if not self.read:
             raise no_text("data.train", self.train)
         if len(found) == 1:
@@ -149,11 +204,12 @@ class LabelledPreparation:
             )
         self.labels = {label: number for number, label in enumerate(sorted(found))}
 
-    def _known(self, file: SourceFile, each: Example) -> int:
-        """The number of a label in the validation text."""
-        if each.label not in self.labels:
-            raise _unseen(file, each, list(self.labels))
-        return self.labels[each.label]
+    def _known(self, file: SourceFile, each: Example) -> list[int]:
+        """The numbers of the labels of an example of the validation text."""
+        unseen = next((label for label in each.labels if label not in self.labels), None)
+        if unseen is not None:
+            raise _unseen(file, each.line, unseen, list(self.labels))
+        return [self.labels[label] for label in each.labels]
 
     def _write_manifest(self, directory: Path, train: "_Writer", held: "_Writer") -> None:
         for writer, name in (
@@ -161,13 +217,17 @@ class LabelledPreparation:
             (held, prepared.VALIDATION_EXAMPLES),
         ):
             (directory / name).write_bytes(writer.table.tobytes())
-        names = (
+        names = [
             prepared.TOKENIZER,
             prepared.TRAIN,
             prepared.VALIDATION,
             prepared.TRAIN_EXAMPLES,
             prepared.VALIDATION_EXAMPLES,
-        )
+        ]
+        if self.form is Form.TAGGED_TEXT:
+            for writer, name in ((train, prepared.TRAIN_TAGS), (held, prepared.VALIDATION_TAGS)):
+                (directory / name).write_bytes(writer.tags.tobytes())
+                names.append(name)
         counts = [writer.label_counts(len(self.labels)) for writer in (train, held)]
         manifest = {
             "format_version": prepared.FORMAT_VERSION,
@@ -181,10 +241,10 @@ class LabelledPreparation:
         write_json(directory / prepared.MANIFEST, manifest)
 
 
-def _unseen(file: SourceFile, each: Example, known: Sequence[str]) -> TrainerError:
+def _unseen(file: SourceFile, line: int, label: str, known: Sequence[str]) -> TrainerError:
     return data_error(
         "UnseenLabel",
-        f'{file.name} line {each.line}: label "{_cut(each.label)}" is in no example of data.train, '
+        f'{file.name} line {line}: label "{_cut(label)}" is in no example of data.train, '
         f"which has {', '.join(labels_shown(known))}: correct it, or add examples of it to "
         "data.train",
     )
@@ -201,13 +261,16 @@ class _Writer:
         self.file = path.open("wb")
         self.table = array("q")
         """Of each example where its tokens end, and its label."""
+        self.tags = array("h")
+        """Of each token the label of the word that it begins, NO_TAG where it begins none."""
+        self._is_tagged = of.form is Form.TAGGED_TEXT
         self._tokenizer = tokenizer
         self._dtype = prepared.token_dtype(of.data.tokenizer.vocab_size)
         self._progress = of.progress
         self._total = of.read
         self._tokens = 0
-        self._texts: list[str] = []
-        self._labels: list[int] = []
+        self._texts: list[tuple[str, ...]] = []
+        self._labels: list[list[int]] = []
         self._characters = 0
 
     @property
@@ -215,21 +278,23 @@ class _Writer:
         """Examples that were written."""
         return len(self.table) // 2
 
-    def add(self, text: str, label: int) -> None:
+    def add(self, texts: tuple[str, ...], labels: list[int]) -> None:
         """Append an example."""
-        self._texts.append(text)
-        self._labels.append(label)
-        self._characters += len(text)
+        self._texts.append(texts)
+        self._labels.append(labels)
+        self._characters += sum(map(len, texts))
         if self._characters >= CHUNK_CHARACTERS:
             self.flush()
 
     def flush(self) -> None:
         """Write what was added."""
-        encodings = self._tokenizer.encode_batch_fast(self._texts)
+        encodings = self._tokenizer.encode_batch(self._texts, is_pretokenized=True)
         ids: list[int] = []
-        for encoding, label in zip(encodings, self._labels, strict=True):
+        for encoding, labels in zip(encodings, self._labels, strict=True):
             ids.extend(encoding.ids)
-            self.table.extend((self._tokens + len(ids), label))
+            self.table.extend((self._tokens + len(ids), 0 if self._is_tagged else labels[0]))
+            if self._is_tagged:
+                self.tags.extend(_on_first_tokens(encoding.word_ids, labels))
         self.file.write(np.array(ids, dtype=self._dtype).tobytes())
         self._tokens += len(ids)
         self._texts, self._labels, self._characters = [], [], 0
@@ -237,4 +302,14 @@ class _Writer:
 
     def label_counts(self, labels: int) -> NDArray[np.int64]:
         """How often each label was written, [labels]."""
-        return np.bincount(self.table[1::2], minlength=labels).astype(np.int64)
+        numbers = np.array(self.tags if self._is_tagged else self.table[1::2])
+        return np.bincount(numbers[numbers >= 0], minlength=labels).astype(np.int64)
+
+
+def _on_first_tokens(words: Sequence[int | None], labels: Sequence[int]) -> Iterator[int]:
+    """For each token the label of its word where it is the first of that; `words` are the places of
+    their words."""
+    before: int | None = None
+    for word in words:
+        yield NO_TAG if word is None or word == before else labels[word]
+        before = word

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count, groupby
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,8 @@ def prepare(
         temporary = cache / f"{TEMPORARY_PREFIX}{owner}-{uuid.uuid4().hex}"
         temporary.mkdir()
         try:
-            if form is Form.LABELLED_TEXT:
-                LabelledPreparation(data, train, validation, progress).write(temporary)
+            if form.has_labels:
+                LabelledPreparation(data, form, train, validation, progress).write(temporary)
             else:
                 _Preparation(data, form, train, validation, progress).write(temporary)
             _publish(temporary, cache / key, key, check)
@@ -109,7 +110,7 @@ def prepare(
 
 def reader_of(form: Form) -> Reader:
     """What reads the files of a source that are prepared to `form`."""
-    return examples if form is Form.LABELLED_TEXT else documents
+    return partial(examples, form=form) if form.has_labels else documents
 
 
 def _listed(
@@ -150,7 +151,7 @@ def wanted(data: Data, form: Form = Form.TEXT) -> dict[str, Any]:
         del asked["deduplicate"]
     if form is not Form.TEXT:
         asked["form"] = form
-    if form is not Form.LABELLED_TEXT:
+    if not form.has_labels:
         for source in (*asked["train"], *asked["validation"]):
             del source["label_field"]
     for source in asked["train"]:
@@ -167,7 +168,7 @@ def _field(file: SourceFile) -> str:
 def _identity(file: SourceFile, form: Form) -> list[Any]:
     source = file.source
     field_name = None if file.format == "text" else source.text_field
-    labels = [source.label_field] if form is Form.LABELLED_TEXT else []
+    labels = [source.label_field] if form.has_labels else []
     return [file.name, file.size_bytes, version_of(file), file.format, field_name, *labels]
 
 

@@ -26,6 +26,8 @@ TRAIN = "train.bin"
 VALIDATION = "validation.bin"
 TRAIN_EXAMPLES = "train.examples.bin"
 VALIDATION_EXAMPLES = "validation.examples.bin"
+TRAIN_TAGS = "train.tags.bin"
+VALIDATION_TAGS = "validation.tags.bin"
 FORMAT_VERSION = 2
 
 
@@ -50,10 +52,15 @@ class PreparedData:
     labels: tuple[str, ...] = ()
     """In the order of their numbers; empty where texts have none."""
     train_examples: NDArray[np.int64] | None = None
-    """Where the tokens of each labelled training text end, and the number of its label,
-    [examples, 2]."""
+    """Where the tokens of each labelled training text end, and the number of its label (0 where its
+    words have one each), [examples, 2]."""
     validation_examples: NDArray[np.int64] | None = None
     """The same of the validation texts."""
+    train_tags: NDArray[np.int16] | None = None
+    """The number of the label of the word that each training token begins, [train_tokens]; less
+    than 0 where it begins none."""
+    validation_tags: NDArray[np.int16] | None = None
+    """The same of the validation tokens."""
 
 
 def token_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
@@ -86,6 +93,8 @@ def open_prepared(cache: Path, key: str) -> PreparedData | None:
             labels=tuple(manifest.get("labels", ())),
             train_examples=_table(directory / TRAIN_EXAMPLES, manifest),
             validation_examples=_table(directory / VALIDATION_EXAMPLES, manifest),
+            train_tags=_tags(directory / TRAIN_TAGS, manifest),
+            validation_tags=_tags(directory / VALIDATION_TAGS, manifest),
         )
     except (OSError, KeyError):
         return None
@@ -169,6 +178,14 @@ def _table(path: Path, manifest: dict[str, Any]) -> NDArray[np.int64] | None:
     if path.name not in manifest["files"]:
         return None
     return np.fromfile(path, dtype=np.int64).reshape(-1, 2)
+
+
+def _tags(path: Path, manifest: dict[str, Any]) -> NDArray[np.int16] | None:
+    if path.name not in manifest["files"]:
+        return None
+    return (
+        np.memmap(path, dtype=np.int16, mode="r") if path.stat().st_size else np.empty(0, np.int16)
+    )
 
 
 def _mapped(path: Path, dtype: type[np.uint16] | type[np.uint32]) -> NDArray[np.uint16]:

@@ -12,12 +12,14 @@ from lmtraining_trainer.tasks.causal import CausalLM
 from lmtraining_trainer.tasks.masked import MaskedLM
 from lmtraining_trainer.tasks.sequence_classification import SequenceClassification
 from lmtraining_trainer.tasks.task import Examples, Task
+from lmtraining_trainer.tasks.token_classification import TokenClassification
 
 _TASKS: Mapping[str, Task] = {
     "causal-lm": CausalLM(),
     "backward-lm": BackwardLM(),
     "masked-lm": MaskedLM(),
     "sequence-classification": SequenceClassification(),
+    "token-classification": TokenClassification(),
 }
 
 

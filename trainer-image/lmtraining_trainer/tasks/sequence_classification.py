@@ -58,18 +58,25 @@ class LabelledTexts:
     ) -> MicroBatch:
         """The examples `numbers`; targets are their labels, [sequences], beside them which tokens
         are no padding, int64 [sequences, length]. Nothing is drawn."""
-        ends, labels = self.table[numbers].T
+        inputs, there = self.padded(*self.extents(numbers))
+        labels = self.table[numbers, 1]
+        tokens, targets, attended = (on_device(each, device) for each in (inputs, labels, there))
+        return MicroBatch(inputs=tokens, targets=targets, more=(attended,))
+
+    def extents(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where the tokens of the examples `numbers` begin, and how many of them are read."""
         starts = np.where(numbers > 0, self.table[numbers - 1, 0], 0)
-        sizes = np.minimum(ends - starts, self.length)
+        return starts, np.minimum(self.table[numbers, 0] - starts, self.length)
+
+    def padded(
+        self, starts: NDArray[np.int64], sizes: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Those tokens, and 1 where they are no padding, both [len(starts), length]."""
         width = min(-(-int(sizes.max()) // WIDTH_MULTIPLE) * WIDTH_MULTIPLE, self.length)
-        inputs = np.full((len(numbers), width), PAD_ID, dtype=np.int64)
+        inputs = np.full((len(starts), width), PAD_ID, dtype=np.int64)
         for row, (start, size) in enumerate(zip(starts, sizes, strict=True)):
             inputs[row, :size] = self.tokens[start : start + size]
-        there = (np.arange(width) < sizes[:, None]).astype(np.int64)
-        tokens, targets, attended = (
-            on_device(each, device) for each in (inputs, np.ascontiguousarray(labels), there)
-        )
-        return MicroBatch(inputs=tokens, targets=targets, more=(attended,))
+        return inputs, (np.arange(width) < sizes[:, None]).astype(np.int64)
 
 
 class LabelLoss(ModelLoss):
@@ -96,19 +103,16 @@ class SequenceClassification:
     """Says which label a text has."""
 
     def model(self, spec: TrainingSpec, labels: Sequence[str]) -> PreTrainedModel:
-        config: Any = config_of(spec)
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: number for number, label in enumerate(labels)}
-        return BertForSequenceClassification(config)
+        return BertForSequenceClassification(labelled_config(spec, labels))
 
     def loss(self, model: PreTrainedModel, regularisation: Regularisation) -> ModelLoss:
         return LabelLoss(model, regularisation)
 
     def training(self, spec: TrainingSpec, data: PreparedData) -> LabelledTexts:
-        return _texts(data.train, data.train_examples, spec)
+        return labelled_texts(data.train, data.train_examples, spec)
 
     def validation(self, spec: TrainingSpec, data: PreparedData) -> LabelledTexts:
-        return _texts(data.validation, data.validation_examples, spec)
+        return labelled_texts(data.validation, data.validation_examples, spec)
 
     def counted(self, data: PreparedData) -> int:
         return 3 * len(data.labels)
@@ -124,11 +128,20 @@ class SequenceClassification:
         }
 
 
-def _texts(
+def labelled_config(spec: TrainingSpec, labels: Sequence[str]) -> Any:
+    """The config of a model that knows `labels`."""
+    config = config_of(spec)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: number for number, label in enumerate(labels)}
+    return config
+
+
+def labelled_texts(
     tokens: NDArray[np.uint16] | NDArray[np.uint32],
     table: NDArray[np.int64] | None,
     spec: TrainingSpec,
 ) -> LabelledTexts:
+    """The examples of one side of the split."""
     if table is None:  # its form is that of another task
         raise ValueError("the prepared data has no labels")
     return LabelledTexts(tokens=tokens, table=table, length=spec.data.sequence_length)
