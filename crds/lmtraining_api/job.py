@@ -281,8 +281,9 @@ class TrainingSpec(SpecModel):
         ),
         *(
             Rule(
+                # An empty one is refused by its own length.
                 cel=f"{_HAS_LABELS} || self.data.{side}.all(s, !has(s.labelField) || "
-                f"s.labelField == '{LABEL_FIELD}')",
+                f"s.labelField in ['', '{LABEL_FIELD}'])",
                 message=f"labelField of data.{side} has no effect on model.task {{model.task}}: "
                 "remove it, or choose a task with labels",
                 check=partial(_keep_their_label_field, side=side),
