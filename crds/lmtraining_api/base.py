@@ -97,6 +97,7 @@ class SpecModel(BaseModel):
         broken = [(rule.at, rule.text(self)) for rule in type(self).rules if not rule.check(self)]
         if broken:
             text = "; ".join(sentence for _, sentence in broken)
+            text = text.encode(errors="replace").decode()  # half a surrogate pair cannot be shown
             raise PydanticCustomError(BROKEN_RULES, "{text}", {"text": text, "broken": broken})
         return self
 
