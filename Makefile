@@ -85,6 +85,9 @@ docs-site: $(READY) ## The pages of docs/ as a site, into build/site; every link
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 	@echo "build/site/index.html; with search: $(PYTHON) -m http.server --bind 127.0.0.1 --directory build/site"
 
+screenshots: $(READY) ## The pictures of README and docs, of a run on the real cluster (some minutes)
+	@$(PYTHON) -m tests.screenshots
+
 images: $(READY) ## Build the operator and trainer images and push them to the cluster's registry
 	@$(PYTHON) -m devcluster image build all
 
@@ -103,5 +106,5 @@ help: ## This page
 $(READY): pyproject.toml constraints/python.txt bootstrap.sh
 	@./bootstrap.sh
 
-.PHONY: demo cluster-up cluster-down test test-unit test-sim test-api test-trainer test-e2e test-queues soak bench bench-operator lint crds docs docs-site monitoring \
+.PHONY: demo cluster-up cluster-down test test-unit test-sim test-api test-trainer test-e2e test-queues soak bench bench-operator lint crds docs docs-site monitoring screenshots \
   images constraints clean help

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parents[2]
 BUILD_SECONDS_MAX = 120
+IMAGE_BYTES_MAX = 300_000
 #: What a browser fetches by itself, as against an `a`, which somebody must click.
 FETCHED = {
     "script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src",
@@ -64,6 +65,14 @@ def test_no_page_loads_anything_from_another_host(site: Path) -> None:
     assert {found for page in pages for found in Fetches(page.read_text()).found} == set()
     styles = "".join(path.read_text() for path in site.rglob("*.css"))
     assert re.findall(r"url\(\s*[\"']?(?:https?:)?//[^)]*|@import[^;]*//[^;]*", styles) == []
+
+
+def test_a_picture_is_small_and_asks_for_nothing() -> None:
+    pictures = list((ROOT / "docs/images").iterdir())
+    assert {picture.suffix for picture in pictures} == {".png", ".svg"}
+    assert [path.name for path in pictures if path.stat().st_size > IMAGE_BYTES_MAX] == []
+    drawn = "".join(path.read_text() for path in pictures if path.suffix == ".svg")
+    assert re.findall(r"url\([^#)][^)]*\)|@font-face|<(?:image|script)", drawn) == []
 
 
 def test_a_page_that_loads_something_is_noticed() -> None:
