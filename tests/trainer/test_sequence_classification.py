@@ -193,8 +193,9 @@ class TestBadInput:
     def test_a_label_that_is_not_there(self, tmp_path: Path) -> None:
         path = tmp_path / "x.jsonl"
         path.write_text('{"text": "a", "label": "b"}\n{"text": "a"}\n')
-        assert 'line 2 has no field "label": mend that line, or set labelField' in refused(
-            tmp_path, uri=path.as_uri()
+        assert (
+            'line 2 has no field "label", but the fields text: set data.train[0].labelField'
+            in refused(tmp_path, uri=path.as_uri())
         )
 
     @pytest.mark.parametrize("label", ["null", "[1]", "1.5", "true", '""'])

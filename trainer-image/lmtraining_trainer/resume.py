@@ -165,6 +165,8 @@ def _found(
 
 
 def _journal_loaded(run: Run, chosen: Chosen, world_size: int, state: TrainState) -> None:
+    other = chosen.other_optimizer
+    anew = {"optimizer": f"begun anew after {other}"} if other else {}
     run.journal.append(
         "Loaded",
         chosen.step,
@@ -174,7 +176,7 @@ def _journal_loaded(run: Run, chosen: Chosen, world_size: int, state: TrainState
         layout_then=chosen.layout,
         layout=layout.SHARDED if state.is_sharded else layout.WHOLE,
         generators="restored" if chosen.world_size == world_size else "derived",
-        optimizer=f"begun anew after {chosen.other_optimizer}" if chosen.other_optimizer else None,
+        **anew,
     )
 
 

@@ -153,7 +153,7 @@ def wanted(data: Data, form: Form = Form.TEXT) -> dict[str, Any]:
         asked["form"] = form
     if not form.has_labels:
         for source in (*asked["train"], *asked["validation"]):
-            del source["label_field"]
+            del source["labelField"]
     for source in asked["train"]:
         weight = source.pop("weight")
         if weight is not None:
