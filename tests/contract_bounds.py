@@ -15,6 +15,8 @@ BESIDE: Document = {
     "rollback.name": {"toStep": 1},
     "rollback.toStep": {"name": "back"},
     "accelerator.resource": {"count": 1},
+    "model.pretrained": {"config": None},
+    "pretrained.credentials": {"uri": "s3://bucket/gpt2"},
     "budget.tokens": {"steps": None},
     "budget.epochs": {"steps": None},
     "optimizer.momentum": {"name": "sgd"},

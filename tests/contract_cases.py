@@ -276,6 +276,36 @@ PAIRS = (
         "parquet or auto, or remove textField",
     ),
     Pair(
+        accept=minimal(model={"config": None, "pretrained": {"uri": "s3://bucket/gpt2"}}),
+        refuse=minimal(model={"pretrained": {"uri": "s3://bucket/gpt2"}}),
+        at="spec.model",
+        sentence="model needs exactly one of config (a new model) and pretrained (one to go on "
+        "from): set one",
+    ),
+    Pair(
+        accept=minimal(model={"config": None, "pretrained": {"uri": "s3://bucket/gpt2"}}),
+        refuse=minimal(
+            model={
+                "task": "backward-lm",
+                "config": None,
+                "pretrained": {"uri": "s3://bucket/gpt2"},
+            }
+        ),
+        at="spec.model.pretrained",
+        sentence="pretrained is for task causal-lm: choose that, or set config, as task "
+        "backward-lm begins with a new model",
+    ),
+    Pair(
+        accept=minimal(data={"tokenizer": {"vocabSize": 300}}),
+        refuse=minimal(
+            model={"config": None, "pretrained": {"uri": "s3://bucket/gpt2"}},
+            data={"tokenizer": {"vocabSize": 300}},
+        ),
+        at="spec.data.tokenizer.vocabSize",
+        sentence="data.tokenizer.vocabSize 300 has no effect beside model.pretrained, which brings "
+        "its own tokenizer: remove data.tokenizer",
+    ),
+    Pair(
         accept=weighted(9, 1),
         refuse=weighted(9, None),
         at="spec.data.train",

@@ -44,6 +44,7 @@ from lmtraining_api.training import (
     ModelConfig,
     Parallelism,
     Precision,
+    Pretrained,
     Robustness,
     SecretReference,
     Stability,
@@ -85,6 +86,7 @@ __all__ = [
     "Parallelism",
     "PodTemplate",
     "Precision",
+    "Pretrained",
     "Queue",
     "Recovery",
     "RecoveryRule",
@@ -219,6 +221,14 @@ class TrainingSpec(SpecModel):
             at="training.optimizer.name",
         ),
         Rule(
+            cel="!has(self.model.pretrained) || self.data.tokenizer.vocabSize == "
+            f"{Tokenizer().vocab_size}",
+            message="data.tokenizer.vocabSize {data.tokenizer.vocabSize} has no effect beside "
+            "model.pretrained, which brings its own tokenizer: remove data.tokenizer",
+            check=lambda s: s.model.pretrained is None or s.data.tokenizer == Tokenizer(),
+            at="data.tokenizer.vocabSize",
+        ),
+        Rule(
             cel="self.parallelism.layout == 'ddp' || !has(self.training.fineTuning.lora)",
             message="training.fineTuning.lora has no merge for weights that parallelism.layout "
             "{parallelism.layout} leaves in parts: set parallelism.layout to ddp, which trains "
@@ -263,7 +273,9 @@ class TrainingSpec(SpecModel):
             message="training.regularisation.dropout takes the place of model.config.dropout: "
             "remove one of them",
             check=lambda s: (
-                s.training.regularisation.dropout is None or s.model.config.dropout == 0.0
+                s.training.regularisation.dropout is None
+                or s.model.config is None
+                or s.model.config.dropout == 0.0
             ),
             at="training.regularisation.dropout",
         ),

@@ -338,6 +338,7 @@ class JournalEntry(Record):
     kind: Literal[
         "Started",  # an attempt begins
         "Resolved",  # what an `auto` became
+        "Pretrained",  # the weights that the run goes on from, by their SHA-256
         "Loaded",  # a checkpoint was loaded
         "Rejected",  # a checkpoint was not loaded, and why
         "Skipped",  # a bad batch, and what was bad about it

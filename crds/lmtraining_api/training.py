@@ -71,66 +71,6 @@ class ModelConfig(SpecModel):
     )
 
 
-class Masking(SpecModel):
-    """Which tokens a masked language model has to find (Devlin et al., arXiv 1810.04805): of the
-    hidden ones 80 % become the mask token, 10 % a random one, 10 % stay."""
-
-    share: float = Field(default=0.15, ge=0.01, le=0.9)
-    """Share of the tokens of a sequence that are hidden, at least one of them."""
-    whole_words: bool = False
-    """Hide all tokens of a word or none."""
-
-
-#: The tasks whose models read a text one way, and their architectures; the others look at all of
-#: it.
-ONE_WAY_TASKS: Final = ("causal-lm", "backward-lm")
-LABEL_TASKS: Final = ("sequence-classification", "token-classification")
-"""Those that need labels."""
-ONE_WAY_ARCHITECTURES: Final = ("gpt2", "llama")
-_READS_ONE_WAY: Final = f"self.task in {list(ONE_WAY_TASKS)}"
-
-
-class Model(SpecModel):
-    """What is trained."""
-
-    task: Literal[
-        "causal-lm", "backward-lm", "masked-lm", "sequence-classification", "token-classification"
-    ] = "causal-lm"
-    """The training objective. causal-lm: predict the next token. backward-lm: predict the token
-    before, so that a text is read from its end to its beginning. masked-lm: find tokens that were
-    hidden, from those on both sides. sequence-classification: say which label a text has.
-    token-classification: say which tag (O, B-name or I-name) each word of a text has."""
-    config: ModelConfig
-    """A new model with random weights."""
-    masking: Masking | None = None
-    """Which tokens are hidden; masked-lm only. Left out: 15 %, token by token."""
-
-    rules: ClassVar = (
-        Rule(
-            cel=f"({_READS_ONE_WAY}) == (self.config.architecture in "
-            f"{list(ONE_WAY_ARCHITECTURES)})",
-            message="config.architecture {config.architecture} does not read as task {task} "
-            "does: choose {architectures}",
-            check=lambda m: (
-                (m.task in ONE_WAY_TASKS) == (m.config.architecture in ONE_WAY_ARCHITECTURES)
-            ),
-            at="config.architecture",
-            terms={
-                "architectures": Term(
-                    cel=f"({_READS_ONE_WAY} ? 'gpt2 or llama' : 'bert')",
-                    value=lambda m: "gpt2 or llama" if m.task in ONE_WAY_TASKS else "bert",
-                )
-            },
-        ),
-        Rule(
-            cel="self.task == 'masked-lm' || !has(self.masking)",
-            message="masking has no effect on task {task}: remove it, or choose masked-lm",
-            check=lambda m: m.task == "masked-lm" or m.masking is None,
-            at="masking",
-        ),
-    )
-
-
 class SecretReference(SpecModel):
     """A Secret in the job's namespace."""
 
@@ -154,10 +94,131 @@ NO_PASSWORD_IN_URI = Rule(
     at="uri",
 )
 
+_SCHEME = r"^[a-z][a-z0-9+.-]*(://|::)."
+
+
+_URI_RULES = (
+    Rule(
+        cel=f"self.uri.matches('{_SCHEME}')",
+        message="uri has no scheme, so no storage to read from: write file:///path, "
+        "s3://bucket/key or another fsspec URI",
+        check=lambda s: matches(_SCHEME, s.uri),
+        at="uri",
+    ),
+    Rule(
+        cel="!self.uri.startsWith('file://') || self.uri.startsWith('file:///')",
+        message="uri names a file by a relative path, which no pod can resolve: write "
+        "file:/// with three slashes and the absolute path",
+        check=lambda s: not s.uri.startswith("file://") or s.uri.startswith("file:///"),
+        at="uri",
+    ),
+    Rule(
+        cel=f"!self.uri.matches(r'{UPWARDS_PATTERN}')",
+        message="uri climbs with '..': write the path it ends at",
+        check=lambda s: not matches(UPWARDS_PATTERN, s.uri),
+        at="uri",
+    ),
+    NO_PASSWORD_IN_URI,
+    Rule(
+        cel="!has(self.credentials) || !self.uri.startsWith('file:')",
+        message="credentials has no effect on a file: uri: remove credentials",
+        check=lambda s: s.credentials is None or not s.uri.startswith("file:"),
+        at="credentials",
+    ),
+)
+
+
+class Pretrained(SpecModel):
+    """A model that is trained further."""
+
+    uri: Uri
+    """fsspec URI of a Hugging Face checkpoint directory: config.json, tokenizer.json and
+    model.safetensors, whole or in shards. Any architecture that AutoModelForCausalLM of
+    transformers knows; code in the directory is never run."""
+    credentials: Credentials | None = None
+    """Secret for a store that asks for one; not for file: directories."""
+
+    rules: ClassVar = _URI_RULES
+
+
+class Masking(SpecModel):
+    """Which tokens a masked language model has to find (Devlin et al., arXiv 1810.04805): of the
+    hidden ones 80 % become the mask token, 10 % a random one, 10 % stay."""
+
+    share: float = Field(default=0.15, ge=0.01, le=0.9)
+    """Share of the tokens of a sequence that are hidden, at least one of them."""
+    whole_words: bool = False
+    """Hide all tokens of a word or none."""
+
+
+#: The tasks whose models read a text one way, and their architectures; the others look at all of
+#: it.
+ONE_WAY_TASKS: Final = ("causal-lm", "backward-lm")
+LABEL_TASKS: Final = ("sequence-classification", "token-classification")
+"""Those that need labels."""
+ONE_WAY_ARCHITECTURES: Final = ("gpt2", "llama")
+_READS_ONE_WAY: Final = f"self.task in {list(ONE_WAY_TASKS)}"
+
+
+class Model(SpecModel):
+    """What is trained: exactly one of config and pretrained."""
+
+    task: Literal[
+        "causal-lm", "backward-lm", "masked-lm", "sequence-classification", "token-classification"
+    ] = "causal-lm"
+    """The training objective. causal-lm: predict the next token. backward-lm: predict the token
+    before, so that a text is read from its end to its beginning. masked-lm: find tokens that were
+    hidden, from those on both sides. sequence-classification: say which label a text has.
+    token-classification: say which tag (O, B-name or I-name) each word of a text has."""
+    config: ModelConfig | None = None
+    """A new model with random weights."""
+    pretrained: Pretrained | None = None
+    """A model to go on from; causal-lm only. It brings its own tokenizer."""
+    masking: Masking | None = None
+    """Which tokens are hidden; masked-lm only. Left out: 15 %, token by token."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="has(self.config) != has(self.pretrained)",
+            message="model needs exactly one of config (a new model) and pretrained (one to go on "
+            "from): set one",
+            check=lambda m: (m.config is None) != (m.pretrained is None),
+        ),
+        Rule(
+            cel="self.task == 'causal-lm' || !has(self.pretrained)",
+            message="pretrained is for task causal-lm: choose that, or set config, as task {task} "
+            "begins with a new model",
+            check=lambda m: m.task == "causal-lm" or m.pretrained is None,
+            at="pretrained",
+        ),
+        Rule(
+            cel=f"!has(self.config) || ({_READS_ONE_WAY}) == (self.config.architecture in "
+            f"{list(ONE_WAY_ARCHITECTURES)})",
+            message="config.architecture {config.architecture} does not read as task {task} "
+            "does: choose {architectures}",
+            check=lambda m: (
+                m.config is None
+                or (m.task in ONE_WAY_TASKS) == (m.config.architecture in ONE_WAY_ARCHITECTURES)
+            ),
+            at="config.architecture",
+            terms={
+                "architectures": Term(
+                    cel=f"({_READS_ONE_WAY} ? 'gpt2 or llama' : 'bert')",
+                    value=lambda m: "gpt2 or llama" if m.task in ONE_WAY_TASKS else "bert",
+                )
+            },
+        ),
+        Rule(
+            cel="self.task == 'masked-lm' || !has(self.masking)",
+            message="masking has no effect on task {task}: remove it, or choose masked-lm",
+            check=lambda m: m.task == "masked-lm" or m.masking is None,
+            at="masking",
+        ),
+    )
+
+
 #: Where a label is when a source does not say.
 LABEL_FIELD: Final = "label"
-
-_SCHEME = r"^[a-z][a-z0-9+.-]*(://|::)."
 
 
 class DataSource(SpecModel):
@@ -179,33 +240,7 @@ class DataSource(SpecModel):
     """Secret for a source that asks for one; not for file: sources."""
 
     rules: ClassVar = (
-        Rule(
-            cel=f"self.uri.matches('{_SCHEME}')",
-            message="uri has no scheme, so no storage to read from: write file:///path, "
-            "s3://bucket/key or another fsspec URI",
-            check=lambda s: matches(_SCHEME, s.uri),
-            at="uri",
-        ),
-        Rule(
-            cel="!self.uri.startsWith('file://') || self.uri.startsWith('file:///')",
-            message="uri names a file by a relative path, which no pod can resolve: write "
-            "file:/// with three slashes and the absolute path",
-            check=lambda s: not s.uri.startswith("file://") or s.uri.startswith("file:///"),
-            at="uri",
-        ),
-        Rule(
-            cel=f"!self.uri.matches(r'{UPWARDS_PATTERN}')",
-            message="uri climbs with '..': write the path it ends at",
-            check=lambda s: not matches(UPWARDS_PATTERN, s.uri),
-            at="uri",
-        ),
-        NO_PASSWORD_IN_URI,
-        Rule(
-            cel="!has(self.credentials) || !self.uri.startsWith('file:')",
-            message="credentials has no effect on a file: uri: remove credentials",
-            check=lambda s: s.credentials is None or not s.uri.startswith("file:"),
-            at="credentials",
-        ),
+        *_URI_RULES,
         Rule(
             # An entry of a list keeps what was written: the API server adds no defaults to it.
             cel="!has(self.textField) || self.textField == 'text' || "

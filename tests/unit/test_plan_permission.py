@@ -31,6 +31,10 @@ def data(uri: str) -> dict[str, Any]:
     return {"data__train": [{"uri": uri}]}
 
 
+def pretrained(uri: str) -> dict[str, Any]:
+    return {"model__config": None, "model__pretrained": {"uri": uri}}
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -55,6 +59,8 @@ def data(uri: str) -> dict[str, Any]:
         ({"checkpoint__storage": {"uri": "s3://team/runs"}}, None),
         ({"checkpoint__storage": {"uri": "s3://teams/runs"}}, "checkpoint.storage.uri"),
         ({"tracking__mlflow": {"uri": "http://mlflow:5000"}}, "tracking.mlflow.uri is not allowed"),
+        (pretrained("s3://team/gpt2"), None),
+        (pretrained("s3://other/gpt2"), "model.pretrained.uri is not allowed"),
         ({"workers__serviceAccountName": "trainer"}, None),
         ({"workers__serviceAccountName": "admin"}, "workers.serviceAccountName admin"),
     ],

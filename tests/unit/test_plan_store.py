@@ -28,6 +28,10 @@ pytestmark = pytest.mark.unit
 
 URI = "s3://bucket/team"
 SECRET = {"secretRef": {"name": "bucket-writer"}}
+MODEL: dict[str, Any] = {
+    "model__config": None,
+    "model__pretrained": {"uri": "s3://models/gpt2", "credentials": SECRET},
+}
 STORE: dict[str, Any] = {"checkpoint__storage": {"uri": f"{URI}/", "credentials": SECRET}}
 
 
@@ -83,7 +87,7 @@ TRACKED: dict[str, Any] = {"tracking__mlflow": {"uri": "http://mlflow:5000", "cr
 
 @pytest.mark.parametrize(
     ("changes", "field"),
-    [(STORE, "checkpoint.storage"), (TRACKED, "tracking.mlflow")],
+    [(STORE, "checkpoint.storage"), (TRACKED, "tracking.mlflow"), (MODEL, "model.pretrained")],
 )
 def test_a_missing_secret_names_the_field_that_asks_for_it(
     changes: dict[str, Any], field: str

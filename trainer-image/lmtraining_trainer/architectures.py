@@ -8,20 +8,27 @@ from collections.abc import Callable, Mapping
 
 from transformers import BertConfig, GPT2Config, LlamaConfig, PreTrainedConfig
 
-from lmtraining_api.job import TrainingSpec
+from lmtraining_api.job import ModelConfig, TrainingSpec
 from lmtraining_trainer.data.tokenizer import END_OF_TEXT_ID, PAD_ID
 
 #: Width of llama's feed-forward layer: 8/3 of the hidden size (Touvron et al. 2023), rounded up.
 FEED_FORWARD_MULTIPLE = 64
 
 
+def new_config(spec: TrainingSpec) -> ModelConfig:
+    """What the job says of its new model. Raises ValueError where it goes on from another."""
+    if spec.model.config is None:
+        raise ValueError("a job with model.pretrained has no model.config")
+    return spec.model.config
+
+
 def config_of(spec: TrainingSpec) -> PreTrainedConfig:
     """The config of the job's model, without what its task adds."""
-    return _CONFIGS[spec.model.config.architecture](spec)
+    return _CONFIGS[new_config(spec).architecture](spec)
 
 
 def _gpt2(spec: TrainingSpec) -> GPT2Config:
-    config = spec.model.config
+    config = new_config(spec)
     return GPT2Config(
         vocab_size=spec.data.tokenizer.vocab_size,
         n_positions=spec.data.sequence_length,
@@ -39,7 +46,7 @@ def _gpt2(spec: TrainingSpec) -> GPT2Config:
 
 
 def _llama(spec: TrainingSpec) -> LlamaConfig:
-    config = spec.model.config
+    config = new_config(spec)
     width = -(-config.hidden_size * 8 // 3 // FEED_FORWARD_MULTIPLE) * FEED_FORWARD_MULTIPLE
     return LlamaConfig(
         vocab_size=spec.data.tokenizer.vocab_size,
@@ -56,7 +63,7 @@ def _llama(spec: TrainingSpec) -> LlamaConfig:
 
 
 def _bert(spec: TrainingSpec) -> BertConfig:
-    config = spec.model.config
+    config = new_config(spec)
     return BertConfig(
         vocab_size=spec.data.tokenizer.vocab_size,
         hidden_size=config.hidden_size,

@@ -5,7 +5,11 @@ exit code and whether trying again can help. The text of any other exception is 
 since it may quote training data (P11).
 """
 
+from collections.abc import Sequence
+
 from lmtraining_api import FailureClass
+
+NAMES_SHOWN_MAX = 6
 
 
 class TrainerError(Exception):
@@ -36,3 +40,11 @@ class Preempted(Exception):  # noqa: N818 - not an error: the run was told to st
     def __init__(self, step: int) -> None:
         super().__init__(f"stopped after step {step}")
         self.step = step
+
+
+def shown(names: Sequence[str]) -> str:
+    """The first and the last of them, for a person who guessed wrong."""
+    half = NAMES_SHOWN_MAX // 2
+    if len(names) <= NAMES_SHOWN_MAX:
+        return ", ".join(names)
+    return ", ".join([*names[:half], "…", *names[-half:]])

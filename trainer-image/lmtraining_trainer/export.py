@@ -10,6 +10,8 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
+from lmtraining_trainer.data.prepared import PreparedData
+from lmtraining_trainer.data.pretrained import TOKENIZER_FILES, BaseModel
 from lmtraining_trainer.data.tokenizer import (
     ENCODER_TOKENS,
     END_OF_TEXT,
@@ -23,7 +25,7 @@ from lmtraining_trainer.run.directory import EXPORT
 
 
 def write_export(
-    run: Run, model: PreTrainedModel, *, tokenizer_json: str, sequence_length: int
+    run: Run, model: PreTrainedModel, *, data: PreparedData, sequence_length: int
 ) -> Path:
     """Publish the model and its tokenizer; returns the directory.
 
@@ -35,7 +37,10 @@ def write_export(
         temporary.mkdir()
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         model.save_pretrained(temporary, safe_serialization=True)
-        exported_tokenizer(tokenizer_json, sequence_length).save_pretrained(temporary)
+        if data.base is None:
+            exported_tokenizer(data.tokenizer_json, sequence_length).save_pretrained(temporary)
+        else:
+            _copy_tokenizer(data.base, temporary)
         publish_directory(temporary, final, lambda: _make_way(run, final))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -50,6 +55,13 @@ def _make_way(run: Run, final: Path) -> None:
     if final.exists():  # of the same run with a smaller budget
         remove_directory(final)
         run.fence.check()
+
+
+def _copy_tokenizer(base: BaseModel, to: Path) -> None:
+    """As it came: its own settings, special tokens and chat template."""
+    for name in TOKENIZER_FILES:
+        if (base.directory / name).exists():
+            shutil.copyfile(base.directory / name, to / name)
 
 
 def exported_tokenizer(tokenizer_json: str, sequence_length: int) -> PreTrainedTokenizerFast:

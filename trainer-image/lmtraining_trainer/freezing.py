@@ -16,12 +16,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lmtraining_api import FailureClass
-from lmtraining_trainer.errors import TrainerError
+from lmtraining_trainer.errors import TrainerError, shown
 from lmtraining_trainer.model import blocks
 from lmtraining_trainer.sharding import total_norm
 from lmtraining_trainer.step import Measured
-
-NAMES_SHOWN_MAX = 6
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
@@ -58,14 +56,6 @@ def check_unfreezing(model: PreTrainedModel, unfreeze_every_steps: int | None) -
             "it, and training.fineTuning.freeze or lora.targets leave no weight to train there: "
             "leave out unfreezeEverySteps, or leave some of those weights to train",
         )
-
-
-def shown(names: Sequence[str]) -> str:
-    """The first and the last of them, for a person who guessed wrong."""
-    half = NAMES_SHOWN_MAX // 2
-    if len(names) <= NAMES_SHOWN_MAX:
-        return ", ".join(names)
-    return ", ".join([*names[:half], "…", *names[-half:]])
 
 
 def depths(model: PreTrainedModel) -> dict[int, int]:

@@ -17,8 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lmtraining_api import FailureClass
 from lmtraining_api.job import Lora
-from lmtraining_trainer.errors import TrainerError
-from lmtraining_trainer.freezing import shown
+from lmtraining_trainer.errors import TrainerError, shown
 from lmtraining_trainer.model import blocks
 
 #: What a task puts on top of the blocks: new weights, which are trained whole.

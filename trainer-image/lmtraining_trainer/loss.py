@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from lmtraining_api.job import Regularisation
@@ -26,9 +27,15 @@ class ModelLoss(nn.Module):
     """A causal language model with its loss: what is wrapped, timed and differentiated."""
 
     def __init__(
-        self, model: PreTrainedModel, regularisation: Regularisation | None = None
+        self,
+        model: PreTrainedModel,
+        regularisation: Regularisation | None = None,
+        *,
+        is_sliced: bool = True,
     ) -> None:
+        """`is_sliced`: by slices, which takes a head that is plain."""
         super().__init__()
+        self.is_sliced = is_sliced
         self.model = model
         self.regularisation = regularisation or Regularisation()
 
@@ -41,6 +48,8 @@ class ModelLoss(nn.Module):
             smoothing = self.regularisation.label_smoothing
             if self.regularisation.mixup:
                 read, labels = self._mixed(inputs, targets)
+        if not self.is_sliced:
+            return self._of_logits(read, labels, smoothing)
         body = self.model.base_model(**read, use_cache=False)
         hidden = body.last_hidden_state.flatten(0, 1)
         device = hidden.device.type
@@ -50,6 +59,16 @@ class ModelLoss(nn.Module):
         with torch.autocast(device, enabled=False):
             loss: torch.Tensor = _SlicedCrossEntropy.apply(hidden, weight, labels, smoothing)
         return loss
+
+    def _of_logits(
+        self, read: dict[str, torch.Tensor], labels: Labels, smoothing: float
+    ) -> torch.Tensor:
+        logits = self.model(**read, use_cache=False).logits.flatten(0, 1).float()
+        losses = [
+            share * functional.cross_entropy(logits, targets, label_smoothing=smoothing)
+            for targets, share in labels
+        ]
+        return torch.stack(losses).sum()
 
     def _mixed(
         self, inputs: torch.Tensor, targets: torch.Tensor
@@ -61,6 +80,26 @@ class ModelLoss(nn.Module):
         mixed = share * embedded + (1.0 - share) * embedded.flip(0)
         labels = ((targets.flatten(), share), (targets.flip(0).flatten(), 1.0 - share))
         return {"inputs_embeds": mixed}, labels
+
+
+def has_plain_head(model: PreTrainedModel) -> bool:
+    """Whether its logits are what its body gives times the output embedding: some architectures add
+    a bias, scale or cap. Asked of a model that others made, in evaluation."""
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if model.base_model is model or not isinstance(head, nn.Linear) or head.bias is not None:
+        return False
+    tokens = torch.arange(min(8, len(head.weight)), device=head.weight.device)[None]
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+        logits = model(input_ids=tokens, use_cache=False).logits
+    model.train(was_training)
+    if hidden.shape[-1] != head.weight.shape[1]:
+        return False
+    # A cap does not show where the logits of these tokens are small.
+    is_capped = getattr(model.config, "final_logit_softcapping", None) is not None
+    return not is_capped and torch.allclose(hidden @ head.weight.T, logits, rtol=1e-3, atol=1e-4)
 
 
 class _SlicedCrossEntropy(torch.autograd.Function):

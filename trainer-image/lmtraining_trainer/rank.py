@@ -115,7 +115,8 @@ def _whole_model(trainer: Trainer) -> PreTrainedModel:
     model, voice = trainer.state.model, trainer.voice
     if not trainer.state.is_sharded:
         return model
-    copy = empty_model(trainer.spec, trainer.plan.data.labels) if trainer.gang.is_lead else None
+    data = trainer.plan.data
+    copy = empty_model(trainer.spec, data.labels, data.base) if trainer.gang.is_lead else None
     weights = {} if copy is None else dict(copy.named_parameters())
     with trainer.gang.peer_errors(), torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -176,7 +177,7 @@ def _write_export(trainer: Trainer, run: Run, model: PreTrainedModel) -> Path:
     return write_export(
         run,
         model,
-        tokenizer_json=trainer.plan.data.tokenizer_json,
+        data=trainer.plan.data,
         sequence_length=trainer.spec.data.sequence_length,
     )
 

@@ -19,6 +19,7 @@ from lmtraining_trainer import precision, rng
 from lmtraining_trainer.data import open_prepared, prepare
 from lmtraining_trainer.data.batches import BatchPlan
 from lmtraining_trainer.data.form import form_of
+from lmtraining_trainer.data.pretrained import fetch_model, open_model
 from lmtraining_trainer.device import device_of
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.optimizer import build_optimizer
@@ -95,7 +96,7 @@ def range_test(
     spec = job.spec
     device = device_of(0, accelerated=spec.workers.accelerator is not None)
     plan = _plan(job, credentials, say, device)
-    model = model_to_train(spec, device, plan.data.labels)
+    model = model_to_train(spec, device, plan.data)
     rng.seed_all(seed=spec.training.seed, rank=0, step=0)
     with_loss = task_of(spec).loss(model, spec.training.regularisation)
     optimizer = build_optimizer(model, spec.training.optimizer, spec.training.fine_tuning)
@@ -129,6 +130,12 @@ def _plan(
 ) -> BatchPlan:
     """The batches of the job, all read by one rank."""
     cache = Path(job.data_cache_directory)
+    base, pretrained = None, job.spec.model.pretrained
+    if pretrained is not None:
+        key = fetch_model(
+            pretrained, cache=cache, credentials=credentials, owner=job.job_uid, progress=say
+        )
+        base = open_model(cache, key, job.spec)
     key = prepare(
         job.spec.data,
         cache=cache,
@@ -136,8 +143,9 @@ def _plan(
         owner=job.job_uid,
         form=form_of(job.spec),
         progress=say,
+        base=base,
     )
-    data = open_prepared(cache, key)
+    data = open_prepared(cache, key, base)
     if data is None:
         raise TrainerError(
             FailureClass.STORAGE,

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from lmtraining_trainer import rng
 from lmtraining_trainer.data.micro_batch import Batch
@@ -56,7 +57,10 @@ class Extremes:
     activations: list[torch.Tensor] = field(default_factory=list)
 
     def logit_bound(self, head_width: int) -> float:
-        """No attention logit was larger."""
+        """No attention logit was larger; 0.0 where the architecture keeps its queries and keys in
+        a way that is not known here."""
+        if not self.query_norms:
+            return 0.0
         products = torch.stack(self.query_norms) * torch.stack(self.key_norms)
         return float(products.max()) / math.sqrt(head_width)
 
@@ -84,7 +88,7 @@ def probe(trainer: Trainer, batch: Batch) -> Probe:
                 [g for p, g in zip(parameters, gradients, strict=True) if id(p) not in frozen]
             )
         ),
-        logit_bound=extremes.logit_bound(config.hidden_size // config.num_attention_heads),
+        logit_bound=extremes.logit_bound(_head_width(config)),
         activation_max=extremes.activation_max(),
         weights_before=_weights_before(trainer.state.optimizer),
     )
@@ -190,14 +194,15 @@ def _of_weights(
 
 @contextmanager
 def watched(model: PreTrainedModel) -> Iterator[Extremes]:
-    """Hooks on a gpt2, llama or bert model that collect the extremes of what passes through it."""
+    """Hooks on a model that collect the extremes of what passes through it: of queries and keys
+    where they are kept as in gpt2, llama or bert."""
     found = Extremes()
-    heads = model.config.num_attention_heads
+    shape = model.config.num_attention_heads, _head_width(model.config)
     handles = []
     for block in blocks(model):
         handles.append(block.register_forward_hook(partial(_see_block, found)))
         for layer, see in _projections(block):
-            handles.append(layer.register_forward_hook(partial(see, found, heads)))
+            handles.append(layer.register_forward_hook(partial(see, found, shape)))
     try:
         yield found
     finally:
@@ -206,12 +211,21 @@ def watched(model: PreTrainedModel) -> Iterator[Extremes]:
 
 
 def _projections(block: Any) -> list[tuple[nn.Module, Any]]:
-    if hasattr(block, "attn"):
-        return [(block.attn.c_attn, _see_queries_and_keys)]
-    if hasattr(block, "attention"):
-        own = block.attention.self
-        return [(own.query, _see_queries), (own.key, _see_keys)]
-    return [(block.self_attn.q_proj, _see_queries), (block.self_attn.k_proj, _see_keys)]
+    joint: Any = getattr(getattr(block, "attn", None), "c_attn", None)
+    if isinstance(getattr(joint, "base_layer", joint), Conv1D):  # beside adapters, or alone
+        return [(joint, _see_queries_and_keys)]
+    encoders: Any = getattr(getattr(block, "attention", None), "self", None)
+    if hasattr(encoders, "query"):
+        return [(encoders.query, _see_queries), (encoders.key, _see_keys)]
+    parts: Any = getattr(block, "self_attn", None)
+    if not hasattr(parts, "q_proj") or hasattr(parts, "q_norm"):  # normed after the projection
+        return []
+    return [(parts.q_proj, _see_queries), (parts.k_proj, _see_keys)]
+
+
+def _head_width(config: Any) -> int:
+    width = getattr(config, "head_dim", None)
+    return int(width or config.hidden_size // config.num_attention_heads)
 
 
 def _see_block(found: Extremes, _: nn.Module, __: Any, output: Any) -> None:
@@ -219,24 +233,31 @@ def _see_block(found: Extremes, _: nn.Module, __: Any, output: Any) -> None:
     found.activations.append(hidden.detach().abs().max().float())
 
 
+Shape = tuple[int, int]
+"""Heads of the queries, and the width of a head."""
+
+
 def _see_queries_and_keys(
-    found: Extremes, heads: int, layer: nn.Module, _: Any, output: torch.Tensor
+    found: Extremes, shape: Shape, layer: nn.Module, _: Any, output: torch.Tensor
 ) -> None:
     queries, keys, _ = output.chunk(3, dim=-1)
-    _see_queries(found, heads, layer, _, queries)
-    _see_keys(found, heads, layer, _, keys)
+    _see_queries(found, shape, layer, _, queries)
+    _see_keys(found, shape, layer, _, keys)
 
 
-def _see_queries(found: Extremes, heads: int, _: nn.Module, __: Any, output: torch.Tensor) -> None:
-    found.query_norms.append(_head_norms(output, heads))
+def _see_queries(
+    found: Extremes, shape: Shape, _: nn.Module, __: Any, output: torch.Tensor
+) -> None:
+    found.query_norms.append(_head_norms(output, shape[1]))
 
 
-def _see_keys(found: Extremes, heads: int, _: nn.Module, __: Any, output: torch.Tensor) -> None:
-    found.key_norms.append(_head_norms(output, heads))
+def _see_keys(found: Extremes, shape: Shape, _: nn.Module, __: Any, output: torch.Tensor) -> None:
+    norms = _head_norms(output, shape[1])
+    found.key_norms.append(norms.repeat_interleave(shape[0] // len(norms)))
 
 
-def _head_norms(output: torch.Tensor, heads: int) -> torch.Tensor:
-    """The greatest norm of each head: [heads] of [sequences, length, width]."""
-    by_head = output.detach().float().reshape(*output.shape[:-1], heads, -1)
+def _head_norms(output: torch.Tensor, width: int) -> torch.Tensor:
+    """The greatest norm of each head: [heads] of [sequences, length, heads * width]."""
+    by_head = output.detach().float().reshape(*output.shape[:-1], -1, width)
     norms: torch.Tensor = torch.linalg.vector_norm(by_head, dim=-1)
     return norms.flatten(0, 1).amax(dim=0)

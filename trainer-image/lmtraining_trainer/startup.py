@@ -8,7 +8,6 @@ changes the order of its sums; without the throw-away pass a resumed run of thre
 differs in the last bit.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from transformers import PreTrainedModel
 from lmtraining_api import FailureClass, JobFile, TrainingSpec
 from lmtraining_api.report_parts import labels_shown
 from lmtraining_trainer import precision, rng
+from lmtraining_trainer.base_model import base_model
 from lmtraining_trainer.checkpoint import (
     Line,
     Publish,
@@ -33,6 +33,7 @@ from lmtraining_trainer.data import PreparedData, open_prepared, prepare, wanted
 from lmtraining_trainer.data.batches import BatchPlan
 from lmtraining_trainer.data.form import form_of
 from lmtraining_trainer.data.prepared import check_enough
+from lmtraining_trainer.data.pretrained import BaseModel
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.evaluation import ValidationPlan
 from lmtraining_trainer.files import json_bytes, sha256_of
@@ -80,11 +81,12 @@ def prepare_data(
     """
     cache = Path(job.data_cache_directory)
     voice.say("Preparing")
+    base = base_model(job, run, gang, voice, credentials, mirror=mirror)
     key = gang.lead_does(
-        "prepare the data", lambda: _data_key(job, run, voice, credentials) if run else ""
+        "prepare the data", lambda: _data_key(job, run, voice, credentials, base) if run else ""
     )
     _fetch_data(mirror, cache / key)
-    data = open_prepared(cache, key)
+    data = open_prepared(cache, key, base)
     if data is None:
         raise TrainerError(
             FailureClass.STORAGE,
@@ -96,11 +98,16 @@ def prepare_data(
     return data
 
 
-def _data_key(job: JobFile, run: Run, voice: Voice, credentials: Path) -> str:
+def _data_key(
+    job: JobFile, run: Run, voice: Voice, credentials: Path, base: BaseModel | None
+) -> str:
     """On the lead: the key of data that is prepared."""
     cache = Path(job.data_cache_directory)
     form = form_of(job.spec)
-    data_sha256 = sha256_of(json_bytes(wanted(job.spec.data, form)))
+    asked = wanted(job.spec.data, form)
+    if base is not None:
+        asked["pretrained"] = base.sha256
+    data_sha256 = sha256_of(json_bytes(asked))
     known = run.record
     is_known = has_begun(run.directory) and known.get("data_sha256") == data_sha256
     if is_known:
@@ -121,6 +128,7 @@ def _data_key(job: JobFile, run: Run, voice: Voice, credentials: Path) -> str:
         progress=lambda message: voice.progress("Preparing", message),
         check=check,
         fetch=lambda key: _fetch_data(run.mirror, cache / key),
+        base=base,
     )
     with storage_errors(run.directory):
         if run.mirror is not None:
@@ -128,7 +136,7 @@ def _data_key(job: JobFile, run: Run, voice: Voice, credentials: Path) -> str:
         run.remember(
             data_sha256=data_sha256,
             data_key=key,
-            fingerprint=fingerprint(shape_of(job.spec)),
+            fingerprint=fingerprint(shape_of(job.spec, base)),
         )
     return key
 
@@ -153,7 +161,7 @@ def build_trainer(
     """Ready for the first step, a checkpoint loaded where there is one. Raises TrainerError."""
     spec = job.spec
     plan = BatchPlan.of(spec, data, rank=gang.rank, world_size=gang.world_size, device=device)
-    model = model_to_train(spec, device, data.labels)
+    model = model_to_train(spec, device, data)
     rng.seed_all(seed=spec.training.seed, rank=gang.rank, step=0)
     with_loss = task_of(spec).loss(model, spec.training.regularisation)
     with voice.accounts.during("compile"):
@@ -200,11 +208,9 @@ def build_trainer(
     return trainer
 
 
-def model_to_train(
-    spec: TrainingSpec, device: torch.device, labels: Sequence[str] = ()
-) -> PreTrainedModel:
+def model_to_train(spec: TrainingSpec, device: torch.device, data: PreparedData) -> PreTrainedModel:
     """As it is trained: with adapters, and what is frozen frozen. Raises TrainerError."""
-    model, tuning = build_model(spec, labels), spec.training.fine_tuning
+    model, tuning = build_model(spec, data.labels, data.base), spec.training.fine_tuning
     if spec.training.regularisation.dropout is not None:
         set_dropout(model, spec.training.regularisation.dropout)
     if tuning.lora is not None:
@@ -288,7 +294,7 @@ def _publish(job: JobFile, state: TrainState, *, run: Run | None, gang: Gang) ->
 def identity_of(spec: TrainingSpec, data: PreparedData, world_size: int) -> dict[str, Any]:
     """What a checkpoint says about the model, the tokenizer, what the state beside the weights is
     of, and the gang."""
-    shape, lora = shape_of(spec), spec.training.fine_tuning.lora
+    shape, lora = shape_of(spec, data.base), spec.training.fine_tuning.lora
     return {
         "shape": shape,
         "fingerprint": fingerprint(shape),

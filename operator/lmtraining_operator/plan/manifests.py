@@ -231,10 +231,11 @@ def _storage(job: LMTrainingJob) -> Object:
 
 
 def secrets(job: LMTrainingJob) -> list[str]:
-    """Names of the Secrets that the job's sources, its store and its tracker ask for, each once."""
+    """Names of the Secrets that the job's sources, its model, its store and its tracker ask for,
+    each once."""
     data, storage, tracker = job.spec.data, job.spec.checkpoint.storage, job.spec.tracking.mlflow
-    of_sources = (source.credentials for source in (*data.train, *data.validation))
-    wanted = [*of_sources, storage.credentials, tracker.credentials if tracker else None]
+    of_blocks = (*data.train, *data.validation, job.spec.model.pretrained, storage, tracker)
+    wanted = [block.credentials for block in of_blocks if block is not None]
     return sorted({one.secret_ref.name for one in wanted if one is not None})
 
 

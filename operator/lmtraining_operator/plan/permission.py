@@ -46,6 +46,8 @@ def _remote_uris(spec: LMTrainingJobSpec) -> Iterator[tuple[str, str]]:
         *((f"data.train[{i}].uri", source.uri) for i, source in enumerate(spec.data.train)),
         *((f"data.validation[{i}].uri", s.uri) for i, s in enumerate(spec.data.validation)),
     ]
+    if spec.model.pretrained is not None:
+        named.append(("model.pretrained.uri", spec.model.pretrained.uri))
     if spec.checkpoint.storage.uri is not None:
         named.append(("checkpoint.storage.uri", spec.checkpoint.storage.uri))
     if spec.tracking.mlflow is not None:

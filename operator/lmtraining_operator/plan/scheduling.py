@@ -149,6 +149,8 @@ def _credentials(
     for field, sources in (("train", spec.data.train), ("validation", spec.data.validation)):
         for number, source in enumerate(sources):
             yield f"data.{field}[{number}]", source.credentials
+    if spec.model.pretrained is not None:
+        yield "model.pretrained", spec.model.pretrained.credentials
     yield "checkpoint.storage", spec.checkpoint.storage.credentials
     if spec.tracking.mlflow is not None:
         yield "tracking.mlflow", spec.tracking.mlflow.credentials

@@ -24,11 +24,19 @@ CHUNK_CHARACTERS = 2 * 1024 * 1024
 class PackedWriter:
     """Writes the tokens of one split to a file and counts them."""
 
-    def __init__(self, path: Path, tokenizer: Tokenizer, vocab_size: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        tokenizer: Tokenizer,
+        vocab_size: int,
+        *,
+        end_of_text_id: int = END_OF_TEXT_ID,
+    ) -> None:
         self.counts: NDArray[np.int64] = np.zeros(vocab_size, dtype=np.int64)
         """How often each token was written, [vocab_size]."""
         self._file = path.open("wb")
         self._tokenizer = tokenizer
+        self._end_of_text_id = end_of_text_id
         self._dtype = token_dtype(vocab_size)
         self._pieces: list[str] = []
         self._ends: list[bool] = []
@@ -70,7 +78,7 @@ class PackedWriter:
         for encoding, ends in zip(encodings, self._ends, strict=True):
             ids.extend(encoding.ids)
             if ends:
-                ids.append(END_OF_TEXT_ID)
+                ids.append(self._end_of_text_id)
         tokens = np.array(ids, dtype=self._dtype)
         self.counts += np.bincount(tokens, minlength=len(self.counts))
         self._file.write(tokens.tobytes())

@@ -1,16 +1,13 @@
 """From sources to prepared data, once for all jobs that ask for the same.
 
-Promise: the directory <cache>/<key> appears by one rename, complete; the key covers everything that
-shapes its content. An interrupted preparation leaves nothing under a final name, two at once do no
-harm (the second one to finish throws its work away), and memory does not grow with the text.
+Promise: the key covers everything that shapes the content of the directory <cache>/<key>, and
+memory does not grow with the text.
 Trap avoided: training a tokenizer is one long call, so it runs in a thread of its own while this
 one goes on saying that it lives.
 """
 
 import shutil
 import threading
-import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,23 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from lmtraining_api import FailureClass
 from lmtraining_api.job import Data
 from lmtraining_trainer.data import prepared
+from lmtraining_trainer.data.cache import make_in_cache
 from lmtraining_trainer.data.documents import Reader, check_records, documents
 from lmtraining_trainer.data.form import Form
 from lmtraining_trainer.data.holdout import draw_of, held_out_below, parts_of, pieces_of
 from lmtraining_trainer.data.labelled import LabelledPreparation, examples
 from lmtraining_trainer.data.packing import PackedWriter, unigram_loss
+from lmtraining_trainer.data.pretrained import BaseModel
 from lmtraining_trainer.data.repeats import find_repeats
 from lmtraining_trainer.data.sources import SourceFile, list_sources, no_text, version_of
-from lmtraining_trainer.data.tokenizer import train_tokenizer
-from lmtraining_trainer.errors import TrainerError
+from lmtraining_trainer.data.tokenizer import END_OF_TEXT_ID, load_tokenizer, train_tokenizer
 from lmtraining_trainer.files import (
     json_bytes,
     nothing,
-    publish_directory,
-    remove_directory,
     sha256_of,
     write_json,
 )
@@ -46,9 +41,6 @@ from lmtraining_trainer.heartbeat import while_alive
 
 #: Text the tokenizer is trained on at most; beyond it, pieces are drawn by their hash.
 TOKENIZER_TEXT_BYTES_MAX = 256 * 1024 * 1024
-#: A preparation that another job left half done is removed when this old.
-LEFTOVER_AGE_SECONDS_MAX = 24 * 3600.0
-TEMPORARY_PREFIX = ".preparing-"
 
 Progress = Callable[[str], None]
 
@@ -63,8 +55,10 @@ def prepare(
     form: Form = Form.TEXT,
     check: Callable[[], None] = nothing,
     fetch: Callable[[str], None] = lambda _: None,
+    base: BaseModel | None = None,
 ) -> str:
-    """The key of the prepared data of `data`, which afterwards exists in `cache`.
+    """The key of the prepared data of `data`, which afterwards exists in `cache`; in the tokens of
+    `base`, where there is one.
 
     `form` is what the job's task reads. `owner` is the job's UID: what it left half done in an
     earlier attempt is removed. `progress` is called with a sentence at least every second or so and
@@ -74,7 +68,7 @@ def prepare(
     """
     train, validation, key = while_alive(
         "list the files",
-        lambda: _listed(data, credentials, form),
+        lambda: _listed(data, credentials, form, base),
         lambda: progress("listing the files"),
     )
     fetch(key)
@@ -85,26 +79,19 @@ def prepare(
         lambda: check_records((*train, *validation), reader_of(form)),
         lambda: progress("looking into the files"),
     )
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(cache, owner, check)
-        temporary = cache / f"{TEMPORARY_PREFIX}{owner}-{uuid.uuid4().hex}"
-        temporary.mkdir()
-        try:
-            if form.has_labels:
-                LabelledPreparation(data, form, train, validation, progress).write(temporary)
-            else:
-                _Preparation(data, form, train, validation, progress).write(temporary)
-            _publish(temporary, cache / key, key, check)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise TrainerError(
-            FailureClass.STORAGE,
-            "DataCacheUnusable",
-            f"the data cache {cache} cannot be written ({error.strerror}): free space there, or "
-            "make it writable",
-        ) from error
+    preparation: LabelledPreparation | _Preparation = (
+        LabelledPreparation(data, form, train, validation, progress)
+        if form.has_labels
+        else _Preparation(data, form, train, validation, progress, base=base)
+    )
+    make_in_cache(
+        cache,
+        key,
+        owner=owner,
+        write=preparation.write,
+        is_whole=lambda: prepared.open_prepared(cache, key) is not None,
+        check=check,
+    )
     return key
 
 
@@ -114,20 +101,26 @@ def reader_of(form: Form) -> Reader:
 
 
 def _listed(
-    data: Data, credentials: Path, form: Form
+    data: Data, credentials: Path, form: Form, base: BaseModel | None
 ) -> tuple[list[SourceFile], list[SourceFile], str]:
     """The files of training and of validation, and the key of what they give."""
     train, validation = list_sources(data, credentials)
-    return train, validation, key_of(data, form, train, validation)
+    return train, validation, key_of(data, form, train, validation, base)
 
 
 def key_of(
-    data: Data, form: Form, train: Sequence[SourceFile], validation: Sequence[SourceFile]
+    data: Data,
+    form: Form,
+    train: Sequence[SourceFile],
+    validation: Sequence[SourceFile],
+    base: BaseModel | None,
 ) -> str:
     """A name for what preparing would give: equal keys, equal tokens."""
     parts: dict[str, Any] = {
         "format_version": prepared.FORMAT_VERSION,
-        "tokenizer": data.tokenizer.model_dump(mode="json"),
+        "tokenizer": data.tokenizer.model_dump(mode="json")
+        if base is None
+        else [sha256_of(base.tokenizer_json.encode()), base.vocab_size, base.end_of_text_id],
         "tokenizer_text_bytes_max": TOKENIZER_TEXT_BYTES_MAX,
         "validation_fraction": None if validation else data.validation_fraction,
         "train": [_identity(file, form) for file in train],
@@ -172,30 +165,6 @@ def _identity(file: SourceFile, form: Form) -> list[Any]:
     return [file.name, file.size_bytes, version_of(file), file.format, field_name, *labels]
 
 
-def _publish(temporary: Path, final: Path, key: str, check: Callable[[], None]) -> None:
-    check()
-    if final.exists() and prepared.open_prepared(final.parent, key) is None:
-        remove_directory(final)  # damaged since: its manifest no longer agrees with it
-    try:
-        publish_directory(temporary, final, check)
-    except OSError:
-        if prepared.open_prepared(final.parent, key) is None:
-            raise  # otherwise another job was first, with the same tokens
-
-
-def _remove_leftovers(cache: Path, owner: str, check: Callable[[], None]) -> None:
-    """What lies there before the check is not of a newer gang of `owner`."""
-    leftovers = list(cache.glob(f"{TEMPORARY_PREFIX}*"))
-    check()
-    for path in leftovers:
-        try:
-            is_old = time.time() - path.stat().st_mtime > LEFTOVER_AGE_SECONDS_MAX
-        except FileNotFoundError:
-            continue
-        if is_old or path.name.startswith(f"{TEMPORARY_PREFIX}{owner}-"):
-            shutil.rmtree(path, ignore_errors=True)
-
-
 @dataclass
 class _Preparation:
     """One preparation: two passes over the text, the first for the tokenizer."""
@@ -205,6 +174,7 @@ class _Preparation:
     train: Sequence[SourceFile]
     validation: Sequence[SourceFile]
     progress: Progress
+    base: BaseModel | None
     held_below: float = 0.0
     """Pieces of training text that draw less are held out."""
     characters: int = 0
@@ -220,12 +190,15 @@ class _Preparation:
     def write(self, directory: Path) -> None:
         if self.data.deduplicate == "exact":
             self._find_repeats(directory)
-        tokenizer = self._trained()
-        (directory / prepared.TOKENIZER).write_text(tokenizer.to_str())
+        tokenizer = self._trained() if self.base is None else self._given(self.base)
         tokens = {file.field: 0 for file in self.train}
-        train = PackedWriter(directory / prepared.TRAIN, tokenizer, self.data.tokenizer.vocab_size)
-        held = PackedWriter(
-            directory / prepared.VALIDATION, tokenizer, self.data.tokenizer.vocab_size
+        (directory / prepared.TOKENIZER).write_text(
+            tokenizer.to_str() if self.base is None else self.base.tokenizer_json, encoding="utf-8"
+        )
+        end = END_OF_TEXT_ID if self.base is None else self.base.end_of_text_id
+        train, held = (
+            PackedWriter(directory / name, tokenizer, self._vocab_size, end_of_text_id=end)
+            for name in (prepared.TRAIN, prepared.VALIDATION)
         )
         with train, held:
             for field_of, documents_of in groupby(self._documents(), lambda found: found[0]):
@@ -234,6 +207,16 @@ class _Preparation:
                 tokens[field_of] += train.tokens_so_far() - before
             self._tokenise_validation(held)
         self._write_manifest(directory, train, held, list(tokens.values()))
+
+    @property
+    def _vocab_size(self) -> int:
+        return self.data.tokenizer.vocab_size if self.base is None else self.base.vocab_size
+
+    def _given(self, base: BaseModel) -> Tokenizer:
+        """The tokenizer of `base`, when the text was read once for what is held out of it."""
+        for _ in self._tokenizer_texts():
+            self.progress(f"looking through the text, {_megabytes(self.characters)} MB read")
+        return load_tokenizer(base.tokenizer_json)
 
     def _find_repeats(self, directory: Path) -> None:
         hashes = directory / "hashes"
@@ -321,7 +304,7 @@ class _Preparation:
         names = (prepared.TOKENIZER, prepared.TRAIN, prepared.VALIDATION)
         manifest: dict[str, Any] = {
             "format_version": prepared.FORMAT_VERSION,
-            "vocab_size": self.data.tokenizer.vocab_size,
+            "vocab_size": self._vocab_size,
             "train_tokens": int(train.counts.sum()),
             "source_tokens": source_tokens,
             "validation_tokens": int(held.counts.sum()),

@@ -17,6 +17,7 @@ from lmtraining_api import FailureClass
 from lmtraining_api.job import TrainingSpec
 from lmtraining_trainer.data.holdout import PIECE_CHARACTERS
 from lmtraining_trainer.data.mixture import sequences_in
+from lmtraining_trainer.data.pretrained import BaseModel
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.files import read_json, sha256_of_file
 
@@ -43,6 +44,8 @@ class PreparedData:
     """Held-out tokens, [validation_tokens]."""
     tokenizer_json: str
     tokenizer_sha256: str
+    base: BaseModel | None = None
+    """The model whose tokens they are, where the job goes on from one."""
     source_tokens: tuple[int, ...] = ()
     """Training tokens of each source of data.train, which lie one after another, [sources]; empty
     where it was prepared before that was written down."""
@@ -68,8 +71,9 @@ def token_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
     return np.uint16 if vocab_size <= 2**16 else np.uint32
 
 
-def open_prepared(cache: Path, key: str) -> PreparedData | None:
-    """The prepared data under `key`, or None where it is absent or not what its manifest says."""
+def open_prepared(cache: Path, key: str, base: BaseModel | None = None) -> PreparedData | None:
+    """The prepared data under `key`, in the tokens of `base` where there is one, or None where it
+    is absent or not what its manifest says."""
     directory = cache / key
     manifest = read_json(directory / MANIFEST)
     if manifest is None or manifest.get("format_version") != FORMAT_VERSION:
@@ -84,6 +88,7 @@ def open_prepared(cache: Path, key: str) -> PreparedData | None:
         dtype = token_dtype(manifest["vocab_size"])
         return PreparedData(
             key=key,
+            base=base,
             train=_mapped(directory / TRAIN, dtype),
             validation=_mapped(directory / VALIDATION, dtype),
             tokenizer_json=(directory / TOKENIZER).read_text(),

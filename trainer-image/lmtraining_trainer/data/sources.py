@@ -90,7 +90,7 @@ def list_files(sources: Sequence[DataSource], credentials: Path, *, field: str) 
     files = [
         file
         for number, source in enumerate(sources)
-        for file in _files_of(source, credentials, field=f"{field}[{number}].uri")
+        for file in files_of(source, credentials, field=f"{field}[{number}].uri")
     ]
     if len(files) > FILES_MAX:
         raise data_error(
@@ -141,7 +141,9 @@ def version_of(file: SourceFile) -> str:
     return sha256_of("".join(digests).encode())
 
 
-def _files_of(source: DataSource, credentials: Path, *, field: str) -> list[SourceFile]:
+def files_of(source: DataSource, credentials: Path, *, field: str) -> list[SourceFile]:
+    """All files of a source, in order of path; at least one. `field` is for messages. Raises
+    TrainerError."""
     name = redacted(source.uri)
     options = storage_options(source, credentials)
     with _errors_of(name, field):

@@ -49,8 +49,12 @@ def train_tokenizer(
 
 
 def load_tokenizer(definition: str) -> Tokenizer:
-    """The tokenizer whose tokenizer.json is `definition`, ready to encode."""
-    return for_encoding(Tokenizer.from_str(definition))
+    """The tokenizer whose tokenizer.json is `definition`, ready to encode all of a text: what the
+    file says of cutting and padding is left out."""
+    tokenizer = for_encoding(Tokenizer.from_str(definition))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def for_encoding(tokenizer: Tokenizer) -> Tokenizer:

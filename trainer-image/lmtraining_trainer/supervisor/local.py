@@ -165,15 +165,17 @@ def _check_data(job: JobFile, credentials: Path) -> None:
     """What is wrong with the data, before torch is imported; a little text is prepared at once, and
     the ranks find it done. Raises TrainerError."""
     cache = Path(job.data_cache_directory)
-    size_bytes = check_sources(job.spec.data, credentials, reader_of(form_of(job.spec)))
-    if size_bytes is None or size_bytes > EARLY_TEXT_BYTES_MAX:
+    form = form_of(job.spec)
+    size_bytes = check_sources(job.spec.data, credentials, reader_of(form))
+    is_early = size_bytes is not None and size_bytes <= EARLY_TEXT_BYTES_MAX
+    if not is_early or job.spec.model.pretrained is not None:  # in its tokens, once it is here
         return
     key = prepare(
         job.spec.data,
         cache=cache,
         credentials=credentials,
         owner=job.job_uid,
-        form=form_of(job.spec),
+        form=form,
         progress=lambda _: None,
     )
     data = open_prepared(cache, key)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lmtraining_api.job import TrainingSpec
+from lmtraining_trainer.data.pretrained import BaseModel
 from lmtraining_trainer.tasks.causal import CausalLM
 
 #: In config.json of the export: the order in which the model takes its tokens.
@@ -27,7 +28,9 @@ class BackwardLM(CausalLM):
 
     backwards = True
 
-    def model(self, spec: TrainingSpec, labels: Sequence[str]) -> PreTrainedModel:
-        model = super().model(spec, labels)
+    def model(
+        self, spec: TrainingSpec, labels: Sequence[str], base: BaseModel | None
+    ) -> PreTrainedModel:
+        model = super().model(spec, labels, base)
         setattr(model.config, DIRECTION, RIGHT_TO_LEFT)
         return model

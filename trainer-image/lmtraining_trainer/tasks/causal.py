@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from transformers import GPT2LMHeadModel, LlamaForCausalLM, PreTrainedModel
 
 from lmtraining_api.job import Regularisation, TrainingSpec
-from lmtraining_trainer.architectures import config_of
+from lmtraining_trainer.architectures import config_of, new_config
 from lmtraining_trainer.data.micro_batch import MicroBatch, on_device
 from lmtraining_trainer.data.mixture import sequences_in
 from lmtraining_trainer.data.prepared import PreparedData
-from lmtraining_trainer.loss import ModelLoss
+from lmtraining_trainer.data.pretrained import BaseModel
+from lmtraining_trainer.loading import loaded
+from lmtraining_trainer.loss import ModelLoss, has_plain_head
 
 _MODELS: Mapping[str, type[PreTrainedModel]] = {"gpt2": GPT2LMHeadModel, "llama": LlamaForCausalLM}
 
@@ -105,11 +107,16 @@ class CausalLM(CountsNothing):
 
     backwards = False
 
-    def model(self, spec: TrainingSpec, labels: Sequence[str]) -> PreTrainedModel:
-        return _MODELS[spec.model.config.architecture](config_of(spec))
+    def model(
+        self, spec: TrainingSpec, labels: Sequence[str], base: BaseModel | None
+    ) -> PreTrainedModel:
+        if base is not None:
+            return loaded(base)
+        return _MODELS[new_config(spec).architecture](config_of(spec))
 
     def loss(self, model: PreTrainedModel, regularisation: Regularisation) -> ModelLoss:
-        return ModelLoss(model, regularisation)
+        is_sliced = isinstance(model, tuple(_MODELS.values())) or has_plain_head(model)
+        return ModelLoss(model, regularisation, is_sliced=is_sliced)
 
     def training(self, spec: TrainingSpec, data: PreparedData) -> Windows:
         return training_windows(spec, data, backwards=self.backwards)

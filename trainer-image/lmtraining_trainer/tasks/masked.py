@@ -28,6 +28,7 @@ from lmtraining_api.job import Masking, Regularisation, TrainingSpec
 from lmtraining_trainer.architectures import config_of
 from lmtraining_trainer.data.micro_batch import MicroBatch, on_device
 from lmtraining_trainer.data.prepared import PreparedData
+from lmtraining_trainer.data.pretrained import BaseModel
 from lmtraining_trainer.data.tokenizer import ENCODER_TOKENS, MASK_ID, load_tokenizer
 from lmtraining_trainer.loss import ModelLoss
 from lmtraining_trainer.tasks.causal import (
@@ -191,7 +192,9 @@ class MaskedLoss(ModelLoss):
 class MaskedLM(CountsNothing):
     """Reads a text from both sides."""
 
-    def model(self, spec: TrainingSpec, labels: Sequence[str]) -> PreTrainedModel:
+    def model(
+        self, spec: TrainingSpec, labels: Sequence[str], base: BaseModel | None
+    ) -> PreTrainedModel:
         config: Any = config_of(spec)
         return BertForMaskedLM(config)
 

@@ -20,6 +20,7 @@ from lmtraining_api.job import Regularisation, TrainingSpec
 from lmtraining_trainer.architectures import config_of
 from lmtraining_trainer.data.micro_batch import MicroBatch, on_device
 from lmtraining_trainer.data.prepared import PreparedData
+from lmtraining_trainer.data.pretrained import BaseModel
 from lmtraining_trainer.data.tokenizer import PAD_ID
 from lmtraining_trainer.loss import ModelLoss
 
@@ -102,7 +103,9 @@ class LabelLoss(ModelLoss):
 class SequenceClassification:
     """Says which label a text has."""
 
-    def model(self, spec: TrainingSpec, labels: Sequence[str]) -> PreTrainedModel:
+    def model(
+        self, spec: TrainingSpec, labels: Sequence[str], base: BaseModel | None
+    ) -> PreTrainedModel:
         return BertForSequenceClassification(labelled_config(spec, labels))
 
     def loss(self, model: PreTrainedModel, regularisation: Regularisation) -> ModelLoss:

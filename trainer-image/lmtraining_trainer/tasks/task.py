@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from lmtraining_api.job import Regularisation, TrainingSpec
 from lmtraining_trainer.data.micro_batch import MicroBatch
 from lmtraining_trainer.data.prepared import PreparedData
+from lmtraining_trainer.data.pretrained import BaseModel
 from lmtraining_trainer.loss import ModelLoss
 
 
@@ -41,9 +42,11 @@ class Examples(Protocol):
 class Task(Protocol):
     """What is particular to a training objective."""
 
-    def model(self, spec: TrainingSpec, labels: Sequence[str]) -> PreTrainedModel:
+    def model(
+        self, spec: TrainingSpec, labels: Sequence[str], base: BaseModel | None
+    ) -> PreTrainedModel:
         """A new model on the CPU, its weights drawn from torch's generator; `labels` are those of
-        the prepared data."""
+        the prepared data. Of `base`, where the job goes on from one, which only causal-lm does."""
 
     def loss(self, model: PreTrainedModel, regularisation: Regularisation) -> ModelLoss:
         """`model` with the loss of a micro-batch: the mean over its examples. In validation it is

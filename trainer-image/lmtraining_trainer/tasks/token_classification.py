@@ -22,6 +22,7 @@ from lmtraining_api.job import Regularisation, TrainingSpec
 from lmtraining_trainer.data.labelled import NO_TAG
 from lmtraining_trainer.data.micro_batch import MicroBatch, on_device
 from lmtraining_trainer.data.prepared import PreparedData
+from lmtraining_trainer.data.pretrained import BaseModel
 from lmtraining_trainer.loss import ModelLoss
 from lmtraining_trainer.tasks.sequence_classification import (
     LabelledTexts,
@@ -136,7 +137,9 @@ def _sides(pairs: Iterable[tuple[int, int]]) -> tuple[list[int], list[int]]:
 class TokenClassification:
     """Says which tag each word of a text has."""
 
-    def model(self, spec: TrainingSpec, labels: Sequence[str]) -> PreTrainedModel:
+    def model(
+        self, spec: TrainingSpec, labels: Sequence[str], base: BaseModel | None
+    ) -> PreTrainedModel:
         config: Any = labelled_config(spec, labels)
         return BertForTokenClassification(config)
 
