@@ -272,7 +272,7 @@ PAIRS = (
         accept=source(format="parquet", textField="100% body"),
         refuse=source(format="text", textField="100% body"),
         at="spec.data.train[0].textField",
-        sentence="textField 100% body has no effect on format text: set format to jsonl, csv, "
+        sentence="textField has no effect on format text: set format to jsonl, csv, "
         "parquet or auto, or remove textField",
     ),
     Pair(

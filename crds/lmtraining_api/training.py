@@ -245,7 +245,7 @@ class DataSource(SpecModel):
             # An entry of a list keeps what was written: the API server adds no defaults to it.
             cel="!has(self.textField) || self.textField == 'text' || "
             "(has(self.format) && self.format != 'text')",
-            message="textField {textField} has no effect on format text: set format to jsonl, csv, "
+            message="textField has no effect on format text: set format to jsonl, csv, "
             "parquet or auto, or remove textField",
             check=lambda s: s.format != "text" or s.text_field == "text",
             at="textField",
