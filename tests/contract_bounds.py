@@ -40,6 +40,8 @@ ENTRY: Document = {
     "tolerations": {"key": "a", "effect": "NoExecute"},
     "env": {"name": "A", "value": "1"},
 }
+#: What a list needs beside that entry.
+OTHERS: Document = {"train.weight": [{"uri": "s3://train/2", "weight": 1}]}
 
 
 def just_out_of_bounds() -> list[tuple[str, Document]]:
@@ -110,5 +112,6 @@ def _patch(location: Sequence[str], value: Any) -> Document:
     inner = _patch(below, value)
     if name.endswith("[]"):
         plain = name.removesuffix("[]")
-        return {plain: [ENTRY.get(plain, {"uri": f"s3://{plain}/1"}) | inner]}
+        entry = ENTRY.get(plain, {"uri": f"s3://{plain}/1"}) | inner
+        return {plain: [entry, *OTHERS.get(f"{plain}.{below[0]}", [])]}
     return {name: BESIDE.get(f"{name}.{below[0]}", {}) | inner}
