@@ -10,7 +10,8 @@ from moto.server import ThreadedMotoServer
 
 from lmtraining_api import FailureClass
 from lmtraining_api.job import DataSource
-from lmtraining_trainer.data.sources import documents, list_files
+from lmtraining_trainer.data.documents import documents
+from lmtraining_trainer.data.sources import list_files
 from lmtraining_trainer.errors import TrainerError
 
 pytestmark = pytest.mark.trainer
