@@ -28,17 +28,22 @@ class Checked:
 
 
 def checked(path: Path) -> list[Checked]:
-    """Every document; a file that cannot be read, or holds no job, is one problem."""
+    """Every document; a file that cannot be read, or holds no job, is one problem, which the caller
+    says with the path before it."""
     try:
         documents = list(_documents(path))
     except OSError as error:
-        return [_broken(f"{path} cannot be read: {error.strerror}")]
+        return [_broken(f"it cannot be read: {error.strerror}")]
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        return [_broken(f"{where}this is not YAML: {error.problem}")]
     except (yaml.YAMLError, ValueError) as error:
-        return [_broken(f"{path} is not YAML: {' '.join(str(error).split())}")]
+        return [_broken(f"it is not YAML: {' '.join(str(error).split())}")]
     found = [_checked(document) for document in documents]
     if not any(one.is_job for one in found):
         wanted = f"write apiVersion: {API_VERSION} and kind: {KIND}"
-        found.append(_broken(f"{path} holds no LMTrainingJob: {wanted}"))
+        found.append(_broken(f"it holds no LMTrainingJob: {wanted}"))
     return found
 
 
