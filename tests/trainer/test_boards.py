@@ -53,6 +53,8 @@ NOT_LIVE = {
             "mfu_ratio",
             "noise_scale_tokens",
             "rank_score",
+            "validation_accuracy",
+            "validation_f1",
         )
     ),
     "lmtraining_operator_reconcile_errors_total",
