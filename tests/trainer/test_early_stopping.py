@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from lmtraining_api import JobFile, RollbackWish, Wishes
 from lmtraining_trainer import loop
+from lmtraining_trainer.evaluation import Validated
 from tests.trainer.rank_support import (
     Faults,
     assert_equal_tensors,
@@ -50,7 +51,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> None:
     def validation(trainer: Any) -> Any:
         real(trainer)
         step = trainer.state.counters.step
-        return lambda **_: LOSSES[step // 2 - 1]
+        return lambda **_: Validated(loss=LOSSES[step // 2 - 1], figures={})
 
     monkeypatch.setattr(loop, "_validation", validation)
 
@@ -90,7 +91,8 @@ def test_p4_where_no_validation_is_finite_the_newest_weights_are_exported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And not those that were drawn at the start."""
-    monkeypatch.setattr(loop, "_validation", lambda _: lambda **_: None)
+    nothing = Validated(loss=None, figures={})
+    monkeypatch.setattr(loop, "_validation", lambda _: lambda **_: nothing)
     job = job_in(tmp_path / "run", {"patience": 3})
     outcome = run_alone(job)
     assert (outcome.end, outcome.link.report["step"]) == ("finished", 6)
@@ -120,9 +122,12 @@ def test_p7_a_validation_that_a_stop_left_out_is_made_after_a_rollback(
 ) -> None:
     """Of all steps, the one that was the best."""
     losses = {2: 3.0, 4: 1.0}
-    monkeypatch.setattr(
-        loop, "_validation", lambda t: lambda **_: losses.get(t.state.counters.step, 2.0)
-    )
+
+    def validation(trainer: Any) -> Any:
+        loss = losses.get(trainer.state.counters.step, 2.0)
+        return lambda **_: Validated(loss=loss, figures={})
+
+    monkeypatch.setattr(loop, "_validation", validation)
     straight, broken = (job_in(tmp_path / name, {"patience": 9}) for name in ("straight", "broken"))
     assert run_alone(straight).end == "finished"
     assert run_alone(broken, faults=Faults(stop_at={0: 3})).step == 4
