@@ -17,12 +17,10 @@ from devcluster import binaries
 from devcluster.apiserver import ApiServer
 from devcluster.kubectl import Kubectl
 from devcluster.paths import Layout
-from devcluster.waiting import wait_until
+from tests.api.definition import ANSWER_SECONDS_MAX, define_jobs
 
-CRD = Path(__file__).parents[2] / "crds" / "lmtrainingjobs.lmtraining.dev.yaml"
 JOBS = "/apis/lmtraining.dev/v1alpha1/namespaces/{namespace}/lmtrainingjobs"
 APPLY = "application/apply-patch+yaml"
-ANSWER_SECONDS_MAX = 30
 
 
 @dataclass(frozen=True)
@@ -122,12 +120,7 @@ def serving(directory: Path) -> Iterator[ApiServer]:
     """etcd and kube-apiserver with the CRD established."""
     with ApiServer(directory) as server:
         kubectl = _kubectl(server)
-        kubectl.run("apply", "--server-side", "--filename", str(CRD))
-        wait_until(
-            "the API server serves lmtrainingjobs",
-            lambda: kubectl.try_run("get", "lmtj").returncode == 0,
-            limit_seconds=ANSWER_SECONDS_MAX,
-        )
+        define_jobs(kubectl)
         yield server
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from devcluster import pki
 from devcluster.apiserver import ApiServer
-from tests.api.conftest import CRD, _kubectl, kubectl, namespace
+from tests.api.conftest import _kubectl, kubectl, namespace
+from tests.api.definition import CRD
 from tests.api.operator.conftest import operator, stage, start_trainer
 from tests.api.operator.process import OperatorProcess
 from tests.api.operator.test_operator_rights import ACCOUNT, LEASE, SYSTEM, roles

@@ -285,7 +285,11 @@ def test_validate_tells_every_problem_with_the_nearest_field(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("a: [", "line 1, column 5: this is not YAML: "), ("kind: ConfigMap\n", "holds no LMTrainingJob"), ("", "no LMTraining")],
+    [
+        ("a: [", "line 1, column 5: this is not YAML: "),
+        ("kind: ConfigMap\n", "holds no LMTrainingJob"),
+        ("", "no LMTraining"),
+    ],
 )
 def test_a_file_without_a_job_is_a_problem(tmp_path: Path, content: str, words: str) -> None:
     path = tmp_path / "job.yaml"

@@ -10,10 +10,11 @@ import pytest
 from devcluster import pki
 from devcluster.apiserver import ApiServer
 from lmtraining_api import names as api
-from tests.api.conftest import CRD, _kubectl
+from tests.api.conftest import _kubectl
+from tests.api.definition import define_jobs
 from tests.api.operator.faults import Fault, FaultyNetwork
 from tests.api.operator.process import OperatorProcess
-from tests.api.operator.stage import WAIT_SECONDS_MAX, Stage
+from tests.api.operator.stage import Stage
 
 pytestmark = pytest.mark.api
 
@@ -35,9 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     with ApiServer(tmp_path_factory.mktemp("api-server"), identities=users) as made:
         kubectl = _kubectl(made)
         kubectl.run("create", "namespace", NAMESPACE)
-        kubectl.run("apply", "--server-side", "--filename", str(CRD))
-        established = ("wait", "--for=condition=Established", f"--timeout={WAIT_SECONDS_MAX:.0f}s")
-        kubectl.run(*established, "--filename", str(CRD))
+        define_jobs(kubectl)
         yield made
 
 

@@ -19,9 +19,10 @@ from devcluster.apiserver import ApiServer
 from devcluster.paths import Layout
 from lmtraining_api.exits import FailureClass
 from lmtraining_api.status import ConditionType
-from tests.api.conftest import CRD, _kubectl
+from tests.api.conftest import _kubectl
+from tests.api.definition import define_jobs
 from tests.api.operator.process import OperatorProcess
-from tests.api.operator.stage import WAIT_SECONDS_MAX, Object, Stage
+from tests.api.operator.stage import Object, Stage
 from tests.api.operator.trainer import Trainer, exit_record, failure
 
 pytestmark = pytest.mark.api
@@ -62,9 +63,7 @@ def server(
         kubectl = _kubectl(made)
         kubectl.run("create", "namespace", TEAM)
         kubectl.run("create", "namespace", SYSTEM)
-        kubectl.run("apply", "--server-side", "--filename", str(CRD))
-        established = ("wait", "--for=condition=Established", f"--timeout={WAIT_SECONDS_MAX:.0f}s")
-        kubectl.run(*established, "--filename", str(CRD))
+        define_jobs(kubectl)
         kubectl.apply(*roles({"watchNamespaces": request.param}))
         yield made
 

@@ -11,9 +11,9 @@ from devcluster.apiserver import ApiServer
 from devcluster.kubectl import Kubectl
 from devcluster.paths import Layout
 from lmtraining_operator.main import INSTALL
-from tests.api.conftest import CRD
+from tests.api.definition import CRD, define_jobs
 from tests.api.operator.process import OperatorProcess
-from tests.api.operator.stage import WAIT_SECONDS_MAX, Stage
+from tests.api.operator.stage import Stage
 
 pytestmark = pytest.mark.api
 
@@ -58,9 +58,7 @@ def grant(server: ApiServer) -> None:
 
 def install(server: ApiServer) -> None:
     kubectl = kubectl_of(server)
-    kubectl.run("apply", "--server-side", "--filename", str(CRD))
-    established = ("wait", "--for=condition=Established", f"--timeout={WAIT_SECONDS_MAX:.0f}s")
-    kubectl.run(*established, "--filename", str(CRD))
+    define_jobs(kubectl)
 
 
 def assert_works(server: ApiServer) -> None:
