@@ -5,6 +5,7 @@ handled.
 """
 
 import json
+import re
 from collections.abc import Sequence
 
 from pydantic import ValidationError
@@ -23,8 +24,8 @@ WAITS = {
     ConditionType.SCHEDULED: {Scheduled.VOLUME_NOT_READY},  # no such claim
 }
 """What an accepted job may wait for here. Its children are never refused by the API server, but
-for a PriorityClass that is not there."""
-NO_PRIORITY_CLASS = "no PriorityClass with name"
+for a class that is not there."""
+NO_CLASS = re.compile(r'no PriorityClass with name|RuntimeClass "[^"]*" not found')
 GOOD_STATES = {RUNNING, Succeeded.SUSPENDED, Succeeded.DEADLINE_EXCEEDED}
 
 
@@ -78,7 +79,7 @@ def _waits_for(status: LMTrainingJobStatus) -> str:
     for kind, reasons in WAITS.items():
         condition = status.condition(kind)
         is_known = condition and condition.reason in reasons and condition.message
-        if condition and (is_known or NO_PRIORITY_CLASS in condition.message):
+        if condition and (is_known or NO_CLASS.search(condition.message)):
             return f"{kind}: {condition.reason}"
     return ""
 

@@ -23,7 +23,8 @@ Figures = Callable[[str, object], None]
 APPLY_TO_PODS_SECONDS_MAX = 3.0
 STEP_TO_STATUS_SECONDS_MAX = 6.0
 RESIDENT_BYTES_MAX = 120 * 2**20
-STOP_SECONDS_MAX = 5.0
+STOP_SECONDS_MAX = 20.0
+"""Within the 30 s that a pod is given."""
 NOT_FOUND = 404
 
 
