@@ -11,7 +11,7 @@ from devcluster.waiting import wait_until
 from lmtraining_api import ConditionType, LMTrainingJobStatus
 from lmtraining_api.names import API_VERSION, KIND, LABEL_JOB_NAME, STORAGE_DIRECTORY
 
-START_SECONDS_MAX = 120
+START_SECONDS_MAX = 240
 END_SECONDS_MAX = 300
 POLL_SECONDS = 0.8
 """Each look is a kubectl, whose CPU the pods would like to have."""
@@ -135,7 +135,7 @@ class Watcher:
         wait_until(
             f"pods of lmtj/{self.name} to go",
             lambda: not self.pods(),
-            limit_seconds=90,
+            limit_seconds=START_SECONDS_MAX,
             poll_seconds=POLL_SECONDS,
         )
 
