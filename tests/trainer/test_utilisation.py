@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from lmtraining_api import TrainingSpec
+from lmtraining_trainer.lora import add_adapters
+from lmtraining_trainer.model import build_model
 from lmtraining_trainer.precision import Format
-from lmtraining_trainer.startup import model_to_train
 from lmtraining_trainer.utilisation import PEAK_TFLOPS, Utilisation, flops_per_token, peak_flops
 from tests.trainer.rank_support import tiny_spec
 
@@ -18,6 +20,14 @@ pytestmark = pytest.mark.trainer
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "goodput.md"
 SEQUENCES, TOKENS = 2, 64
 ADAPTERS = {"fineTuning": {"lora": {"rank": 4}}}
+
+
+def model_of(spec: TrainingSpec) -> Any:
+    """With its adapters, where it has some."""
+    model, lora = build_model(spec), spec.training.fine_tuning.lora
+    if lora is not None:
+        add_adapters(model, lora, seed=spec.training.seed)
+    return model
 
 
 def of_model(architecture: str, training: dict[str, Any]) -> tuple[float, float]:
@@ -29,7 +39,7 @@ def of_model(architecture: str, training: dict[str, Any]) -> tuple[float, float]
         data={"sequenceLength": TOKENS},
         training={**training, "batchTokens": SEQUENCES * TOKENS},
     )
-    model = model_to_train(spec, torch.device("cpu"))
+    model = model_of(spec)
     model.set_attn_implementation("eager")  # torch counts no fused attention on a CPU
     tokens = torch.randint(0, model.config.vocab_size, (SEQUENCES, TOKENS))
     with FlopCounterMode(display=False) as counter:
@@ -53,7 +63,7 @@ def test_frozen_weights_take_four_and_never_fewer_than_torch_counts(architecture
 
 def test_attention_costs_by_the_length_of_a_sequence() -> None:
     spec = tiny_spec("file:///unused.jsonl")
-    model = model_to_train(spec, torch.device("cpu"))
+    model = model_of(spec)
     shorter, longer = (flops_per_token(model, sequence_length=s) for s in (100, 200))
     assert longer - shorter == 12 * 2 * 32 * 100, "12 L d s"
 
