@@ -12,7 +12,7 @@ import yaml
 from tests.trainer.supervisor_pods import ROOT, session_processes, spec, until
 
 CLI = [sys.executable, "-m", "lmtraining_trainer"]
-SECONDS_MAX = 120.0
+SECONDS_MAX = 240.0
 
 
 class Terminal:
