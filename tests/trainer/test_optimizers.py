@@ -134,7 +134,7 @@ class Problem(nn.Module):
         block.matrix = nn.Parameter(torch.randn(6, 4))
         block.bias = nn.Parameter(torch.randn(4))
         self.h = nn.ModuleList([block])
-        self.config = type("Config", (), {"model_type": "gpt2"})
+        self.config = type("Config", (), {"num_hidden_layers": 1})
 
     @property
     def base_model(self) -> nn.Module:
