@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tempfile.TemporaryDirectory(prefix="bench-") as directory,
         world(Path(directory), pods=pods) as made,
     ):
-        run = Run(made, Recorder(made.server), Client(made.server), table, Path(directory))
+        run = Run(made, Recorder(made.server), Client.of(made.server), table, Path(directory))
         run.start_operator()
         idle = run.memory_mib()
         one_at_a_time(run, "idle")
@@ -276,7 +276,7 @@ def metrics(run: Run) -> str:
 
 def create(run: Run, names: Sequence[str]) -> None:
     """Make the jobs, and wait until all of their pods run."""
-    clients = [Client(run.world.server) for _ in range(CREATORS)]
+    clients = [Client.of(run.world.server) for _ in range(CREATORS)]
 
     def make(lane: int) -> None:
         for name in names[lane::CREATORS]:

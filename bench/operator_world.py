@@ -53,12 +53,16 @@ MERGE = "application/merge-patch+json"
 class Client:
     """One connection to the API server, as its administrator."""
 
-    def __init__(self, server: ApiServer, *, limit_seconds: float | None = 60) -> None:
-        context = ssl.create_default_context(cafile=str(server.ca))
+    def __init__(self, url: str, ca: str, token: str, *, limit_seconds: float | None = 60) -> None:
+        context = ssl.create_default_context(cafile=ca)
         self._connection = http.client.HTTPSConnection(
-            urlsplit(server.url).netloc, context=context, timeout=limit_seconds
+            urlsplit(url).netloc, context=context, timeout=limit_seconds
         )
-        self._token = server.admin_token
+        self._token = token
+
+    @classmethod
+    def of(cls, server: ApiServer, *, limit_seconds: float | None = 60) -> "Client":
+        return cls(server.url, str(server.ca), server.admin_token, limit_seconds=limit_seconds)
 
     def send(self, method: str, path: str, body: Object | None = None) -> http.client.HTTPResponse:
         kind = MERGE if method == "PATCH" else "application/json"
@@ -116,7 +120,7 @@ class Recorder:
 
     @staticmethod
     def _follow(server: ApiServer, path: str, take: Callable[[str, Object], None]) -> None:
-        for kind, found in Client(server, limit_seconds=None).watch(path):
+        for kind, found in Client.of(server, limit_seconds=None).watch(path):
             take(kind, found)
 
     def _pod(self, kind: str, pod: Object) -> None:
@@ -157,14 +161,7 @@ def reporter(url: str, ca: str, token: str) -> None:
     pods: dict[str, tuple[Object, float]] = {}
 
     def follow() -> None:
-        context = ssl.create_default_context(cafile=ca)
-        connection = http.client.HTTPSConnection(urlsplit(url).netloc, context=context)
-        connection.request(
-            "GET", f"{PODS_PATH}?watch=1", headers={"Authorization": f"Bearer {token}"}
-        )
-        answer = connection.getresponse()
-        while line := answer.readline():
-            pod = json.loads(line)["object"]
+        for _, pod in Client(url, ca, token, limit_seconds=None).watch(PODS_PATH):
             address = pod.get("status", {}).get("podIP")
             if address:
                 _, since = pods.get(address, (pod, time.time()))

@@ -75,6 +75,9 @@ class TransitionRule:
     cel: str
     message: str
     at: str = ""
+    of: str = ""
+    """The block below that is `self`, and is always there. The further down, the cheaper: what an
+    API server does to read one field grows with the number of fields of each block above it."""
 
 
 class SpecModel(BaseModel):

@@ -369,12 +369,12 @@ class TrainingSpec(SpecModel):
         return self.training.batch_tokens // self.data.sequence_length
 
 
-def _same(path: str, field: FieldInfo) -> str:
+def _same(name: str, field: FieldInfo) -> str:
     """CEL: the field is what it was. Not by CEL's optional values, which have no bounds that an API
     server could price the rule by."""
-    there, same = f"has(self.{path})", f"self.{path} == oldSelf.{path}"
+    there, same = f"has(self.{name})", f"self.{name} == oldSelf.{name}"
     is_always_there = field.is_required() or field.default is not None
-    return same if is_always_there else f"{there} == has(oldSelf.{path}) && (!{there} || {same})"
+    return same if is_always_there else f"{there} == has(oldSelf.{name}) && (!{there} || {same})"
 
 
 _CHANGEABLE = {"training": "budget", "checkpoint": "everySteps"}
@@ -384,7 +384,7 @@ _CHANGEABLE = {"training": "budget", "checkpoint": "everySteps"}
 def _immutable(block: str, *, but: str = "") -> TransitionRule:
     """The block stays as it was made, but for one of its fields."""
     fields = TrainingSpec.model_fields[block].annotation.model_fields  # type: ignore[union-attr]
-    parts = [_same(f"{block}.{i.alias or n}", i) for n, i in fields.items() if n != but]
+    parts = [_same(field.alias or name, field) for name, field in fields.items() if name != but]
     same = " && ".join(parts) if but else f"self.{block} == oldSelf.{block}"
     exception = f", but for {block}.{_CHANGEABLE[block]}" if but else ""
     return TransitionRule(
@@ -392,13 +392,14 @@ def _immutable(block: str, *, but: str = "") -> TransitionRule:
         message=f"spec.{block} cannot be changed once the job exists{exception}: make a new job, "
         "or undo the change",
         at=block,
+        of=block if but else "",
     )
 
 
-def _as_large(path: str) -> str:
+def _as_large(name: str) -> str:
     """CEL: the field is there as it was, and not smaller."""
-    there = f"has(self.{path})"
-    return f"{there} == has(oldSelf.{path}) && (!{there} || self.{path} >= oldSelf.{path})"
+    there = f"has(self.{name})"
+    return f"{there} == has(oldSelf.{name}) && (!{there} || self.{name} >= oldSelf.{name})"
 
 
 class LMTrainingJobSpec(TrainingSpec):
@@ -428,12 +429,13 @@ class LMTrainingJobSpec(TrainingSpec):
         _immutable("data"),
         _immutable("training", but="budget"),
         TransitionRule(
-            cel=f"{_as_large('training.budget.steps')} && {_as_large('training.budget.tokens')} && "
-            f"{_same('training.budget.epochs', Budget.model_fields['epochs'])}",
+            cel=f"{_as_large('steps')} && {_as_large('tokens')} && "
+            f"{_same('epochs', Budget.model_fields['epochs'])}",
             message="spec.training.budget can only be raised once the job exists, in steps or "
             "tokens as it was made, since steps that are done cannot be taken back: put the old "
             "value back, or set a larger one",
             at="training.budget",
+            of="training.budget",
         ),
         _immutable("parallelism"),
         _immutable("precision"),

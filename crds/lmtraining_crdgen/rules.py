@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from lmtraining_api import Rule, SpecModel, TransitionRule
 from lmtraining_crdgen.convert import Schema, UnsupportedSchemaError
 
+_RULES = "x-kubernetes-validations"
 _REASON = {"reason": "FieldValueInvalid"}
 _HAS = re.compile(r"has\([^)]*\)")
 _PATH = re.compile(r"\bself\.([A-Za-z0-9.]+)")
@@ -25,9 +26,20 @@ def with_rules(model: type[BaseModel], node: Schema) -> Schema:
     """The object's schema with the rules of its class."""
     if not issubclass(model, SpecModel):
         return node
-    validations = [validation(rule, node) for rule in model.rules]
-    validations += [transition(rule) for rule in model.transition_rules]
-    return node | ({"x-kubernetes-validations": validations} if validations else {})
+    for rule in model.rules:
+        node = _with(validation(rule, node), node)
+    for change in model.transition_rules:
+        node = _with(transition(change), node, *filter(None, change.of.split(".")))
+    return node
+
+
+def _with(rule: Schema, node: Schema, *below: str) -> Schema:
+    """The schema with one more rule, of the object itself or of the block below it."""
+    if not below:
+        return node | {_RULES: [*node.get(_RULES, ()), rule]}
+    block, *rest = below
+    blocks = node["properties"]
+    return node | {"properties": blocks | {block: _with(rule, blocks[block], *rest)}}
 
 
 def validation(rule: Rule, node: Schema) -> Schema:
@@ -40,14 +52,20 @@ def validation(rule: Rule, node: Schema) -> Schema:
 
 def transition(rule: TransitionRule) -> Schema:
     """A rule about a change."""
-    return {"rule": rule.cel, "message": rule.message, **_REASON, **_field_path(rule.at)}
+    at = rule.at.removeprefix(rule.of).removeprefix(".")
+    return {"rule": rule.cel, "message": rule.message, **_REASON, **_field_path(at)}
 
 
 def guarded(cel: str, node: Schema) -> str:
-    """The rule, kept by any object in which a field that it reads is out of its own bounds."""
+    """The rule, kept by any object in which a field that it reads is out of its own bounds.
+
+    The rule comes first: the API server asks it again at each write of a status, and of a job that
+    keeps it nothing else is asked. Of two sides of an "or", one that fails counts for nothing where
+    the other holds.
+    """
     paths = dict.fromkeys(_PATH.findall(_HAS.sub("", cel)))  # has() reads no value
     unless = [doubt for path in paths for doubt in _out_of_bounds(path.split("."), node)]
-    return " || ".join([*unless, f"({cel})"]) if unless else cel
+    return " || ".join([f"({cel})", *unless]) if unless else cel
 
 
 def _out_of_bounds(path: list[str], node: Schema) -> list[str]:

@@ -69,9 +69,9 @@ def registry(tasks: JobTasks) -> kopf.OperatorRegistry:
         tasks.job_changed(key, matters(body, is_deleted=type == "DELETED"))
 
     @kopf.on.event(*PODS, labels={names.LABEL_JOB_UID: kopf.PRESENT}, registry=made)
-    async def pod_changed(*, body: kopf.Body, **_: object) -> None:
+    async def pod_changed(*, body: kopf.Body, type: str | None, **_: object) -> None:  # noqa: A002
         job = body.metadata.labels.get(names.LABEL_JOB_NAME)
-        if job:
+        if job and not (type == "ADDED" and is_as_made(body)):
             tasks.wake(JobKey(str(body.metadata.namespace), job))
 
     return made
@@ -86,4 +86,11 @@ def matters(body: Any, *, is_deleted: bool) -> object:
         metadata.get("deletionTimestamp"),
         (metadata.get("annotations") or {}).get(names.ANNOTATION_PAUSED),
         is_deleted,
+    )
+
+
+def is_as_made(pod: Any) -> bool:
+    """Whether nothing has happened to the pod yet: whoever made it knows all of it."""
+    return "deletionTimestamp" not in pod["metadata"] and not (
+        pod["spec"].get("nodeName") or pod.get("status", {}).get("conditions")
     )

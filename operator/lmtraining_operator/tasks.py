@@ -2,12 +2,14 @@
 
 Promise: events only wake; a job that nothing wakes is looked at anyway; a pass that fails is tried
 again ever more slowly, and the others do not notice; after ERRORS_TO_TELL of them an event of the
-job says so; at most PASSES_AT_ONCE_MAX passes and PULLS_AT_ONCE_MAX pulls run at a time, so that a
-thousand jobs after a restart are a queue and not a stampede; until its first pass a job is a name
+job says so; at most PASSES_AT_ONCE_MAX passes, as many first ones of a job, and PULLS_AT_ONCE_MAX
+pulls run at a time, so that a thousand jobs after a restart are a queue and not a stampede, and
+neither new jobs nor the known ones wait for all of the others; until its first pass a job is a name
 in that queue, so thousands of finished ones need no more memory than STARTS_AT_ONCE_MAX of them.
 Traps avoided: kopf can miss a deletion, so a GET that says 404 ends the task; a dead pod's report
 is waited for while its replacement could be made, so an event cuts a pull short; our own status
-write is an event too, so a job wakes its task only when more than its status has changed.
+write is an event too, so a job wakes its task only when more than its status has changed; what is
+told while a pass waits for its slot is seen by that pass, and needs no other.
 """
 
 import asyncio
@@ -67,6 +69,7 @@ class JobTasks:
         self._ended: dict[JobKey, str] = {}
         """State of each job whose task is done, for the count by state."""
         self._passes = asyncio.Semaphore(PASSES_AT_ONCE_MAX)
+        self._first_passes = asyncio.Semaphore(PASSES_AT_ONCE_MAX)
         self._pulls = asyncio.Semaphore(PULLS_AT_ONCE_MAX)
         self._is_closed = False
 
@@ -142,18 +145,22 @@ class JobTasks:
     async def _run(self, key: JobKey, job: _Job) -> None:
         """Until the job has ended or is gone."""
         loop = asyncio.get_running_loop()
-        is_new = True
+
+        async def look() -> Outcome:
+            job.woken.clear()
+            return await job.reconciler.look()
+
+        slots = self._first_passes
         while True:
             await asyncio.sleep(DEBOUNCE_SECONDS)
-            job.woken.clear()
-            outcome = await self._pass(job, job.reconciler.look)
-            if is_new:
-                is_new = False
+            outcome = await self._pass(job, look, slots)
+            if slots is self._first_passes:
+                slots = self._passes
                 self._starting -= 1
                 self._start()
             look_at = loop.time() + outcome.look_seconds
             while not outcome.is_done and not await self._is_time_to_look(job, outcome, look_at):
-                outcome = await self._pass(job, job.reconciler.after_report)
+                outcome = await self._pass(job, job.reconciler.after_report, slots)
                 look_at = min(look_at, loop.time() + outcome.look_seconds)
             if outcome.is_done and not job.woken.is_set():
                 break
@@ -176,10 +183,12 @@ class JobTasks:
             is_ok = await job.reconciler.pull_report()
         self._metrics.report_pulls.labels("ok" if is_ok else "failed").inc()
 
-    async def _pass(self, job: _Job, what: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    async def _pass(
+        self, job: _Job, what: Callable[[], Awaitable[Outcome]], slots: asyncio.Semaphore
+    ) -> Outcome:
         """One pass. An error is logged, counted, and followed by an ever longer wait."""
         loop = asyncio.get_running_loop()
-        async with self._passes:
+        async with slots:
             job.pass_since = started = loop.time()
             try:
                 outcome = await what()

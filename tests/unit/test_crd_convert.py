@@ -1,12 +1,12 @@
 """pydantic's forms become what an API server accepts, or an error; nothing is lost on the way."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 from pydantic import AwareDatetime, BaseModel, Field
 
-from lmtraining_api import Rule, SpecModel
+from lmtraining_api import Rule, SpecModel, TransitionRule
 from lmtraining_api.fields import Quantity
 from lmtraining_crdgen.convert import (
     DATE_TIME_PATTERN,
@@ -225,6 +225,24 @@ def test_a_message_without_values_has_no_expression() -> None:
     }
 
 
+def test_a_rule_about_a_change_is_asked_of_the_block_that_it_is_about() -> None:
+    """An API server asks it again at each write of a status, and pays for each block above it."""
+
+    class Inner(SpecModel):
+        n: int = 1
+
+    class Outer(SpecModel):
+        inner: Inner = Inner()
+        transition_rules: ClassVar = (
+            TransitionRule(cel="self.n == oldSelf.n", message="m", at="inner.n", of="inner"),
+        )
+
+    schema = structural_schema(Outer, with_rules)
+    assert "x-kubernetes-validations" not in schema
+    (rule,) = schema["properties"]["inner"]["x-kubernetes-validations"]
+    assert (rule["rule"], rule["fieldPath"]) == ("self.n == oldSelf.n", ".n")
+
+
 BOUNDED = {
     "required": ["n"],
     "properties": {
@@ -253,7 +271,7 @@ BOUNDED = {
 )
 def test_a_rule_is_silent_where_the_bounds_of_its_fields_speak(cel: str, guards: str) -> None:
     rule = Rule(cel=cel, message="m", check=bool)
-    assert validation(rule, BOUNDED)["rule"] == f"{guards} || ({cel})"
+    assert validation(rule, BOUNDED)["rule"] == f"({cel}) || {guards}"
 
 
 @pytest.mark.parametrize("cel", ["has(self.n) != has(self.s)", "has(self.block)"])

@@ -87,6 +87,22 @@ def test_status_of_a_job_event_does_not_matter() -> None:
     assert handlers.matters(kopf.Body(job), is_deleted=False) != seen
 
 
+def test_a_pod_to_which_nothing_has_happened_yet_wakes_nobody() -> None:
+    """The operator that made it knows all of it."""
+    metadata: dict[str, Any] = {"name": "tiny-1-0-0", "finalizers": ["kueue"]}
+    status: dict[str, Any] = {"phase": "Pending", "qosClass": "Guaranteed"}
+    made: dict[str, Any] = {"metadata": metadata, "spec": {}, "status": status}
+    assert handlers.is_as_made(kopf.Body(made))
+    assert handlers.is_as_made(kopf.Body({"metadata": metadata, "spec": {}}))
+    waits = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    for happened in (
+        {"metadata": metadata | {"deletionTimestamp": "2026-01-01T00:00:00Z"}},
+        {"spec": {"nodeName": "one"}},
+        {"status": status | {"conditions": [waits]}},
+    ):
+        assert not handlers.is_as_made(kopf.Body(made | happened))
+
+
 def test_log_line_has_its_fields() -> None:
     record = logging.makeLogRecord(
         {"msg": "attempt %s", "args": (2,), "job": "tiny", "namespace": "team", "reason": "R"}

@@ -103,6 +103,35 @@ async def test_events_that_come_together_are_one_pass(bench: Bench) -> None:
     assert len(bench.made) == 1
 
 
+async def test_what_is_told_while_a_pass_waits_for_its_slot_needs_no_other(bench: Bench) -> None:
+    hold = asyncio.Event()
+    for number in range(PASSES_AT_ONCE_MAX):
+        bench.tasks.wake(JobKey("team", f"job-{number}"))
+    for reconciler in bench.made:
+        reconciler.hold = hold
+    await until(lambda: sum(r.looks for r in bench.made) == PASSES_AT_ONCE_MAX)
+    bench.tasks.wake(KEY)
+    await until(lambda: bench.tasks._first_passes._waiters)
+    bench.tasks.wake(KEY)
+    assert bench.tasks._jobs[KEY].woken.is_set()
+    hold.set()
+    await until(lambda: bench.made[-1].looks == 1)
+    assert not bench.tasks._jobs[KEY].woken.is_set()
+
+
+async def test_known_jobs_do_not_wait_for_all_of_the_new_ones(bench: Bench) -> None:
+    """P4: a pod of theirs that died is told, however many jobs come in meanwhile."""
+    bench.tasks.wake(KEY)
+    await until(lambda: bench.one.looks == 1)
+    for number in range(STARTS_AT_ONCE_MAX * 3):
+        bench.tasks.wake(JobKey("team", f"job-{number}"))
+    for reconciler in bench.made[1:]:
+        reconciler.hold = asyncio.Event()
+    await until(bench.tasks._first_passes.locked)
+    bench.tasks.wake(KEY)
+    await until(lambda: bench.one.looks == 2)
+
+
 async def test_own_status_write_wakes_nobody(bench: Bench) -> None:
     bench.tasks.job_changed(KEY, ("uid", 1))
     await until(lambda: bench.one.looks == 1)

@@ -367,7 +367,7 @@ def test_jobs_share_a_budget_of_writes_and_questions(
 ) -> None:
     assert Pace.of(jobs) == Pace(write_seconds=write_seconds, report_seconds=report_seconds)
     crowded = Pace.of(jobs, is_crowded=True)
-    assert crowded == Pace(write_seconds=60, report_seconds=report_seconds), "new jobs go first"
+    assert crowded == Pace(write_seconds=60, report_seconds=5), "new jobs go first"
 
 
 def test_only_progress_is_slowed_down_by_many_jobs() -> None:

@@ -34,10 +34,11 @@ class Pace:
     @classmethod
     def of(cls, jobs: int, *, is_crowded: bool = False) -> "Pace":
         """That of so many unfinished jobs: slower the more there are, within limits. While it
-        `is_crowded`, others wait to be looked at for the first time, and progress is told last."""
+        `is_crowded`, others wait to be looked at for the first time, and progress comes last."""
         write = min(max(jobs / PROGRESS_WRITES_PER_SECOND, PROGRESS_SECONDS), PROGRESS_SECONDS_MAX)
         write = PROGRESS_SECONDS_MAX if is_crowded else write
         report = min(max(jobs / REPORTS_PER_SECOND, REPORT_SECONDS_MIN), REPORT_SECONDS_MAX)
+        report = REPORT_SECONDS_MAX if is_crowded else report
         return cls(write_seconds=write, report_seconds=report)
 
 
