@@ -809,5 +809,11 @@ OUT_OF_BOUNDS: tuple[tuple[Document, str], ...] = (
     (minimal(checkpoint={"keepLast": 0}), "spec.checkpoint.keepLast"),
     (minimal(checkpoint={"writerShare": 0}), "spec.checkpoint.writerShare"),
     (minimal(suspend="maybe"), "spec.suspend"),
+    # a text is no number and no truth
+    (minimal(training={"budget": {"steps": "400"}}), "spec.training.budget.steps"),
+    (minimal(training={"optimizer": {"learningRate": "6e-4"}}), "spec.training.optimizer"),
+    (minimal(suspend="true"), "spec.suspend"),
+    (workers(accelerator={"count": "2"}), "spec.workers.accelerator.count"),
+    (minimal(podTemplate={"labels": {"team": 1}}), "spec.podTemplate.labels"),
     (named("Not_A_Name"), "metadata.name"),
 )

@@ -81,10 +81,12 @@ class TransitionRule:
 
 
 class SpecModel(BaseModel):
-    """What a person writes: frozen, camelCase outside, unknown fields refused."""
+    """What a person writes: frozen, camelCase outside, unknown fields refused, and a value of
+    another type too ("400" for a number), as an API server refuses it."""
 
     model_config = ConfigDict(
         frozen=True,
+        strict=True,
         extra="forbid",
         alias_generator=to_camel,
         populate_by_name=True,

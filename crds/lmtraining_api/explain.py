@@ -9,6 +9,7 @@ that was put in the wrong place (P11).
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -33,6 +34,8 @@ _JSON_TYPES: dict[type, str] = {
     list: "a list",
     str: "text",
 }
+#: A number or a truth that quotes have made a text.
+_QUOTED = re.compile(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?|true|false", re.IGNORECASE)
 #: pydantic's own mark at the end of a place: it is the key before it that is wrong.
 _OF_A_KEY = "[key]"
 _EXPECTED = {
@@ -104,6 +107,8 @@ def _wrong_value(problem: ErrorDetails) -> str:
     if kind in _FIXES:
         return _FIXES[kind](given, context)
     expected = _EXPECTED.get(kind.split("_")[0])
+    if expected and isinstance(problem["input"], str) and _QUOTED.fullmatch(problem["input"]):
+        expected += ", without quotes"
     return f"{given}: write {expected}" if expected else f"{given}: {problem['msg']}"
 
 

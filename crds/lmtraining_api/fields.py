@@ -82,6 +82,15 @@ def _quantity_text(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def with_whole_numbers(value: object) -> object:
+    """A document in which 400.0 is 400, as it is to an API server: JSON has one kind of number."""
+    if isinstance(value, dict):
+        return {key: with_whole_numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [with_whole_numbers(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def one_line(length_max: int) -> Callable[[object], object]:
     """Cleans a text of our own making: one line, printable, cut to `length_max` characters."""
 

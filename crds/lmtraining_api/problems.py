@@ -10,15 +10,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from lmtraining_api.base import SpecModel
 from lmtraining_api.explain import explain_validation_error, rule_sentence
+from lmtraining_api.fields import with_whole_numbers
 from lmtraining_api.job import LMTrainingJob
 from lmtraining_api.paths import aliases, is_list, joined, model_in
 
 _REFUSED: Final = object()
+_STRICT: Final = ConfigDict(strict=True)
 
 
 def problems_of(document: object) -> list[str]:
@@ -26,7 +28,7 @@ def problems_of(document: object) -> list[str]:
     try:
         LMTrainingJob.from_document(document)
     except ValidationError as error:
-        known = _known(LMTrainingJob, document)
+        known = _known(LMTrainingJob, with_whole_numbers(document))
         return explain_validation_error(error, _broken_rules(known))
     return []
 
@@ -70,6 +72,6 @@ def _known_field(field: FieldInfo, value: object) -> object:
         return _REFUSED if _REFUSED in entries else entries
     bounded: Any = Annotated[field.annotation, Field(), *field.metadata]
     try:
-        return TypeAdapter(bounded).validate_python(value)
+        return TypeAdapter(bounded, config=None if inner else _STRICT).validate_python(value)
     except ValidationError:
         return _REFUSED

@@ -291,7 +291,7 @@ class Checkpoint(SpecModel):
 class RecoveryRule(SpecModel):
     """What to do about failures of one kind. One matches where everything that is given does."""
 
-    failure_class: FailureClass
+    failure_class: FailureClass = Field(strict=False)  # its words are the text of JSON
     """Class of the failure, as in status.lastFailure.failureClass."""
     reason: Annotated[str, Field(pattern=REASON_PATTERN, min_length=1, max_length=64)] | None = None
     """Its reason, such as RankRaised."""

@@ -37,13 +37,16 @@ STATES = """## Conditions, exit codes and failure classes
 Each with what to do: [conditions.md](../conditions.md).
 """
 
-UNKNOWN_FIELDS = """## A misspelt field
+UNKNOWN_FIELDS = """## A misspelt field, and one that is there twice
 
 `kubectl` asks the API server for strict checking and answers `unknown field "spec.trainng"`; the
 local run suggests the nearest field. An API client that does not ask gets a `Warning:` header in
 the answer, and the field is dropped before anyone can see it: neither a rule nor the operator can
 know that it was there. So clients other than kubectl should send `?fieldValidation=Strict` with
 every write (in Helm, Argo CD or Flux: leave their schema validation on).
+
+Of a key that a block has twice kubectl keeps the last, and no API server ever sees the first.
+`lmtraining validate` and `kubectl lmtrain validate` name it, with both lines.
 """
 
 
@@ -161,7 +164,8 @@ def _failures() -> str:
         for kind in FailureClass
     ]
     return (
-        "## Exit codes\n\nOf a trainer pod and of `lmtraining run`.\n\n"
+        "## Exit codes\n\nOf a trainer pod, of `lmtraining run`, and of `lmtraining validate` and "
+        "`kubectl lmtrain validate`.\n\n"
         f"{_table(('Code', 'Name', 'Failure class'), codes)}\n\n"
         "## Failure classes\n\nIn `status.lastFailure.failureClass` and "
         "`status.restarts.byReason`.\n\n"

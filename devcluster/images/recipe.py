@@ -56,6 +56,7 @@ TRAINER = Recipe(
     extra="trainer",
     sources=(
         PurePosixPath("crds/lmtraining_api"),
+        PurePosixPath("crds/lmtraining_manifests"),
         PurePosixPath("trainer-image/lmtraining_trainer"),
     ),
     dependencies=Step(title="trainer dependencies", usual_seconds=130, disk_bytes=18_500_000_000),

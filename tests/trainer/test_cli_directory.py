@@ -5,9 +5,9 @@ import resource
 import pytest
 
 from lmtraining_api import ExitCode, FailureClass
+from lmtraining_manifests import read_job
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.supervisor import LocalRun, run_locally
-from lmtraining_trainer.supervisor.job_document import read_job
 from tests.trainer.supervisor_pods import spec, until
 from tests.trainer.terminal import Terminal
 

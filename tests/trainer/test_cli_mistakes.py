@@ -50,6 +50,7 @@ def test_a_bad_job_is_refused_in_sentences(
     code, output = terminal.type(command, str(terminal.job(spec() | change)))
     assert code == ExitCode.CONFIGURATION
     assert words in output
+    assert output.startswith(f"{terminal.directory}/job.yaml: spec.")
     assert "pydantic" not in output
     assert "Traceback" not in output
     assert not (terminal.directory / "runs").exists()

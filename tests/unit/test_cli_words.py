@@ -13,7 +13,6 @@ from lmtraining_api import TrainerReport, names
 from lmtraining_api.history import Point, line_of, point_of
 from lmtraining_cli import paths
 from lmtraining_cli.app import command_names, with_place_first
-from lmtraining_cli.checking import checked
 from lmtraining_cli.completion import offered
 from lmtraining_cli.curves import joined, points_of
 from lmtraining_cli.listing import listing
@@ -268,34 +267,6 @@ def test_the_nearest_names_are_offered() -> None:
 )
 def test_kubectls_flags_may_stand_anywhere(given: list[str], wanted: list[str]) -> None:
     assert with_place_first(given) == wanted
-
-
-def test_validate_tells_every_problem_with_the_nearest_field(tmp_path: Path) -> None:
-    text = (REPOSITORY / "examples" / "tiny-gpt.yaml").read_text()
-    path = tmp_path / "job.yaml"
-    path.write_text(
-        text.replace("batchTokens", "batchToken").replace("hiddenSize: 128", "hiddenSize: 130")
-    )
-    problems = [problem for one in checked(path) for problem in one.problems]
-    assert any("batchTokens" in problem for problem in problems)
-    assert any("130" in problem for problem in problems)
-    path.write_text(f"{text}\n---\nkind: ConfigMap\napiVersion: v1\n")
-    assert [(one.is_job, one.problems) for one in checked(path)] == [(True, ()), (False, ())]
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("a: [", "line 1, column 5: this is not YAML: "),
-        ("kind: ConfigMap\n", "holds no LMTrainingJob"),
-        ("", "no LMTraining"),
-    ],
-)
-def test_a_file_without_a_job_is_a_problem(tmp_path: Path, content: str, words: str) -> None:
-    path = tmp_path / "job.yaml"
-    path.write_text(content)
-    assert words in checked(path)[-1].problems[0]
-    assert "cannot be read" in checked(tmp_path / "none")[-1].problems[0]
 
 
 def test_completion_offers_commands_and_leaves_files_to_the_shell() -> None:

@@ -97,6 +97,15 @@ def test_a_required_field_that_is_misspelt_is_one_problem() -> None:
             "spec.model.config.architecture is \"gpt3\": choose 'gpt2', 'llama' or 'bert'",
         ),
         (config(layers="many"), 'spec.model.config.layers is "many": write a whole number'),
+        (
+            config(layers="4"),
+            'spec.model.config.layers is "4": write a whole number, without quotes',
+        ),
+        (
+            minimal(training={"gradientClipNorm": "1e-1"}),
+            'spec.training.gradientClipNorm is "1e-1": write a number, without quotes',
+        ),
+        (minimal(suspend="True"), 'spec.suspend is "True": write true or false, without quotes'),
         (config(layers=1.5), "spec.model.config.layers is 1.5: write a whole number"),
         (
             minimal(training={"gradientClipNorm": "big"}),

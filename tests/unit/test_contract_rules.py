@@ -85,7 +85,7 @@ class TestEveryProblemIsToldAtOnce:
             model={"config": {"heads": 3, "layers": 0}},
             data={"train": [{"uri": "corpus", "format": "xml"}, {"uri": "corpus"}]},
             training={"batchTokens": 100, "seed": "x"},
-            workers={"accelerator": {"resource": "tpu", "count": "2"}, "ranksPerReplica": 3},
+            workers={"accelerator": {"resource": "tpu", "count": 2}, "ranksPerReplica": 3},
         )
         assert [problem.split(":")[0] for problem in sorted(problems_of(mistakes))] == [
             "spec.data.train",

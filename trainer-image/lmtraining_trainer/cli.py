@@ -19,6 +19,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+import lmtraining_manifests as manifests
 from lmtraining_api import (
     CODE_OF_CLASS,
     ExitCode,
@@ -39,7 +40,6 @@ from lmtraining_trainer.supervisor import (
     supervise_pod,
 )
 from lmtraining_trainer.supervisor.assignment import RANK_FUNCTION
-from lmtraining_trainer.supervisor.job_document import BadJobError, check_file, read_job
 
 #: What one sentence explains: there is nothing to look up, and trying again alone cannot help.
 USERS_TO_MEND = frozenset({FailureClass.CONFIGURATION, FailureClass.DATA})
@@ -139,29 +139,7 @@ def validate(
     ],
 ) -> None:
     """Check job files by the rules of the API server, without one."""
-    are_good = [_validate(job_path, named=len(job_paths) > 1) for job_path in job_paths]
-    if not all(are_good):
-        raise typer.Exit(int(ExitCode.CONFIGURATION))
-
-
-def _validate(job_path: Path, *, named: bool) -> bool:
-    """Say of each document of a file what is wrong with it; whether nothing is.
-
-    `named`: with the file before each problem, since there are more.
-    """
-    output, errors = Console(), Console(stderr=True)
-    documents = check_file(job_path)
-    many = len(documents) > 1
-    for number, checked in enumerate(documents, start=1):
-        where = f"{job_path} document {number}" if many else str(job_path)
-        prefix = f"{where}: " if (many or named) and checked.document is not None else ""
-        for problem in checked.problems:
-            _say(errors, f"{prefix}{problem}")
-        if checked.job is not None:
-            _say(output, f"{where} is valid: {_summary(checked.job)}")
-        elif not checked.problems:
-            _say(output, f"{where} is skipped: kind {checked.kind} is not checked")
-    return not any(checked.problems for checked in documents)
+    raise typer.Exit(int(manifests.validate(job_paths, output=sys.stdout, errors=sys.stderr)))
 
 
 @app.command("suggest-rate")
@@ -282,13 +260,6 @@ def _finished(last: Snapshot | None) -> str:
     return f"Finished {report.step} steps in {seconds}{loss}{baseline}."
 
 
-def _summary(job: LMTrainingJob) -> str:
-    ranks = job.spec.workers.world_size
-    budget = job.spec.training.budget.model_dump(exclude_none=True)
-    length = ", ".join(f"{value:g} {unit}" for unit, value in budget.items())
-    return f"{job.metadata.name}, {length}, {ranks} rank{'s' if ranks > 1 else ''}"
-
-
 def _program() -> str:
     """What to type: an environment that is not activated has its programs on no PATH."""
     beside = Path(sys.executable).with_name("lmtraining")
@@ -302,8 +273,8 @@ def _failed(reason: str, message: str, code: ExitCode) -> str:
 
 def _job_or_exit(path: Path) -> LMTrainingJob:
     try:
-        return read_job(path)
-    except BadJobError as error:
+        return manifests.read_job(path)
+    except manifests.BadJobError as error:
         console = Console(stderr=True)
         for problem in error.problems:
             _say(console, problem)
