@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 from lmtraining_api.base import BROKEN_RULES, SpecModel, StatusModel
 from lmtraining_api.fields import MESSAGE_LENGTH_MAX, PATTERN_HINTS, one_line
 from lmtraining_api.paths import aliases, field_paths, joined, model_at
+from lmtraining_api.synonyms import path_meant
 
 PROBLEMS_MAX = 20
 VALUE_LENGTH_MAX = 60
@@ -142,6 +143,11 @@ def _unknown_field(location: tuple[int | str, ...], model: type[BaseModel] | Non
     if model is None or owner is None:
         return f"is not a field of {here}: remove it"
     names, written = aliases(owner), str(name)
+    known = _known_elsewhere(written, model)
+    if known and to_camel(written) not in names:
+        parent_path, _, field = known.rpartition(".")
+        path = field if parent_path == here else known
+        return f"is not a field of {here}: did you mean {path} ({_meaning_of(known, model)})?"
     near = _meant_here(location, model)
     if near:
         return f"is not a field of {here}: did you mean {near}?"
@@ -157,7 +163,16 @@ def _meant_here(location: tuple[int | str, ...], model: type[BaseModel] | None) 
     if owner is None:
         return None
     names, written = list(aliases(owner)), str(location[-1])
-    return to_camel(written) if to_camel(written) in names else _nearest(written, names)
+    if to_camel(written) in names:
+        return to_camel(written)
+    parent_path, _, field = (_known_elsewhere(written, model) or "").rpartition(".")
+    return field if parent_path == _path(location[:-1]) and field else _nearest(written, names)
+
+
+def _known_elsewhere(name: str, model: type[BaseModel] | None) -> str | None:
+    """The path of the field that other trainers call so, where the document has such a field."""
+    path = path_meant(name)
+    return path if model and path and path in field_paths(model) else None
 
 
 def _nearest(name: str, candidates: list[str]) -> str | None:
@@ -168,10 +183,19 @@ def _nearest(name: str, candidates: list[str]) -> str | None:
 
 def _meaning(location: tuple[int | str, ...], model: type[BaseModel] | None) -> str:
     """What a missing field is for."""
+    described = _description(location, model)
+    return f"set it ({described})" if described else "set it"
+
+
+def _meaning_of(path: str, model: type[BaseModel]) -> str:
+    return _description(tuple(path.split(".")), model)
+
+
+def _description(location: tuple[int | str, ...], model: type[BaseModel] | None) -> str:
+    """The first sentence about a field; empty where there is none."""
     owner = model_at(model, location[:-1]) if model else None
     name = aliases(owner).get(str(location[-1])) if owner and location else None
-    described = owner.model_fields[name].description if owner and name else None
-    return f"set it ({_first_sentence(described)})" if described else "set it"
+    return _first_sentence((owner.model_fields[name].description if owner and name else None) or "")
 
 
 def _first_sentence(text: str) -> str:

@@ -14,6 +14,8 @@ from lmtraining_api import (
 )
 from lmtraining_api.explain import PROBLEMS_MAX
 from lmtraining_api.job import TrainingSpec
+from lmtraining_api.paths import field_paths
+from lmtraining_api.synonyms import PATH_OF_SYNONYM
 from tests.contract_cases import MINIMAL, Document, config, merged, minimal, source, workers
 
 pytestmark = pytest.mark.unit
@@ -59,6 +61,22 @@ def test_a_required_field_that_is_misspelt_is_one_problem() -> None:
             minimal(learningRate=1),
             "spec.learningRate is not a field of spec: did you mean "
             "spec.training.optimizer.learningRate?",
+        ),
+        # what other trainers call it
+        (
+            minimal(training={"optimizer": {"lr": 1e-3}}),
+            "spec.training.optimizer.lr is not a field of spec.training.optimizer: did you mean "
+            "learningRate (Peak learning rate; adafactor's is relative to the size of a weight)?",
+        ),
+        (
+            minimal(training={"batchTokens": None, "batch_size": 32}),
+            "spec.training.batch_size is not a field of spec.training: did you mean batchTokens "
+            "(Tokens in one optimizer step, over all ranks and accumulated micro-batches)?",
+        ),
+        (
+            minimal(n_embd=128),
+            "spec.n_embd is not a field of spec: did you mean spec.model.config.hiddenSize (Width "
+            "of the residual stream)?",
         ),
         (
             minimal(training={"budget": {"wallClock": "1h"}}),
@@ -158,6 +176,13 @@ def test_a_required_field_that_is_misspelt_is_one_problem() -> None:
 )
 def test_one_mistake_gives_one_sentence(document: Document, sentence: str) -> None:
     assert explained(document) == [sentence]
+
+
+def test_each_name_from_elsewhere_leads_to_a_field_of_ours() -> None:
+    paths = set(field_paths(LMTrainingJob))
+    assert set(PATH_OF_SYNONYM.values()) <= paths
+    ours = {path.rpartition(".")[2].lower() for path in paths}
+    assert set(PATH_OF_SYNONYM) & ours <= {"steps"}, "a name of ours needs no synonym"
 
 
 @pytest.mark.parametrize("document", [[], "text", None, 3], ids=str)
