@@ -48,6 +48,8 @@ def rollback(
 ) -> None:
     """Go back to the checkpoint of a step. Raises CliError."""
     snapshot = _asked_of(cluster, name)
+    if no := no_way_back(snapshot, to_step):
+        raise CliError(no)
     if ask is not None:
         ask(
             f"Roll back {where(cluster, snapshot)} to step {to_step}? Newer checkpoints are moved "
@@ -68,6 +70,23 @@ def rollback(
     if refusal:
         raise CliError(f"job {name} was not rolled back and trains on: {refusal}")
     sys.stdout.write(f"job {name} trains on from its checkpoint of step {to_step}\n")
+
+
+def no_way_back(snapshot: Snapshot, to_step: int) -> str:
+    """Why a job cannot go back to a step, as far as its status can tell; "" where it perhaps can.
+    The ranks, which know every checkpoint, have the last word."""
+    newest = snapshot.status.checkpoint
+    if newest is None:
+        return (
+            f"job {snapshot.name} has no checkpoint to go back to ({snapshot.state}): wait for "
+            f"its first one, or ask for it: kubectl lmtrain checkpoint {snapshot.name}"
+        )
+    if to_step > newest.last_step:
+        return (
+            f"job {snapshot.name} has no checkpoint of step {to_step} to go back to: the newest is "
+            f"of step {newest.last_step}"
+        )
+    return ""
 
 
 def _asked_of(cluster: Cluster, name: str) -> Snapshot:

@@ -137,8 +137,7 @@ def test_a_rollback_to_no_checkpoint_is_refused_with_those_there_are(tmp_path: P
     applied = stopped.link.report["applied"]
     assert (applied.rollback, applied.rollback_step) == ("nowhere", None)
     assert applied.refusal == (
-        "requests.rollback.toStep 8 has no intact checkpoint: choose one of 4, 0, under another "
-        "requests.rollback.name"
+        "there is no intact checkpoint of step 8 to go back to: ask, by a new name, for one of 4, 0"
     )
     outcome = run_alone(job, attempt=2, faults=Faults(wishes={0: nowhere}))
     assert (outcome.end, outcome.link.report["replayed_steps"]) == ("finished", 0)
@@ -152,7 +151,7 @@ def test_p3_a_request_that_comes_back_is_not_followed_again(tmp_path: Path) -> N
     second = {"rollback": RollbackWish(name="b", to_step=99), "checkpoint": "two"}
     wishes = {0: wish(1), 5: wish(2, **first), 7: wish(3, **second)}
     stopped = run_alone(job, faults=Faults(wishes=wishes, stop_at={0: 8}))
-    assert stopped.link.report["applied"].refusal.startswith("requests.rollback.toStep 99 ")
+    assert "no intact checkpoint of step 99 " in stopped.link.report["applied"].refusal
     before = [entry for entry in journal(tmp_path) if "request" in entry["detail"]]
     resumed = run_alone(job, attempt=2, faults=Faults(wishes={0: wish(4, **first)}))
     assert (resumed.end, resumed.link.report["replayed_steps"]) == ("finished", 0)
@@ -194,10 +193,10 @@ def test_p8_a_rollback_to_a_rotten_checkpoint_is_refused_and_gives_nothing_up(
     assert (outcome.end, outcome.link.report["replayed_steps"]) == ("finished", 0), outcome
     refusal = outcome.link.report["applied"].refusal
     assert refusal.startswith(
-        f"requests.rollback.toStep 4 has a broken checkpoint (model{part}.safetensors has another "
-        "SHA-256 than its manifest says): choose one of "
+        f"the checkpoint of step 4 is broken (model{part}.safetensors has another SHA-256 than its "
+        "manifest says): ask, by a new name, for one of "
     )
-    assert "4" not in refusal.partition("choose one of ")[2].partition(", under")[0].split(", ")
+    assert "4" not in refusal.partition("for one of ")[2].split(", ")
     assert not {entry["kind"] for entry in journal(tmp_path)} & {"Rewound", "Rejected"}
 
 

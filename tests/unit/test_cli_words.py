@@ -18,6 +18,7 @@ from lmtraining_cli.curves import joined, points_of
 from lmtraining_cli.listing import listing
 from lmtraining_cli.logs import merged
 from lmtraining_cli.refusals import nearest, refusal_of, sentence, unknown_job
+from lmtraining_cli.requesting import no_way_back
 from lmtraining_cli.screen import screen
 from lmtraining_cli.snapshot import Pod, Snapshot
 from lmtraining_cli.sparkline import plot, sparkline
@@ -148,6 +149,24 @@ def test_old_figures_say_their_age_and_what_may_not_be_seen_is_named() -> None:
     text = text_of(screen(shown, why(shown), [], context="demo"))
     assert "these figures are 5m2s old" in text
     assert "not shown: bob may not get pods/proxy" in text
+
+
+@pytest.mark.parametrize(
+    ("status", "step", "words"),
+    [
+        (JOB["status"], 200, ""),
+        (JOB["status"], 20, ""),  # what is older the ranks know, and they alone
+        (JOB["status"], 201, "no checkpoint of step 201 to go back to: the newest is of step 200"),
+        ({"conditions": [condition("Succeeded", "Unknown", "Preparing")]}, 20,
+         "has no checkpoint to go back to (Preparing): wait for its first one"),
+    ],
+)  # fmt: skip
+def test_a_way_back_that_cannot_be_is_refused_at_once(
+    status: dict[str, Any], step: int, words: str
+) -> None:
+    said = no_way_back(Snapshot(job=JOB | {"status": status}, now=NOW), step)
+    assert words in said
+    assert bool(words) == bool(said)
 
 
 def test_a_job_without_status_is_shown() -> None:

@@ -184,20 +184,19 @@ def _refusal(run: Run, wish: RollbackWish, alive: Callable[[], None]) -> str:
     is newer than the target is given up, so the target is read once more before that (P8)."""
     found = filter(layout.is_marked_intact, layout.newest_first(run.checkpoints))
     steps = [step for step in map(layout.step_of, found) if step is not None]
-    why = "has no intact checkpoint"
+    why = f"there is no intact checkpoint of step {wish.to_step} to go back to"
     if wish.to_step in steps:
         directory = run.checkpoints / layout.directory_name(wish.to_step)
         fault = _fault(run, directory, alive)
         if fault is None:
             return ""
         steps.remove(wish.to_step)
-        why = f"has a broken checkpoint ({fault})"
-    named = ", ".join(map(str, steps[:STEPS_NAMED_MAX])) or "none"
+        why = f"the checkpoint of step {wish.to_step} is broken ({fault})"
+    if not steps:
+        return f"{why}; there is no other either: ask again, by a new name, once there is"
+    named = ", ".join(map(str, steps[:STEPS_NAMED_MAX]))
     more = " and older ones" if len(steps) > STEPS_NAMED_MAX else ""
-    return (
-        f"requests.rollback.toStep {wish.to_step} {why}: choose one of {named}{more}, under "
-        "another requests.rollback.name"
-    )
+    return f"{why}: ask, by a new name, for one of {named}{more}"
 
 
 def _fault(run: Run, directory: Path, alive: Callable[[], None]) -> str | None:

@@ -232,6 +232,13 @@ def test_ranks_are_asked_for_a_checkpoint_and_for_a_step_back(
         trainer.say(applied={"generation": 3, "checkpoint": name, "checkpointStep": 101})
         assert asked.communicate(timeout=COMMAND_SECONDS_MAX)[0].endswith("of step 101\n")
 
+    assert "no checkpoint to go back to (Training)" in plugin.refused(
+        "rollback", "tiny", "--to-step=80", "--yes"
+    )
+    assert "rollback" not in _requests(stage), "nothing is asked that cannot be done"
+    trainer.save(100)
+    stage.wait("a checkpoint", lambda: stage.job("tiny")["status"].get("checkpoint"))
+    assert "newest is of step 100" in plugin.refused("rollback", "tiny", "--to-step=101", "--yes")
     assert "step 100 of 400" in plugin.refused("rollback", "tiny", "--to-step=80")
     before = None
     for step, refusal in ((80, ""), (70, "there are 80 and 101")):
