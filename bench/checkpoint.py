@@ -31,7 +31,6 @@ from lmtraining_trainer.checkpoint import (
     Snapshot,
     Writer,
     choose,
-    layout,
     published_whole,
     restore_state,
     tidy,
@@ -45,7 +44,7 @@ from lmtraining_trainer.model import build_model
 from lmtraining_trainer.optimizer import build_optimizer
 from lmtraining_trainer.phase import Phase
 from lmtraining_trainer.rank_link import RankPlace
-from lmtraining_trainer.run import Run, claim_run
+from lmtraining_trainer.run import Run, claim_run, layout
 from lmtraining_trainer.saving import Saver
 from lmtraining_trainer.state import TrainState
 from lmtraining_trainer.step import forward_backward, update

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from lmtraining_api import ExitCode, FailureClass
-from lmtraining_trainer.checkpoint import layout
 from lmtraining_trainer.checkpoint import write as write_module
+from lmtraining_trainer.run import layout
 from tests.trainer.rank_support import (
     NO_SECRETS,
     Faults,

@@ -17,14 +17,14 @@ from safetensors.torch import load_file
 
 from lmtraining_api import FailureClass
 from lmtraining_trainer.checkpoint import faults as faults_module
-from lmtraining_trainer.checkpoint import layout, tensors
+from lmtraining_trainer.checkpoint import tensors
 from lmtraining_trainer.checkpoint import write as write_module
 from lmtraining_trainer.checkpoint import writer as writer_module
 from lmtraining_trainer.checkpoint.pace import Pace
 from lmtraining_trainer.checkpoint.reading import PART_BYTES, read_hashed
 from lmtraining_trainer.checkpoint.tensors import tensors_in, write_tensors
 from lmtraining_trainer.files import nothing, sha256_of_file
-from lmtraining_trainer.run import Journal
+from lmtraining_trainer.run import Journal, layout
 from tests.trainer.rank_support import (
     Faults,
     Outcome,

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from lmtraining_trainer.checkpoint import Snapshot, Writer, layout, tensors
+from lmtraining_trainer.checkpoint import Snapshot, Writer, tensors
 from lmtraining_trainer.checkpoint.pace import Pace
+from lmtraining_trainer.run import layout
 from tests.trainer.rank_support import (
     Faults,
     Injection,

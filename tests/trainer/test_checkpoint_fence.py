@@ -6,10 +6,9 @@ import pytest
 
 from lmtraining_api import FailureClass
 from lmtraining_trainer import files, rank
-from lmtraining_trainer.checkpoint import layout
 from lmtraining_trainer.checkpoint import write as write_module
 from lmtraining_trainer.files import temporary_beside
-from lmtraining_trainer.run import Fence
+from lmtraining_trainer.run import Fence, layout
 from tests.trainer.rank_support import Faults, job_of, run_alone, tiny_spec, write_text
 from tests.trainer.test_checkpoint import go_on, layout_names, stopped
 

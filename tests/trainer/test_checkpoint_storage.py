@@ -7,7 +7,7 @@ import pytest
 
 from lmtraining_api import ExitCode, FailureClass
 from lmtraining_trainer import saving
-from lmtraining_trainer.checkpoint import layout
+from lmtraining_trainer.run import layout
 from tests.trainer.rank_support import (
     Faults,
     checkpoint_names,

@@ -52,11 +52,14 @@ def test_a_run_trains_resumes_to_nothing_and_samples(terminal: Terminal) -> None
         "sample", str(terminal.run / "export"), "--prompt", "the ", "--tokens", "4"
     )
     assert code == 0, output
-    assert output.startswith("the ")
+    told = "loading torch and transformers\nloading GPT2LMHeadModel from "
+    assert output.startswith(f"{told}{terminal.run / 'export'}\nthe ")
 
+    trace = terminal.without_torch()
     returned, output = terminal.type("checkpoints", "runs/tiny")
     assert returned == 0
     assert re.search(r"\d+ +[\d.]+ MB +yes +[0-9a-f]{64}", output)
+    assert not trace.exists(), "a list needs no torch"
 
 
 def test_a_terminal_gets_a_bar_and_a_pipe_gets_lines(terminal: Terminal) -> None:

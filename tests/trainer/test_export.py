@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lmtraining_api import FailureClass, JobFile
 from lmtraining_trainer import export as export_module
 from lmtraining_trainer import rank as rank_module
-from lmtraining_trainer.checkpoint import layout
 from lmtraining_trainer.generate import sample
 from lmtraining_trainer.model import build_model, empty_model
+from lmtraining_trainer.run import layout
 from lmtraining_trainer.state import TrainState
 from lmtraining_trainer.voice import Voice
 from tests.trainer.rank_support import job_of, run_alone, tiny_spec, write_text

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lmtraining_api import FailureClass, JobFile
-from lmtraining_trainer.checkpoint import layout
+from lmtraining_trainer.run import layout
 from tests.trainer.injections import Injection
 from tests.trainer.rank_support import (
     Faults,

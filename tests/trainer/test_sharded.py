@@ -22,14 +22,13 @@ from lmtraining_api.job import Parallelism
 from lmtraining_trainer import saving
 from lmtraining_trainer.checkpoint import (
     Chosen,
-    inventory,
-    layout,
     needed_parts,
     part_fault,
     tensors,
 )
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.files import nothing, sync
+from lmtraining_trainer.run import inventory, layout
 from tests.trainer.injections import Injection
 from tests.trainer.rank_support import (
     Faults,

@@ -1,8 +1,8 @@
 """`lmtraining`: the trainer's command line.
 
 Promise: `supervise` is what runs in a pod; `run` is the same trainer without a cluster, by the same
-models and to the same exit codes. Help comes at once: torch is imported by the fork server and by
-`sample`, never here.
+models and to the same exit codes. Help and lists come at once: torch is imported by the fork
+server, and by `sample` and `suggest-rate`, which say so.
 """
 
 import json
@@ -14,6 +14,7 @@ import sys
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import typer
@@ -32,6 +33,7 @@ from lmtraining_api.training import ONE_WAY_TASKS
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.report import Snapshot
 from lmtraining_trainer.report_terminal import ProgressView, duration
+from lmtraining_trainer.run import inventory
 from lmtraining_trainer.supervisor import (
     LocalRun,
     PodFiles,
@@ -150,7 +152,7 @@ def suggest_rate(
 ) -> None:
     """Train for some steps at ever higher rates, and say which one the job could take."""
     local, console = LocalRun(job=_job_or_exit(job_path), runs_directory=runs), Console()
-    rate_range = import_module("lmtraining_trainer.rate_range")  # torch: only here
+    rate_range = _with_torch("rate_range")
     try:
         tried = rate_range.range_test(
             local.job_file,
@@ -178,7 +180,7 @@ def sample(
     tokens: Annotated[int, typer.Option(min=1, max=4096, help="Tokens to generate.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of tokens.")] = 1,
 ) -> None:
-    """Let a finished model write."""
+    """Let a finished model write. What is loaded meanwhile is told on standard error."""
     if not (export_directory / "config.json").is_file():
         where = "choose the directory that `lmtraining run` named as Model"
         _say(Console(stderr=True), f"{export_directory} holds no exported model: {where}")
@@ -191,7 +193,8 @@ def sample(
         )
         raise typer.Exit(int(ExitCode.CONFIGURATION))
     os.environ.setdefault("TQDM_DISABLE", "1")
-    generate = import_module("lmtraining_trainer.generate")  # torch: only here
+    generate = _with_torch("generate")
+    _say(Console(stderr=True), f"loading {kind} from {export_directory}")
     text = generate.sample(export_directory, prompt=prompt, tokens=tokens, seed=seed)
     sys.stdout.write(f"{text}\n")
 
@@ -201,7 +204,6 @@ def checkpoints(
     run_directory: Annotated[Path, typer.Argument(help="Run directory, or a copy of one.")],
 ) -> None:
     """List the checkpoints of a run, newest first."""
-    inventory = import_module("lmtraining_trainer.checkpoint.inventory")  # torch: only here
     rows = inventory.rows(run_directory / "checkpoints")
     if not rows:
         _say(Console(stderr=True), f"{run_directory} holds no checkpoints")
@@ -269,6 +271,12 @@ def _program() -> str:
 
 def _failed(reason: str, message: str, code: ExitCode) -> str:
     return f"{reason} (exit code {int(code)}): {message.rstrip('.')}."
+
+
+def _with_torch(module: str) -> ModuleType:
+    """A module of ours that needs torch; said, since from a cold disk that takes a minute."""
+    _say(Console(stderr=True), "loading torch and transformers")
+    return import_module(f"lmtraining_trainer.{module}")
 
 
 def _job_or_exit(path: Path) -> LMTrainingJob:

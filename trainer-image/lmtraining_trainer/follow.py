@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from lmtraining_api import RemedyReport, RollbackWish
-from lmtraining_trainer.checkpoint import fault_of_either, layout
+from lmtraining_trainer.checkpoint import fault_of_either
 from lmtraining_trainer.guard import Fault, Remedy
 from lmtraining_trainer.interval import SaveClock
 from lmtraining_trainer.remedy import compare_replicas, load_rewound
 from lmtraining_trainer.requests import CHECKPOINT, ROLLBACK, with_changes
-from lmtraining_trainer.run import Run
+from lmtraining_trainer.run import Run, layout
 from lmtraining_trainer.run.directory import storage_errors
 from lmtraining_trainer.trainer import Trainer
 

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from lmtraining_api import FailureClass, RemedyReport
-from lmtraining_trainer.checkpoint import layout
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.guard import (
     DEVICE_FAULTS_MAX,
@@ -32,7 +31,7 @@ from lmtraining_trainer.guard import (
 )
 from lmtraining_trainer.guard.window import BATCHES_KEPT
 from lmtraining_trainer.resume import resume
-from lmtraining_trainer.run import Run
+from lmtraining_trainer.run import Run, layout
 from lmtraining_trainer.run.directory import storage_errors
 from lmtraining_trainer.sampling import Probe, sample
 from lmtraining_trainer.step import Verdict

@@ -22,7 +22,6 @@ from lmtraining_trainer.checkpoint import (
     Contents,
     accept,
     choose,
-    layout,
     needed_parts,
     part_fault,
     passed_over,
@@ -31,7 +30,7 @@ from lmtraining_trainer.checkpoint import (
     tidy,
 )
 from lmtraining_trainer.guard import Remedies
-from lmtraining_trainer.run import Run
+from lmtraining_trainer.run import Run, layout
 from lmtraining_trainer.run.directory import storage_errors
 from lmtraining_trainer.saving import Saver
 from lmtraining_trainer.state import TrainState

@@ -24,13 +24,13 @@ from typing import Any
 from lmtraining_api import FailureClass, State
 from lmtraining_api.job import Checkpoint
 from lmtraining_trainer import rng
-from lmtraining_trainer.checkpoint import Save, Snapshot, Staging, Writer, layout
+from lmtraining_trainer.checkpoint import Save, Snapshot, Staging, Writer
 from lmtraining_trainer.checkpoint.together import SILENCE_SECONDS_MAX
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.files import json_bytes, nothing
 from lmtraining_trainer.gang import Gang
 from lmtraining_trainer.heartbeat import HEARTBEAT_SECONDS
-from lmtraining_trainer.run import Mirror, Run
+from lmtraining_trainer.run import Mirror, Run, layout
 from lmtraining_trainer.run.remote import advice_for
 from lmtraining_trainer.state import TrainState
 from lmtraining_trainer.voice import Voice

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from lmtraining_api import FailureClass
-from lmtraining_trainer.checkpoint import layout
 from lmtraining_trainer.checkpoint.faults import (
     ABANDONED,
     Contents,
@@ -26,7 +25,7 @@ from lmtraining_trainer.checkpoint.faults import (
 )
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.files import remove_directory
-from lmtraining_trainer.run import Run
+from lmtraining_trainer.run import Run, layout
 
 #: Broken checkpoints kept as evidence.
 REJECTED_KEPT = 1

@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 
-from lmtraining_trainer.checkpoint import layout
 from lmtraining_trainer.checkpoint.reading import read_hashed
-from lmtraining_trainer.run import Mirror, Run
+from lmtraining_trainer.run import Mirror, Run, layout
 
 Contents = dict[str, torch.Tensor]
 """The bytes of a checkpoint's files by name: what was verified is what is loaded."""

@@ -18,7 +18,6 @@ import torch
 
 from lmtraining_api import FailureClass
 from lmtraining_trainer import rng
-from lmtraining_trainer.checkpoint import layout
 from lmtraining_trainer.checkpoint.choosing import Chosen
 from lmtraining_trainer.checkpoint.faults import (
     INCOMPLETE,
@@ -29,7 +28,7 @@ from lmtraining_trainer.checkpoint.faults import (
 )
 from lmtraining_trainer.checkpoint.tensors import tensors_in
 from lmtraining_trainer.errors import TrainerError
-from lmtraining_trainer.run import Mirror
+from lmtraining_trainer.run import Mirror, layout
 from lmtraining_trainer.sharding import joined
 from lmtraining_trainer.state import Counters, TrainState
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmtraining_api.job import Checkpoint
-from lmtraining_trainer.checkpoint import layout
 from lmtraining_trainer.files import TEMPORARY_PREFIX
-from lmtraining_trainer.run import Run
+from lmtraining_trainer.run import Run, layout
 from lmtraining_trainer.run.directory import FINISHED, RUN
 
 

@@ -22,9 +22,9 @@ from typing import Any, BinaryIO, Self
 
 import torch
 
-from lmtraining_trainer.checkpoint.layout import FileEntry
 from lmtraining_trainer.checkpoint.pace import Pace
 from lmtraining_trainer.files import HASH_CHUNK_BYTES, sync
+from lmtraining_trainer.run.layout import FileEntry
 
 _DTYPES = {
     torch.float64: "F64",

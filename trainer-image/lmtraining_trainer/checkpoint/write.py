@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from lmtraining_api import CheckpointReport
-from lmtraining_trainer.checkpoint import layout, together
+from lmtraining_trainer.checkpoint import together
 from lmtraining_trainer.checkpoint.pace import Pace
 from lmtraining_trainer.checkpoint.tensors import write_bytes, write_tensors
 from lmtraining_trainer.checkpoint.together import Talk
@@ -32,7 +32,7 @@ from lmtraining_trainer.files import (
     sha256_of_file,
     temporary_beside,
 )
-from lmtraining_trainer.run import Run
+from lmtraining_trainer.run import Run, layout
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ means that every byte was once read back and agreed.
 
 from pathlib import Path
 
-from lmtraining_trainer.checkpoint import layout
+from lmtraining_trainer.run import layout
 
 HEADER = f"{'STEP':>10}  {'SIZE':>9}  {'INTACT':<6}  SHA-256 OF THE MANIFEST"
 
