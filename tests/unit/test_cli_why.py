@@ -476,6 +476,37 @@ def test_nothing_is_wrong(snapshot: Snapshot, cause: str) -> None:
     assert (found.cause, found.is_trouble) == (cause, False)
 
 
+RUNS_SINCE = condition("Scheduled", "True", "Scheduled") | {"lastTransitionTime": before(7)}
+
+
+@pytest.mark.parametrize(
+    ("wall", "cause"), [("5m", "Well"), ("29m", "Well"), ("1h", "SlowStartup")]
+)
+def test_that_a_run_had_to_start_is_no_alarm_while_it_is_young(wall: str, cause: str) -> None:
+    spent = {"share": "50%", "wallTime": wall, "startup": "12m"}
+    assert why(at(training(goodput=spent), pods=[running(0), running(1)])).cause == cause
+
+
+def early(reason: str, *more: Object, **status: Any) -> Object:
+    found = state(reason, "importing torch", **status)
+    return job(found | {"conditions": [*found["conditions"], *more]})
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "words"),
+    [
+        (at(early("Starting", RUNS_SINCE), pods=[running(0)]), "torch (Starting, pods run for 7s)"),
+        (at(early("Pending"), pods=[pod(age=12)]), "torch (Pending, pods exist for 12s)"),
+        (at(early("Pending")), "torch (Pending for 5m)"),
+        (at(early("Pending", firstRunTime=before(200))), "torch (Pending)"),
+        (at(early("Suspending", RUNS_SINCE)), "torch (Suspending, pods run for 7s)"),
+    ],
+)
+def test_a_start_is_counted_from_when_it_began(snapshot: Snapshot, words: str) -> None:
+    """P4: the job of five minutes may have waited for room for four of them."""
+    assert why(snapshot).sentence == f"importing {words}"
+
+
 def test_no_cause_hides_behind_what_preemption_found() -> None:
     """The scheduler's sentence goes on for every node."""
     tail = "preemption: 0/5 nodes are available: 5 No preemption victims found for incoming pod."

@@ -11,6 +11,10 @@ WALL_SECONDS_MIN = 60.0
 """Of a shorter run the start is most, and says nothing."""
 LOST_SHARE_MIN = 0.15
 """Of the wall time, to be worth a word."""
+ONCE = frozenset({"startup", "compile"})
+"""What a run pays at its beginning, and hardly again."""
+ONCE_WALL_SECONDS_MIN = 1800.0
+"""Of a shorter run that is a share which shrinks by itself, and nothing to mend."""
 _LOSSES: dict[str, tuple[str, str]] = {
     "data_wait": (
         "waits for data",
@@ -137,11 +141,24 @@ def preparing(snapshot: Snapshot) -> Finding | None:
     means = known.means if known else "The job has not begun."
     return Finding(
         cause=snapshot.state,
-        sentence=f"{said or means} ({snapshot.state} {lasting(snapshot.age_seconds)})".strip(),
+        sentence=f"{said or means} ({snapshot.state}{_since(snapshot)})".strip(),
         evidence=[f"{len(snapshot.pods)} of {snapshot.replicas} pods exist"],
         fix="wait; if it lasts: kubectl lmtrain logs " + snapshot.name,
         is_trouble=False,
     )
+
+
+def _since(snapshot: Snapshot) -> str:
+    """How long that has lasted, as far as it can be known: a job may have waited, trained and been
+    suspended before, and Succeeded is Unknown all the while."""
+    now, placed = snapshot.now, snapshot.status.condition(ConditionType.SCHEDULED)
+    made = [pod.created for pod in snapshot.pods if pod.created is not None]
+    if placed is not None and placed.status == "True":
+        return f", pods run {lasting((now - placed.last_transition_time).total_seconds())}"
+    if made:
+        return f", pods exist {lasting((now - min(made)).total_seconds())}"
+    is_first = snapshot.status.first_run_time is None and not snapshot.status.restarts.total
+    return f" {lasting(snapshot.age_seconds)}" if is_first else ""
 
 
 def unstable(snapshot: Snapshot) -> Finding | None:
@@ -197,7 +214,8 @@ def slow(snapshot: Snapshot) -> Finding | None:
     wall = seconds_of(spent.wall_time)
     if wall < WALL_SECONDS_MIN:
         return None
-    lost = {name: seconds_of(getattr(spent, name)) / wall for name in _LOSSES}
+    known = [name for name in _LOSSES if name not in ONCE or wall >= ONCE_WALL_SECONDS_MIN]
+    lost = {name: seconds_of(getattr(spent, name)) / wall for name in known}
     worst = max(lost, key=lambda name: lost[name])
     if lost[worst] < LOST_SHARE_MIN:
         return None
