@@ -130,7 +130,9 @@ REASON_HELP: dict[ConditionType, dict[str, Help]] = {
         ),
     },
     ConditionType.DATA_READY: {
-        DataReady.PENDING: Help("Preparation has not begun: no pod runs yet."),
+        DataReady.PENDING: Help(
+            "Nobody has looked at the data yet: no pod runs, or its ranks still start."
+        ),
         DataReady.PREPARING: Help("The tokenizer is trained and the text is packed into tokens."),
         DataReady.READY: Help("Every rank can read its tokens.", "Nothing."),
         DataReady.FAILED: Help(

@@ -225,12 +225,14 @@ def test_new_operator_leaves_progressing_until_a_report_comes() -> None:
     [
         ("Waiting", None),
         ("Preparing", ("False", DataReady.PREPARING)),
-        ("Starting", ("True", DataReady.READY)),
+        ("Starting", None),  # torch is imported, the ranks meet: the data comes after that
+        ("Loading", ("True", DataReady.READY)),
         ("Training", ("True", DataReady.READY)),
         ("Failed", None),
     ],
 )
 def test_data_ready(state: str, expected: tuple[str, DataReady] | None) -> None:
+    """P4: not before somebody has looked."""
     verdict = data_ready(situation(pods=GANG, report=report_of(state=state)))
     assert (verdict and (verdict.status, verdict.reason)) == expected
 

@@ -46,7 +46,8 @@ _NOT_TRAINING: dict[Reason, Succeeded] = {
 }
 WHILE_TRAINING = frozenset({Succeeded.TRAINING, *_NOT_TRAINING.values()})
 """What is said of an attempt that has made a step."""
-_DATA_IS_READY = frozenset({"Starting", "Loading", "Training", "Finished", *_ASIDE})
+_DATA_IS_READY = frozenset({"Loading", "Training", "Finished", *_ASIDE})
+"""Not Starting: ranks start before anybody looks at the data, and once more after it."""
 
 
 def of_live_attempt(situation: Situation) -> list[Verdict]:
@@ -137,6 +138,8 @@ def _doing(situation: Situation) -> str:
 
 
 def data_ready(situation: Situation) -> Verdict | None:
+    """Has anybody seen the data, and was it good? None leaves what was said: prepared data stays,
+    whatever becomes of the ranks."""
     report = situation.report
     if report is None or situation.condition_is(ConditionType.DATA_READY, "True"):
         return None
