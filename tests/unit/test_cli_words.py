@@ -22,10 +22,17 @@ from lmtraining_cli.requesting import no_way_back
 from lmtraining_cli.screen import screen
 from lmtraining_cli.snapshot import Pod, Snapshot
 from lmtraining_cli.sparkline import plot, sparkline
-from lmtraining_cli.versions import skew
+from lmtraining_cli.versions import (
+    crd_skew,
+    fields_of_schema,
+    skew,
+    unknown_versions,
+    version_of,
+)
 from lmtraining_cli.watching import curves, with_status
 from lmtraining_cli.why import why
 from lmtraining_cli.wording import duration, seconds_of, size
+from lmtraining_crdgen.manifest import root_schema
 
 pytestmark = pytest.mark.unit
 
@@ -304,6 +311,35 @@ def test_versions_that_differ_are_told_with_what_to_upgrade() -> None:
     assert skew("0.1.0", ["0.1.7", "dev-abc"]) == []
     assert "upgrade the client" in skew("0.1.0", ["0.2.0"])[0]
     assert "upgrade the operator" in skew("0.2.0", ["0.1.0"])[0]
+    assert unknown_versions(["0.1.0"]) == []
+    assert "is not known" in unknown_versions(["dev-abc"])[0]
+
+
+def test_a_crd_that_lacks_a_field_or_has_one_more_is_told_with_what_to_upgrade() -> None:
+    ours = fields_of_schema(root_schema())
+    assert crd_skew(ours) == []
+    assert crd_skew(set()) == [], "not seen"
+    (older,) = crd_skew(ours - {"spec.queue", "spec.queue.name"})
+    assert "lacks spec.queue, spec.queue.name. Upgrade the chart" in older
+    (newer,) = crd_skew(ours | {"spec.elastic"})
+    assert "has spec.elastic: upgrade the client" in newer
+    assert len(crd_skew(ours - {"spec.queue"} | {"spec.elastic"})) == 2
+
+
+@pytest.mark.parametrize(
+    ("image", "labels", "version"),
+    [
+        ("r:5000/operator:0.1.0", {"app.kubernetes.io/version": "0.2.0"}, "0.1.0"),
+        ("r:5000/operator:dev-abc", {"app.kubernetes.io/version": "0.2.0"}, "0.2.0"),
+        ("operator@sha256:ab", {"app.kubernetes.io/version": "0.2.0"}, "0.2.0"),
+        ("operator:dev-abc", {}, "dev-abc"),
+    ],
+)
+def test_an_operator_has_the_version_of_its_image_or_of_its_chart(
+    image: str, labels: dict[str, str], version: str
+) -> None:
+    body = {"metadata": {"labels": labels}, "spec": {"containers": [{"image": image}]}}
+    assert version_of(body) == version
 
 
 def test_times_and_sizes() -> None:

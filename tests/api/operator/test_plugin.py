@@ -344,8 +344,32 @@ def test_a_job_is_completed_by_tab(stage: Stage, plugin: Plugin) -> None:
     assert done.stdout == "tiny-gpt\n:4\n"
 
 
-def test_versions(plugin: Plugin) -> None:
+def test_versions(kubectl: Kubectl, plugin: Plugin) -> None:
     found = plugin.json("version")
     assert found["client"]
     assert api.PLURAL in found["crd"]
     assert found["notes"] == ["no operator runs in this cluster"]
+    assert found["fits"] is None, "an operator that does not run fits nothing"
+    with _operator_pod(kubectl, found["client"]):
+        assert plugin.said("version").splitlines()[-1] == "they fit together"
+        assert plugin.json("version")["fits"] is True
+    with _operator_pod(kubectl, "0.9.0"):
+        assert "upgrade the client" in plugin.said("version")
+        assert plugin.json("version")["fits"] is False
+
+
+@contextmanager
+def _operator_pod(kubectl: Kubectl, version: str) -> Iterator[None]:
+    """As the chart makes it, as far as this is asked for."""
+    labels = {api.LABEL_COMPONENT: api.COMPONENT_OPERATOR}
+    container = {"name": "operator", "image": f"registry.example/operator:{version}"}
+    kubectl.apply(
+        {
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "operator", "labels": labels},
+            "spec": {"containers": [container]},
+        }
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        kubectl.run("delete", "pod", "operator", "--grace-period=0", "--force")
