@@ -1,14 +1,27 @@
 """What status says about where the time went (P9), and about what the model stands."""
 
 from dataclasses import replace
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from lmtraining_api.exits import ExitCode
+from lmtraining_api.exits import ExitCode, FailureClass
 from lmtraining_api.records import ExitRecord, IntervalReport, RobustnessReport, TimeAccounts
-from lmtraining_operator.plan.progress import with_exit_record, with_report
+from lmtraining_operator.plan.progress import (
+    with_exit_record,
+    with_last_checkpoint,
+    with_report,
+)
 from lmtraining_operator.plan.writes import Pace, write_time
-from tests.unit.operator_situations import NOW, UID, report_of, situation
+from tests.unit.operator_situations import (
+    NOW,
+    UID,
+    ended,
+    report_of,
+    running_gang,
+    situation,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -42,6 +55,33 @@ def test_the_last_goodput_is_that_of_the_end() -> None:
     )
     now = replace(situation(report=report_of()), status=early)
     assert with_exit_record(now, record).goodput.share == "90.0%"
+
+
+def saved_at(step: int, seconds: float) -> dict[str, Any]:
+    time = NOW + timedelta(seconds=seconds)
+    return {"step": step, "path": f"checkpoints/{step}", "time": time, "size_bytes": 1,
+            "sha256": "a" * 64}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("step", "seconds", "told"),
+    [(130, 5, (130, "13%", 130)), (130, -5, (100, "10%", 130)), (75, 5, (100, "10%", 75))],
+    ids=["saved on its way out", "given up since", "less than was told"],
+)
+def test_p4_a_gang_that_stops_while_it_recovers_has_come_to_the_step_that_it_saved(
+    step: int, seconds: float, told: tuple[int, str, int]
+) -> None:
+    """It has told of no step since the fault, and the newest figures are of before."""
+    known = with_report(situation(report=report_of(step=100, total_steps=1000)))
+    assert known.progress.step == 100
+    saved = saved_at(step, seconds)
+    record = {"failure_class": FailureClass.DISRUPTION, "reason": "Preempted", "checkpoint": saved}
+    lead, peer = running_gang(2)
+    pods = (ended(lead, 80, **record), peer)
+    status = with_last_checkpoint(replace(situation(pods=pods), status=known))
+    assert status.checkpoint is not None
+    assert (status.progress.step, status.progress.percent, status.checkpoint.last_step) == told
+    assert status.progress.report_time == known.progress.report_time
 
 
 def test_goodput_alone_is_no_reason_to_write_at_once() -> None:

@@ -83,13 +83,29 @@ def without_speed(status: LMTrainingJobStatus) -> LMTrainingJobStatus:
 
 
 def with_last_checkpoint(situation: Situation) -> LMTrainingJobStatus:
-    """The status with what the lead saved on its way out, after its last report was pulled."""
+    """The status with what the lead saved on its way out, after its last report was pulled: the
+    checkpoint, and the step that it had come to; a gang that still recovered has told of neither.
+    """
     status, record = situation.status, lead_exit_record(situation)
     saved = checkpoint_status(record.checkpoint) if record else None
-    known = status.checkpoint
-    if saved is None or (known is not None and saved.last_time <= known.last_time):
+    if saved is None:
         return status
-    return status.model_copy(update={"checkpoint": saved})
+    known, figures_time = status.checkpoint, status.progress.report_time
+    changes: dict[str, object] = {}
+    if known is None or saved.last_time > known.last_time:
+        changes["checkpoint"] = saved
+    # An older checkpoint may be of a step that was given up since.
+    is_newer = figures_time is None or saved.last_time >= figures_time
+    if is_newer and saved.last_step > status.progress.step:
+        total = status.progress.total_steps or situation.spec.training.planned_steps or 0
+        reached = {
+            "step": saved.last_step,
+            "total_steps": figures.count(total),
+            "percent": figures.percent(saved.last_step, total),
+            "step_time": saved.last_time,
+        }
+        changes["progress"] = status.progress.model_copy(update=reached)
+    return status.model_copy(update=changes)
 
 
 def with_exit_record(situation: Situation, record: ExitRecord) -> LMTrainingJobStatus:
