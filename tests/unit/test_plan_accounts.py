@@ -82,6 +82,9 @@ def test_p4_a_gang_that_stops_while_it_recovers_has_come_to_the_step_that_it_sav
     assert status.checkpoint is not None
     assert (status.progress.step, status.progress.percent, status.checkpoint.last_step) == told
     assert status.progress.report_time == known.progress.report_time
+    gone = situation(pods=(), report=report_of(step=100, total_steps=1000))
+    after = with_report(replace(gone, status=status))
+    assert after.progress == status.progress, "P3: the last report, which is remembered, is older"
 
 
 def test_goodput_alone_is_no_reason_to_write_at_once() -> None:

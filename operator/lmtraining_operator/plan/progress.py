@@ -55,7 +55,9 @@ def with_report(situation: Situation) -> LMTrainingJobStatus:
     # While a pod is replaced, a report of the gang before may be of a lead that is gone (P3).
     if report.first_step_time is not None and not situation.awaits_gang:
         changes |= {
-            "progress": _progress(report),
+            "progress": status.progress
+            if _stopped_further(situation, report)
+            else _progress(report),
             "metrics": _metrics(report),
             "goodput": _goodput(report.accounts) or status.goodput,
             "labels": report.labels or status.labels,
@@ -70,6 +72,12 @@ def with_report(situation: Situation) -> LMTrainingJobStatus:
             update={"export": _in_volume(situation, report.export_path)}
         )
     return status.model_copy(update=changes)
+
+
+def _stopped_further(situation: Situation, report: TrainerReport) -> bool:
+    """Whether the lead was gone after it had saved a later step than it last reported: its record,
+    which told of that, went with it, while the report is still remembered (P3)."""
+    return situation.lead is None and situation.status.progress.step > figures.count(report.step)
 
 
 def without_speed(status: LMTrainingJobStatus) -> LMTrainingJobStatus:
