@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +22,7 @@ def test_help_comes_at_once_and_without_torch(terminal: Terminal) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     returned, output = terminal.type("--help")
     assert returned == 0
-    for command in ("supervise", "run", "validate", "sample", "checkpoints"):
+    for command in ("supervise", "run", "validate", "sample", "checkpoints", "report"):
         assert command in output
 
 
@@ -59,7 +60,11 @@ def test_a_run_trains_resumes_to_nothing_and_samples(terminal: Terminal) -> None
     returned, output = terminal.type("checkpoints", "runs/tiny")
     assert returned == 0
     assert re.search(r"\d+ +[\d.]+ MB +yes +[0-9a-f]{64}", output)
-    assert not trace.exists(), "a list needs no torch"
+    returned, output = terminal.type("report", "runs/tiny", "--output", "tiny.html")
+    assert returned == 0, output
+    assert output.startswith("tiny.html (")
+    assert "<html" in (terminal.directory / "tiny.html").read_text()
+    assert not trace.exists(), "neither a list nor a report needs torch"
 
 
 def test_a_terminal_gets_a_bar_and_a_pipe_gets_lines(terminal: Terminal) -> None:
@@ -93,6 +98,24 @@ def _typed_at_a_terminal(terminal: Terminal, *words: str) -> str:
         os.close(ours)
         assert process.wait() == 0
     return shown.decode()
+
+
+def test_it_is_told_to_type_again_what_was_typed(terminal: Terminal) -> None:
+    program = Path(sys.executable).with_name("lmtraining")
+    hither = Path(os.path.relpath(program, terminal.directory))
+    fake = ["--rank-function", "tests.trainer.supervisor_ranks:raises_alone"]
+    words = ["run", terminal.job().name, *fake]
+    paths = {"PATH": "/usr/bin:/bin"}, {"PATH": f"{program.parent}:/usr/bin:/bin"}
+    for typed, path, told in (
+        (str(hither), paths[0], str(hither)),
+        ("lmtraining", paths[1], "lmtraining"),
+    ):
+        done = subprocess.run(
+            [typed, *words], cwd=terminal.directory, env=terminal.environment | path,
+            capture_output=True, text=True, check=False, timeout=SECONDS_MAX,
+        )  # fmt: skip
+        again = f"Try again with: {told} {' '.join(words)}"
+        assert done.stdout.splitlines()[-1] == again, done.stdout + done.stderr
 
 
 def test_checkpoints_of_a_directory_without_any(terminal: Terminal) -> None:

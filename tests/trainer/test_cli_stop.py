@@ -29,7 +29,7 @@ def test_ctrl_c_saves_and_the_next_run_goes_on_from_there(terminal: Terminal) ->
     code, output = terminal.finish(process)
     assert code == ExitCode.PREEMPTED, output
     saved = int(re.search(r"step (\d+) is saved", output)[1])  # type: ignore[index]
-    assert re.search(rf"Go on with: (\S*/)?lmtraining run {job} --runs runs", output)
+    assert re.search(rf"Go on with: (\S*/)?lmtraining run {job}$", output, re.MULTILINE)
 
     process = terminal.start("run", str(job))
     entry = until(lambda: _newest_loaded(terminal.run), "a checkpoint loaded")

@@ -128,7 +128,7 @@ def run(
         code = CODE_OF_CLASS[error.failure_class]
         _say(console, _failed(error.reason, error.message, code))
         raise typer.Exit(int(code)) from error
-    again = f"{_program()} run {shlex.quote(str(job_path))} --runs {shlex.quote(str(runs))}"
+    again = f"{_program()} {shlex.join(sys.argv[1:])}"
     for line in ending(record, local, newest[-1] if newest else None, again=again):
         _say(console, line)
     raise typer.Exit(int(record.exit_code))
@@ -212,6 +212,23 @@ def checkpoints(
         sys.stdout.write(f"{row}\n")
 
 
+@app.command()
+def report(
+    run_directory: Annotated[Path, typer.Argument(help="Run directory, or a copy of one.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file to write.")] = (
+        None
+    ),
+) -> None:
+    """Write the report of a run as one HTML file: hands over to `kubectl lmtrain report`."""
+    plugin = _installed("kubectl-lmtrain")
+    if plugin is None:
+        advice = "pip install 'lm-training-operator[cli]' where the run directory is"
+        _say(Console(stderr=True), f"kubectl-lmtrain, which writes reports, is not here: {advice}")
+        raise typer.Exit(int(ExitCode.CONFIGURATION))
+    written = [] if output is None else [f"--output={output}"]
+    os.execv(plugin, [plugin, "report", f"--directory={run_directory}", *written])  # noqa: S606 - no shell, our own program
+
+
 def ending(record: ExitRecord, local: LocalRun, last: Snapshot | None, *, again: str) -> list[str]:
     """What a person wants to know once a run has ended."""
     report = last.report if last else None
@@ -263,10 +280,18 @@ def _finished(last: Snapshot | None) -> str:
 
 
 def _program() -> str:
-    """What to type: an environment that is not activated has its programs on no PATH."""
-    beside = Path(sys.executable).with_name("lmtraining")
-    is_needed = shutil.which("lmtraining") is None and beside.exists()
-    return shlex.quote(str(beside)) if is_needed else "lmtraining"
+    """What to type: what was typed. An environment that is not activated has its programs on no
+    PATH, which `python -m` does not ask."""
+    typed, found = sys.argv[0], shutil.which("lmtraining")
+    if Path(typed).name == "lmtraining":
+        return "lmtraining" if typed == found else shlex.quote(typed)
+    return "lmtraining" if found else shlex.quote(_installed("lmtraining") or "lmtraining")
+
+
+def _installed(program: str) -> str | None:
+    """Where a program of this distribution is: on the PATH, or beside this Python."""
+    beside = Path(sys.executable).with_name(program)
+    return shutil.which(program) or (str(beside) if beside.exists() else None)
 
 
 def _failed(reason: str, message: str, code: ExitCode) -> str:
