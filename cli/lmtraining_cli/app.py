@@ -114,7 +114,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on, also over restarts.")] = (
         False
     ),
-    tail: Annotated[int, typer.Option(help="Newest lines of each pod; -1: all.")] = -1,
+    tail: Annotated[int, typer.Option(help="Newest lines, so many of each pod; -1: all.")] = -1,
     rank: Annotated[int, typer.Option(help="Only the pod of this rank; -1: all.")] = -1,
 ) -> None:
     """The logs of all pods of the job in one stream, by time."""

@@ -34,6 +34,7 @@ _OTHERS = (
     ),
     ("NoKind", re.compile(r"the server doesn't have a resource type|no matches for kind")),
 )
+_NO_FILE = re.compile(r"stat (.+): no such file")
 _NO_PATH = "could not find the requested resource"
 
 
@@ -78,7 +79,12 @@ def sentence(refused: RefusalError, *, context: str, server: str = "") -> str:
                 "choose another --context"
             )
         case "NoKubeconfig":
-            return f"no kubeconfig ({refused.message}): set KUBECONFIG or --kubeconfig"
+            missing = _NO_FILE.search(refused.message)
+            what = f"there is no kubeconfig {missing[1]}" if missing else "no kubeconfig is set up"
+            return (
+                f"{what}, so no cluster is known: set KUBECONFIG or --kubeconfig to the file of "
+                "your cluster, or choose one of its contexts (kubectl config use-context)"
+            )
         case _:
             return refused.message
 

@@ -94,11 +94,18 @@ def event(about: str, reason: str, message: str) -> Object:
     }  # fmt: skip
 
 
-def node(name: str = "node-1", *, gpus: str = "8", ready: str = "True") -> Object:
+def node(
+    name: str = "node-1",
+    *,
+    gpus: str = "8",
+    ready: str = "True",
+    cpu: str = "64",
+    memory: str = "512Gi",
+) -> Object:
     return {
         "metadata": {"name": name},
         "status": {
-            "allocatable": {"cpu": "64", "memory": "512Gi", "nvidia.com/gpu": gpus},
+            "allocatable": {"cpu": cpu, "memory": memory, "nvidia.com/gpu": gpus},
             "conditions": [
                 {
                     "type": "Ready",
@@ -320,6 +327,14 @@ CASES: dict[str, tuple[Snapshot, str, str]] = {
     "pod is larger than any node": (
         at(pods=[unplaced(f"{NODES}5 Insufficient nvidia.com/gpu.")], nodes=[node(gpus="4")]),
         "TooLarge", "workers.accelerator.count",
+    ),
+    "pod has more memory than any node": (
+        at(pods=[unplaced(f"{NODES}5 Insufficient memory.")], nodes=[node(memory="8063912Ki")]),
+        "TooLarge", "a pod asks for 8.0Gi memory, and the largest node has 7.7Gi",
+    ),
+    "pod has more cores than any node": (
+        at(pods=[unplaced(f"{NODES}5 Insufficient cpu.")], nodes=[node(cpu="3920m")]),
+        "TooLarge", "a pod asks for 4 cpu, and the largest node has 3.92",
     ),
     "busy nodes that are too small besides": (
         at(

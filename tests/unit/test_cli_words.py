@@ -263,8 +263,14 @@ FORBIDDEN = (
             "log in again",
         ),
         ("error: cannot locate context nope", "NoContext", "nope"),
-        ("error: stat /nowhere: no such file or directory", "NoKubeconfig", "--kubeconfig"),
-        ("error: current-context must exist in order to minify", "NoKubeconfig", "KUBECONFIG"),
+        (
+            "error: stat /nowhere: no such file or directory", "NoKubeconfig",
+            "there is no kubeconfig /nowhere, so no cluster is known: set KUBECONFIG or --kube",
+        ),
+        (
+            "error: current-context must exist in order to minify", "NoKubeconfig",
+            "no kubeconfig is set up, so no cluster is known: set KUBECONFIG or --kubeconfig",
+        ),
         ("", "Unknown", "without a word"),
     ],
 )  # fmt: skip
@@ -272,6 +278,7 @@ def test_a_refusal_is_one_sentence_with_the_fix(errors: str, reason: str, words:
     refused = refusal_of(errors)
     assert refused.reason == reason
     assert words in sentence(refused, context="demo")
+    assert "minify" not in sentence(refused, context="demo"), "that is kubectl's own"
 
 
 def test_the_nearest_names_are_offered() -> None:

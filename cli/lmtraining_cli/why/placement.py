@@ -79,18 +79,27 @@ def _insufficient(snapshot: Snapshot, pod: Pod, count: int, found: re.Match[str]
     )
     most = _largest(snapshot, resource)
     if most is not None and bytes_of(most) < bytes_of(asked):
-        offers = f"the largest node has {most}" if bytes_of(most) else "no node has any"
+        has = amount(resource, most)
+        offers = f"the largest node has {has}" if bytes_of(most) else "no node has any"
         return (
             TOO_LARGE,
-            f"a pod asks for {asked} {resource}, and {offers}: it can never fit",
+            f"a pod asks for {amount(resource, asked)} {resource}, and {offers}: it can never fit",
             f"lower {field} in a new job, or add larger nodes",
         )
     return (
         "NoRoom",
         f"{plural(count, 'node')} {'has' if count == 1 else 'have'} too little {resource} free for "
-        f"a pod that asks for {asked}",
+        f"a pod that asks for {amount(resource, asked)}",
         f"wait until others end, add nodes with {resource}, or lower {field} in a new job",
     )
+
+
+def amount(resource: str, quantity: str) -> str:
+    """A quantity in the unit that its resource has everywhere: a node tells its memory in Ki and
+    its cores in thousandths, a job in whatever was written."""
+    if resource == "memory" or resource.endswith("storage"):
+        return f"{bytes_of(quantity) / 2**30:.1f}Gi"
+    return f"{bytes_of(quantity):.3f}".rstrip("0").rstrip(".")
 
 
 def _tainted(snapshot: Snapshot, pod: Pod, count: int, found: re.Match[str]) -> Cause:
