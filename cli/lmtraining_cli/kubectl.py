@@ -91,6 +91,12 @@ class Cluster:
         return self._config.answer()
 
     @property
+    def kubeconfig(self) -> str:
+        """Path of the kubeconfig that was named, by the option or by KUBECONFIG; empty: kubectl's
+        own choice."""
+        return self._place.kubeconfig or os.environ.get("KUBECONFIG", "")
+
+    @property
     def context(self) -> str:
         """Name of the context. Raises RefusalError."""
         return self._place.context or str(self.config.get("current-context") or "none")

@@ -4,8 +4,10 @@ Promise: only the job itself is needed; whatever else the user may not see costs
 answer and is named. All that does not wait for another answer is asked at once.
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -106,7 +108,9 @@ def refusal_sentence(cluster: Cluster, refused: RefusalError) -> str:
         context, server = cluster.context, cluster.server
     except RefusalError:
         context, server = "none", ""
-    return sentence(refused, context=context, server=server)
+    named = cluster.kubeconfig
+    missing = named if named and os.pathsep not in named and not Path(named).exists() else ""
+    return sentence(refused, context=context, server=server, missing_file=missing)
 
 
 def _job(cluster: Cluster, question: Question, name: str) -> Object:

@@ -60,8 +60,11 @@ def refusal_of(errors: str) -> RefusalError:
     return RefusalError("Unknown", text.removeprefix("error: ") or "kubectl failed without a word")
 
 
-def sentence(refused: RefusalError, *, context: str, server: str = "") -> str:
-    """One sentence for a person; `context` is the one that was used."""
+def sentence(
+    refused: RefusalError, *, context: str, server: str = "", missing_file: str = ""
+) -> str:
+    """One sentence for a person; `context` is the one that was used, `missing_file` a kubeconfig
+    that was named and is not there, of which kubectl says nothing."""
     where = f"the cluster of context {context}" + (f" ({server})" if server else "")
     match refused.reason:
         case "Forbidden":
@@ -79,8 +82,9 @@ def sentence(refused: RefusalError, *, context: str, server: str = "") -> str:
                 "choose another --context"
             )
         case "NoKubeconfig":
-            missing = _NO_FILE.search(refused.message)
-            what = f"there is no kubeconfig {missing[1]}" if missing else "no kubeconfig is set up"
+            found = _NO_FILE.search(refused.message)
+            missing = found[1] if found else missing_file
+            what = f"there is no kubeconfig {missing}" if missing else "no kubeconfig is set up"
             return (
                 f"{what}, so no cluster is known: set KUBECONFIG or --kubeconfig to the file of "
                 "your cluster, or choose one of its contexts (kubectl config use-context)"

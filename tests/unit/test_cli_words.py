@@ -281,6 +281,13 @@ def test_a_refusal_is_one_sentence_with_the_fix(errors: str, reason: str, words:
     assert "minify" not in sentence(refused, context="demo"), "that is kubectl's own"
 
 
+def test_a_kubeconfig_that_was_named_and_is_not_there_is_named() -> None:
+    """kubectl takes it for an empty one."""
+    refused = refusal_of("error: current-context must exist in order to minify")
+    said = sentence(refused, context="none", missing_file="/nowhere")
+    assert said.startswith("there is no kubeconfig /nowhere, so no cluster is known: ")
+
+
 def test_the_nearest_names_are_offered() -> None:
     said = unknown_job("tiny-gtp", ["tiny-gpt", "large"], namespace="team", context="demo")
     assert said.endswith("did you mean tiny-gpt?")

@@ -318,6 +318,8 @@ def test_wrong_context_and_a_cluster_that_does_not_answer(plugin: Plugin, tmp_pa
         for line in plugin.kubeconfig.read_text().splitlines()
     ]
     away.write_text("\n".join(lines))
+    nowhere = Plugin(tmp_path / "nowhere", plugin.namespace, plugin.path).refused("list")
+    assert f"there is no kubeconfig {tmp_path / 'nowhere'}" in nowhere
     gone = Plugin(away, plugin.namespace, plugin.path)
     assert "does not answer" in gone.refused("status", "tiny")
     assert "choose another --context" in gone.refused("status", "tiny")
