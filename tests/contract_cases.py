@@ -115,8 +115,8 @@ def tolerating(**fields: Any) -> Document:
     return minimal(podTemplate={"tolerations": [fields]})
 
 
-def told_to(uri: str, **tracker: Any) -> Document:
-    return minimal(tracking={"mlflow": {"uri": uri, **tracker}})
+def told_to(uri: str, *, by: str = "mlflow", **tracker: Any) -> Document:
+    return minimal(tracking={by: {"uri": uri, **tracker}})
 
 
 def named(name: str) -> Document:
@@ -555,6 +555,20 @@ PAIRS = (
         accept=told_to("http://mlflow.tools:5000"),
         refuse=told_to("http://ada:secret@mlflow.tools:5000"),
         at=TRACKER_URI,
+        sentence="uri holds a password, which everyone who may read the job would see: put it in "
+        "a Secret and name that in credentials.secretRef",
+    ),
+    Pair(
+        accept=minimal(tracking={"wandb": {"project": "Tiny models", "entity": "team_1"}}),
+        refuse=told_to("wandb.tools", by="wandb"),
+        at="spec.tracking.wandb.uri",
+        sentence="uri is not the address of a server: write http://host:port or https://host/path, "
+        "without a query",
+    ),
+    Pair(
+        accept=told_to("https://wandb.tools", by="wandb", credentials=SECRET),
+        refuse=told_to("https://ada:secret@wandb.tools", by="wandb"),
+        at="spec.tracking.wandb.uri",
         sentence="uri holds a password, which everyone who may read the job would see: put it in "
         "a Secret and name that in credentials.secretRef",
     ),

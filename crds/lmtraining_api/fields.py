@@ -35,6 +35,7 @@ LABEL_KEY_PATTERN: Final = (
 )
 LABEL_VALUE_PATTERN: Final = r"^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$"
 VARIABLE_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_]*$"
+WORDS_PATTERN: Final = r"^[A-Za-z0-9_][A-Za-z0-9._ -]*$"
 
 #: What to write where a pattern does not match.
 PATTERN_HINTS: Final = {
@@ -45,6 +46,7 @@ PATTERN_HINTS: Final = {
     "after an optional domain and a slash",
     LABEL_VALUE_PATTERN: "letters, digits and . _ - with a letter or digit at each end, or nothing",
     VARIABLE_PATTERN: "letters, digits and _, and no digit at the start",
+    WORDS_PATTERN: "letters, digits, spaces and . _ - with a letter, digit or _ at the start",
 }
 
 MESSAGE_LENGTH_MAX: Final = 1024

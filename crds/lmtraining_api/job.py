@@ -29,7 +29,7 @@ from lmtraining_api.optimization import (
     Schedule,
 )
 from lmtraining_api.placement import PodTemplate, Queue
-from lmtraining_api.tracking import MlflowTracking, TrackerCredentials, Tracking
+from lmtraining_api.tracking import MlflowTracking, TrackerCredentials, Tracking, WandbTracking
 from lmtraining_api.training import (
     BATCH_TOKENS_MAX,
     LABEL_FIELD,
@@ -104,6 +104,7 @@ __all__ = [
     "Tracking",
     "Training",
     "TrainingSpec",
+    "WandbTracking",
     "Workers",
 ]
 

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lmtraining_api import LMTrainingJob
-from lmtraining_api.fields import NAME_PATTERN, PATH_PATTERN, REASON_PATTERN
+from lmtraining_api.fields import NAME_PATTERN, PATH_PATTERN, REASON_PATTERN, WORDS_PATTERN
 from lmtraining_crdgen.manifest import root_schema
 from tests.contract_bounds import values_outside
 from tests.contract_cases import PAIRS, Document, merged
@@ -35,6 +35,7 @@ WORDS_OF_PATTERN = {
     NAME_PATTERN: ("a", "s3-key", "a.b", "0", "a" * 63, "a" * 253),
     PATH_PATTERN: ("a", "_", "team/run-1", "a" * 200),
     REASON_PATTERN: ("X", "RankRaised"),
+    WORDS_PATTERN: ("a", "_", "Tiny models", "v1.2-x"),
 }
 
 FieldPath = tuple[str, ...]

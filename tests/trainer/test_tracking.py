@@ -9,8 +9,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import pairwise
 from pathlib import Path
@@ -19,15 +18,17 @@ import pytest
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before its client is imported
 
-from lmtraining_api import ExitCode, ExitRecord, FailureClass, JobFile, TrainingSpec
-from lmtraining_api.history import HISTORY_FILE, Happening, Point, RunHistory
-from lmtraining_trainer.supervisor.tracker import Tracker
+from lmtraining_api import ExitCode, JobFile
+from lmtraining_api.history import HISTORY_FILE, RunHistory
+from lmtraining_trainer.supervisor.trackers import Trackers
 from lmtraining_trainer.tracking import server as requests
 from lmtraining_trainer.tracking.__main__ import LOOK_SECONDS, Telling, run_of
-from lmtraining_trainer.tracking.mlflow import POSITION_TAG, READINGS_MAX, UID_TAG, Status
+from lmtraining_trainer.tracking.mlflow import POSITION_TAG, READINGS_MAX, UID_TAG, MlflowRun
+from lmtraining_trainer.tracking.run import Status
 from lmtraining_trainer.tracking.server import Server, TrackerError
 from tests.mlflow_server import MlflowServer
-from tests.trainer.supervisor_pods import Pod, pods, spec, until
+from tests.trainer.supervisor_pods import pods, until
+from tests.trainer.tracked_runs import counting, ended, losses, tracked_job, trackers_of, trained
 
 pytestmark = pytest.mark.trainer
 
@@ -45,82 +46,31 @@ def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
 
 def job(directory: Path, uri: str, **tracker: object) -> JobFile:
     """A job whose experiment has the name of its directory."""
-    wanted = {"uri": uri, "experiment": directory.name, **tracker}
-    found = spec(f"file://{directory}/private-text.txt") | {"tracking": {"mlflow": wanted}}
-    (directory / "run").mkdir(exist_ok=True)
-    return JobFile(
-        job_name="tiny",
-        namespace="tests",
-        job_uid=f"uid-of-{directory.name}",
-        run_directory=str(directory / "run"),
-        data_cache_directory=str(directory / "cache"),
-        spec=TrainingSpec.model_validate(found),
-    )
-
-
-def trained(directory: Path, steps: int, *, redone_from: int = 0) -> None:
-    """A history of so many steps; with `redone_from`, after a rewind."""
-    points = [
-        Point(
-            step=step,
-            time=BEGAN + timedelta(seconds=step + (10_000 if 0 < redone_from <= step else 0)),
-            loss=(20.0 if 0 < redone_from <= step else 10.0) / step,
-            learning_rate=1e-3,
-            validation_loss=2.5 if step == 20 else None,
-        )
-        for step in range(1, steps + 1)
-    ]
-    rewind = Happening(step=steps, time=BEGAN + timedelta(seconds=9000), kind="Rewind")
-    history = RunHistory(points=points, happenings=[rewind] if redone_from else [])
-    (directory / "run" / HISTORY_FILE).write_text(history.model_dump_json(by_alias=True))
-
-
-def ended(code: ExitCode = ExitCode.FINISHED) -> ExitRecord:
-    failure = None if code == ExitCode.FINISHED else FailureClass.CRASH
-    return ExitRecord(
-        job_uid="u", attempt=1, round=1, replica=0, exit_code=code, failure_class=failure,
-        reason="Ended", time=BEGAN,
-    )  # fmt: skip
+    return tracked_job(directory, mlflow={"uri": uri, "experiment": directory.name, **tracker})
 
 
 def telling(made: JobFile, credentials: Path = Path("/nonexistent"), now: float = 0.0) -> Telling:
-    run = run_of(made, credentials)
+    run = run_of("mlflow", made, credentials)
     assert run is not None
-    return Telling(run=run, directory=Path(made.run_directory), clock=lambda: now)
-
-
-def trackers_of(pod: Pod) -> list[str]:
-    """Processes that tell of this pod's run: they inherit its environment."""
-    mark = f"={pod.uid}\0".encode()
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            is_tracker = b"lmtraining_trainer.tracking" in (process / "cmdline").read_bytes()
-            if is_tracker and mark in (process / "environ").read_bytes():
-                found.append(process.name)
-    return found
+    return Telling(name="mlflow", run=run, directory=Path(made.run_directory), clock=lambda: now)
 
 
 def told(server: MlflowServer, experiment: str) -> list[tuple[int, float]]:
     return [one for run in server.runs(experiment) for one in server.curve(run, "loss")]
 
 
-def losses(steps: range) -> list[tuple[int, float]]:
-    return [(step, 10.0 / step) for step in steps]
-
-
 def test_an_outage_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
     server = MlflowServer(tmp_path)
     made = job(tmp_path, server.uri)
     trained(tmp_path, 50)
-    first = Tracker(made)
+    first = Trackers(made)
     first.start()  # nobody answers there yet
     server.start()
     try:
         trained(tmp_path, 100)
         until(lambda: told(server, tmp_path.name) == losses(range(1, 101)), "the first 100 steps")
         first.close(ended(ExitCode.CRASH))
-        second = Tracker(made)
+        second = Trackers(made)
         second.start()
         trained(tmp_path, 150)
         until(lambda: len(told(server, tmp_path.name)) >= 150, "the other 50 steps")
@@ -172,6 +122,7 @@ def test_what_the_server_obeyed_without_an_answer_is_there_once(
     assert first.look("RUNNING")
     (run,) = mlflow.runs(tmp_path.name)
     tag = {"run_id": run.info.run_id, "key": POSITION_TAG, "value": ""}
+    assert isinstance(first.run, MlflowRun)
     first.run.server.post("/api/2.0/mlflow/runs/set-tag", tag)  # as if that had been lost
     assert telling(made).look("RUNNING")
     assert mlflow.curve(run, "loss") == losses(range(1, 41))
@@ -286,15 +237,8 @@ def test_a_secret_goes_to_the_server_and_nowhere_else(
     assert SECRET not in f"{refused.value!r}{server!r}{caplog.text}"
 
 
-def counting(directory: Path, **tracker: str) -> Pod:
-    """A pod whose rank counts to twenty, in a run directory as a rank makes it."""
-    (directory / "run").mkdir()
-    tracking = {"tracking": {"mlflow": tracker}}
-    return Pod(directory, "counts_its_steps", {**spec(ranksPerReplica=1), **tracking})
-
-
 def test_a_run_is_told_whole_and_at_its_end(mlflow: MlflowServer, tmp_path: Path) -> None:
-    pod = counting(tmp_path, uri=mlflow.uri, experiment=tmp_path.name)
+    pod = counting(tmp_path, mlflow={"uri": mlflow.uri, "experiment": tmp_path.name})
     with pods(pod):
         pod.intend()
         assert pod.wait() == ExitCode.FINISHED
@@ -309,7 +253,8 @@ def test_a_run_is_told_whole_and_at_its_end(mlflow: MlflowServer, tmp_path: Path
 
 def test_a_tracker_that_never_answers_neither_holds_up_nor_outlives_a_run(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        pod = counting(tmp_path, uri=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        pod = counting(tmp_path, mlflow={"uri": uri})
         with pods(pod):
             pod.intend()
             assert pod.wait() == ExitCode.FINISHED

@@ -20,6 +20,7 @@ TEAM = Allowed(
     uris=("s3://team/", "gs://shared/text"),
     service_accounts=("trainer",),
 )
+KEY = {"secretRef": {"name": "key"}}
 HERE = replace(SETTINGS, allowed=TEAM)
 
 
@@ -59,6 +60,11 @@ def pretrained(uri: str) -> dict[str, Any]:
         ({"checkpoint__storage": {"uri": "s3://team/runs"}}, None),
         ({"checkpoint__storage": {"uri": "s3://teams/runs"}}, "checkpoint.storage.uri"),
         ({"tracking__mlflow": {"uri": "http://mlflow:5000"}}, "tracking.mlflow.uri is not allowed"),
+        ({"tracking__wandb": {}}, None),
+        (
+            {"tracking__wandb": {"credentials": {"secretRef": {"name": "key"}}}},
+            "tracking.wandb.uri is not allowed",
+        ),
         (pretrained("s3://team/gpt2"), None),
         (pretrained("s3://other/gpt2"), "model.pretrained.uri is not allowed"),
         ({"workers__serviceAccountName": "trainer"}, None),

@@ -83,11 +83,17 @@ def test_the_job_file_says_where_the_run_lives(
 
 
 TRACKED: dict[str, Any] = {"tracking__mlflow": {"uri": "http://mlflow:5000", "credentials": SECRET}}
+WANDB: dict[str, Any] = {"tracking__wandb": {"credentials": SECRET}}
 
 
 @pytest.mark.parametrize(
     ("changes", "field"),
-    [(STORE, "checkpoint.storage"), (TRACKED, "tracking.mlflow"), (MODEL, "model.pretrained")],
+    [
+        (STORE, "checkpoint.storage"),
+        (TRACKED, "tracking.mlflow"),
+        (WANDB, "tracking.wandb"),
+        (MODEL, "model.pretrained"),
+    ],
 )
 def test_a_missing_secret_names_the_field_that_asks_for_it(
     changes: dict[str, Any], field: str

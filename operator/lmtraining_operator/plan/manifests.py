@@ -231,10 +231,11 @@ def _storage(job: LMTrainingJob) -> Object:
 
 
 def secrets(job: LMTrainingJob) -> list[str]:
-    """Names of the Secrets that the job's sources, its model, its store and its tracker ask for,
-    each once."""
-    data, storage, tracker = job.spec.data, job.spec.checkpoint.storage, job.spec.tracking.mlflow
-    of_blocks = (*data.train, *data.validation, job.spec.model.pretrained, storage, tracker)
+    """Names of the Secrets that the job's sources, its model, its store and its trackers ask
+    for, each once."""
+    data, storage, tracking = job.spec.data, job.spec.checkpoint.storage, job.spec.tracking
+    trackers = (tracking.mlflow, tracking.wandb)
+    of_blocks = (*data.train, *data.validation, job.spec.model.pretrained, storage, *trackers)
     wanted = [block.credentials for block in of_blocks if block is not None]
     return sorted({one.secret_ref.name for one in wanted if one is not None})
 

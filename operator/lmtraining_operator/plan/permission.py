@@ -52,6 +52,8 @@ def _remote_uris(spec: LMTrainingJobSpec) -> Iterator[tuple[str, str]]:
         named.append(("checkpoint.storage.uri", spec.checkpoint.storage.uri))
     if spec.tracking.mlflow is not None:
         named.append(("tracking.mlflow.uri", spec.tracking.mlflow.uri))
+    if spec.tracking.wandb is not None and spec.tracking.wandb.credentials is not None:
+        named.append(("tracking.wandb.uri", spec.tracking.wandb.uri))
     return ((field, uri) for field, uri in named if not uri.startswith(_OF_THE_POD))
 
 

@@ -152,8 +152,9 @@ def _credentials(
     if spec.model.pretrained is not None:
         yield "model.pretrained", spec.model.pretrained.credentials
     yield "checkpoint.storage", spec.checkpoint.storage.credentials
-    if spec.tracking.mlflow is not None:
-        yield "tracking.mlflow", spec.tracking.mlflow.credentials
+    for name, tracker in (("mlflow", spec.tracking.mlflow), ("wandb", spec.tracking.wandb)):
+        if tracker is not None:
+            yield f"tracking.{name}", tracker.credentials
 
 
 def _volume(situation: Situation) -> Verdict | None:

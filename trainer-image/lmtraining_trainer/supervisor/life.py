@@ -63,7 +63,7 @@ from lmtraining_trainer.supervisor.rounds import (
     replaced_fault,
     wait_seconds,
 )
-from lmtraining_trainer.supervisor.tracker import Tracker
+from lmtraining_trainer.supervisor.trackers import Trackers
 from lmtraining_trainer.supervisor.wake import Wake
 from lmtraining_trainer.supervisor.wish_post import WishPost
 
@@ -120,7 +120,7 @@ class Supervisor:
             job_uid=job.job_uid,
             job_name=job.job_name,
         )
-        self._tracker = Tracker(job)
+        self._trackers = Trackers(job)
 
     def report(self) -> TrainerReport:
         """The report as of now."""
@@ -147,7 +147,7 @@ class Supervisor:
             round_number=self.snapshot.report.round,
             time=datetime.now(UTC),
         )
-        self._tracker.close(record)
+        self._trackers.close(record)
         return with_last_words(record, self.snapshot.report) if self.snapshot.leads else record
 
     def _live(self) -> RankEnd | None:
@@ -412,7 +412,7 @@ class Supervisor:
             if update.rank == 0:
                 self._history.hear(self.snapshot.report)
                 if self._made_a_step:
-                    self._tracker.start()
+                    self._trackers.start()
         if os.getpid() == 1:
             reap_orphans(spared=self._fork_server.process_id if self._fork_server else None)
         self._log_change_of_state()

@@ -9,28 +9,22 @@ budget has; so parameters are told once, with the first figures. (Its own client
 to import and 60 MB of the image, for these six requests.)
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 from lmtraining_api import JobFile, names
 from lmtraining_api.history import RunHistory
+from lmtraining_trainer.tracking.run import Status, parameters
 from lmtraining_trainer.tracking.server import Server, TrackerError
 from lmtraining_trainer.unsent import Position, Reading, unsent
-
-Status = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED"]
 
 API = "/api/2.0/mlflow"
 UID_TAG = names.LABEL_JOB_UID
 POSITION_TAG = f"{names.GROUP}/position"
 #: The server takes 1,000 metrics in a request.
 READINGS_MAX = 150
-PARAMETERS_MAX = 100
-PARAMETER_LENGTH_MAX = 250
-#: Blocks of the spec that say how the model is made; none of them names a place or a secret.
-BLOCKS = ("model", "training", "parallelism", "precision")
 
 
 @dataclass
@@ -131,23 +125,6 @@ class MlflowRun:
                 "tags": _pairs({POSITION_TAG: position.model_dump_json()}),
             },
         )
-
-
-def parameters(job: JobFile) -> dict[str, str]:
-    """The settings that a tracker shows, by their path in the spec."""
-    spec = job.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
-    found = {name: value for block in BLOCKS for name, value in _leaves(spec[block], block)}
-    found["data.sequenceLength"] = str(job.spec.data.sequence_length)
-    found["data.tokenizer.vocabSize"] = str(job.spec.data.tokenizer.vocab_size)
-    found["ranks"] = str(job.spec.workers.world_size)
-    return dict(sorted(found.items())[:PARAMETERS_MAX])
-
-
-def _leaves(value: object, path: str) -> list[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        return [leaf for name, one in value.items() for leaf in _leaves(one, f"{path}.{name}")]
-    text = value if isinstance(value, str) else json.dumps(value)
-    return [(path, text[:PARAMETER_LENGTH_MAX])]
 
 
 def _pairs(values: Mapping[str, str]) -> list[dict[str, str]]:
