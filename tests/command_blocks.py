@@ -28,6 +28,7 @@ class Tier(StrEnum):
     """Where a block is run."""
 
     UNIT = "tests/unit/test_command_blocks.py"
+    TRAINER = "tests/trainer/test_examples.py"
     CLUSTER = "tests/e2e/test_command_blocks.py"
     CHART = "tests/e2e/test_chart_life.py"
 
@@ -35,6 +36,7 @@ class Tier(StrEnum):
 #: The page and the first command, and who runs the block. A tier runs its blocks in this order.
 RUN_BY = {
     "docs/quick-start.md: .venv/bin/lmtraining validate": Tier.UNIT,
+    "docs/quick-start.md: .venv/bin/lmtraining run examples/poisoned-data.yaml": Tier.TRAINER,
     "README.md: helm install": Tier.CHART,
     "docs/quick-start.md: helm install": Tier.CHART,
     'docs/quick-start.md: eval "$(.venv/bin/python -m devcluster up)"': Tier.CLUSTER,
@@ -47,9 +49,6 @@ RUN_BY = {
 }
 DOCKER = "needs a Docker daemon; the cluster's tests install images built from the same Dockerfiles"
 NOT_RUN = {
-    "docs/quick-start.md: .venv/bin/lmtraining run examples/poisoned-data.yaml": (
-        "tests/trainer/test_examples.py trains it; the others have tests of their own"
-    ),
     "README.md: make demo": "they are these tests, and a demo that checks itself as it goes",
     "README.md: docker build": DOCKER,
     "docs/quick-start.md: ./bootstrap.sh": "every make target begins with it, this test's too",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.command_blocks import Tier, blocks_of, clean_copy, typed
 from tests.trainer.supervisor_pods import ROOT
 
 pytestmark = pytest.mark.trainer
@@ -63,10 +64,14 @@ def test_an_example_with_labels_beats_saying_the_commonest(
 
 
 def test_poisoned_data_is_found_and_gone_round_and_the_run_succeeds(tmp_path: Path) -> None:
-    said = run_example("poisoned-data", tmp_path)
+    """As the quick start has it typed."""
+    where = clean_copy(tmp_path)
+    (block,) = blocks_of(Tier.TRAINER)
+    said = typed(block, where)
     assert "Finished 1400 steps" in said
     assert "1 skipped" in said
-    run = tmp_path / "runs" / "poisoned-data"
+    assert "<polyline" in (where / "poisoned-data.html").read_text()
+    run = where / "runs" / "poisoned-data"
     entries = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
     remedies = [entry for entry in entries if entry["kind"] in {"Skipped", "Rewound", "Rerun"}]
     kinds = [entry["kind"] for entry in remedies]
