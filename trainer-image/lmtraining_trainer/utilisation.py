@@ -23,25 +23,26 @@ from transformers import PreTrainedModel
 from lmtraining_trainer.device import device_name
 from lmtraining_trainer.precision import Format
 
-#: Dense TFLOP/s of one device by format, from its maker's datasheet. The first name that stands as
-#: a word in the device's own counts. fp32 is without TF32, which the trainer leaves off.
+#: Dense TFLOP/s of one device by format. The first name that stands as a word in the device's own
+#: counts. fp32 is without TF32, which the trainer leaves off. docs/goodput.md has their sources;
+#: what nobody could be found to confirm is not here.
 PEAK_TFLOPS: Final[Mapping[str, Mapping[Format, float]]] = {
     "B200": {"bf16": 2250.0, "fp32": 75.0},
-    "GH200": {"bf16": 989.4, "fp32": 67.0},
-    "H200 NVL": {"bf16": 835.5, "fp32": 60.0},
+    "H200 NVL": {"bf16": 835.5},
     "H200": {"bf16": 989.4, "fp32": 67.0},
-    "H100 NVL": {"bf16": 835.5, "fp32": 60.0},
+    "H100 NVL": {"bf16": 835.5},
     "H100 PCIe": {"bf16": 756.0, "fp32": 51.0},
     "H100": {"bf16": 989.4, "fp32": 67.0},
     "A100": {"bf16": 312.0, "fp32": 19.5},
     "A40": {"bf16": 149.7, "fp32": 37.4},
-    "A30": {"bf16": 165.0, "fp32": 10.3},
     "A10": {"bf16": 125.0, "fp32": 31.2},
-    "L40S": {"bf16": 362.1, "fp32": 91.6},
-    "L40": {"bf16": 181.1, "fp32": 90.5},
+    "L40S": {"bf16": 362.0, "fp32": 91.6},
+    "L40": {"bf16": 181.0, "fp32": 90.5},
     "L4": {"bf16": 121.0, "fp32": 30.3},
     "T4": {"fp32": 8.1},
-    "V100": {"fp32": 15.7},
+    "V100S-PCIE": {"fp32": 16.4},
+    "V100-PCIE": {"fp32": 14.0},
+    "V100-SXM2": {"fp32": 15.7},
     "MI325X": {"bf16": 1307.4, "fp32": 163.4},
     "MI300X": {"bf16": 1307.4, "fp32": 163.4},
 }
