@@ -49,6 +49,8 @@ PATTERN_HINTS: Final = {
     WORDS_PATTERN: "letters, digits, spaces and . _ - with a letter, digit or _ at the start",
 }
 
+#: Below it a number of JSON with a fraction of nought is a whole one; a larger one has 20 digits.
+WHOLE_MAX: Final = 2.0**63
 MESSAGE_LENGTH_MAX: Final = 1024
 NOTICE_LENGTH_MAX: Final = 512
 FRAME_LENGTH_MAX: Final = 256
@@ -90,7 +92,8 @@ def with_whole_numbers(value: object) -> object:
         return {key: with_whole_numbers(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [with_whole_numbers(inner) for inner in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < WHOLE_MAX
+    return int(value) if isinstance(value, float) and is_whole else value
 
 
 def one_line(length_max: int) -> Callable[[object], object]:
