@@ -30,7 +30,7 @@ from lmtraining_operator.plan import (
 )
 from lmtraining_operator.plan import names as children
 from lmtraining_operator.plan.acceptance import may_have_rivals
-from lmtraining_operator.plan.attempts import is_kept, may_make
+from lmtraining_operator.plan.attempts import has_all_pods, is_kept, may_make
 from lmtraining_operator.plan.ending import has_kept_long_enough
 from lmtraining_operator.plan.evidence import is_out_of_service
 from lmtraining_operator.plan.manifests import CONTAINER
@@ -83,10 +83,12 @@ async def observe(
         return Observed(**common)
     namespace = metadata["namespace"]
     claim_name, *_ = children.storage_of(job)
+    # Pods that were all made just now had what they need: many starts are spared the question.
+    is_made = has_all_pods(job, status, pods) and not any(_is_late(pod, now) for pod in pods)
     claim, config_map, policy, warnings, queue_message, others = await asyncio.gather(
         _claim(gateway, namespace, claim_name, now),
-        gateway.get("ConfigMap", namespace, children.config_map_name(metadata["name"])),
-        gateway.get("NetworkPolicy", namespace, metadata["name"]),
+        _own(gateway, job, "ConfigMap", children.config_map_name(metadata["name"]), is_made),
+        _own(gateway, job, "NetworkPolicy", metadata["name"], is_made),
         _warnings(gateway, namespace, pods, now),
         _queue_message(gateway, job, pods),
         _other_jobs(gateway, job, status),
@@ -94,12 +96,20 @@ async def observe(
     return Observed(
         **common,
         claim=claim,
-        config_map=owned_by(config_map, metadata["uid"]),
-        network_policy=owned_by(policy, metadata["uid"]),
+        config_map=config_map,
+        network_policy=policy,
         warnings=warnings,
         queue_message=queue_message,
         other_jobs=others,
     )
+
+
+async def _own(gateway: Gateway, job: Object, kind: str, name: str, is_made: bool) -> bool:
+    """Whether the job has that child; asked only where nothing tells."""
+    if is_made:
+        return True
+    metadata = job["metadata"]
+    return owned_by(await gateway.get(kind, metadata["namespace"], name), metadata["uid"])
 
 
 def owned_by(found: Object | None, uid: str) -> bool:

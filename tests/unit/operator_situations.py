@@ -21,6 +21,7 @@ from lmtraining_operator.plan import (
     Create,
     DeletePod,
     Observed,
+    ObservedClaim,
     ObservedPod,
     ObservedReport,
     Plan,
@@ -151,6 +152,12 @@ def decide(
     """The plan for a job."""
     world = Observed(**observed)
     return plan(job or job_object(), status or LMTrainingJobStatus(), world, now, SETTINGS)
+
+
+def all_children() -> dict[str, Any]:
+    """What a job has beside its pods, as `decide` takes it."""
+    claim = ObservedClaim(name="tiny-checkpoints", made_for_job="tiny")
+    return {"config_map": True, "claim": claim, "network_policy": True}
 
 
 def made(plan: Plan) -> list[str]:

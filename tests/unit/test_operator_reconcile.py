@@ -7,6 +7,7 @@ from lmtraining_api.exits import FailureClass
 from lmtraining_api.status import ConditionType
 from lmtraining_operator.apply import batches
 from lmtraining_operator.gateway import ApiError
+from lmtraining_operator.observe import WARNINGS_AFTER_SECONDS
 from lmtraining_operator.plan import Create, PublishEvent, SetIntent
 from lmtraining_operator.plan.writes import PROGRESS_SECONDS, REPORT_SECONDS_MIN
 from lmtraining_operator.reconcile import MISSING_SECONDS
@@ -133,6 +134,22 @@ async def test_trouble_is_an_event_also_of_a_job_that_was_never_looked_at(world:
     assert event["message"] == "422 Invalid: status is too long"
     assert event["involvedObject"]["name"] == "tiny"
     assert operator.event_errors == []
+
+
+async def test_a_child_that_waiting_pods_lack_is_made_again(world: World) -> None:
+    """P12: pods that were made just now are not asked about; those that do not start are."""
+    operator = world.operator()
+    await operator.look()
+    del world.objects["ConfigMap", "tiny-job-file"]
+    for pod in world.pods:
+        pod["spec"]["nodeName"] = "one"
+        pod["metadata"]["creationTimestamp"] = world.now.isoformat()
+    world.creates.clear()
+    await operator.look()
+    assert world.creates == []
+    world.pass_time(WARNINGS_AFTER_SECONDS + 1)
+    await operator.look()
+    assert world.creates == ["ConfigMap/tiny-job-file"]
 
 
 async def test_second_look_at_a_still_world_writes_nothing(world: World) -> None:

@@ -29,6 +29,7 @@ from lmtraining_operator.plan.ending import FINISH_LINGER_SECONDS
 from lmtraining_operator.plan.gang import BROKEN_GANG_GRACE_SECONDS
 from tests.unit.operator_situations import (
     NOW,
+    all_children,
     decide,
     deleted,
     ended,
@@ -83,9 +84,7 @@ def intents_of(gang: tuple[ObservedPod, ...]) -> list[str]:
 
 def test_what_is_there_is_not_made_again() -> None:
     (lead, _) = running_gang(2)
-    claim = ObservedClaim(name="tiny-checkpoints", made_for_job="tiny")
-    status = status_of(complete=False)
-    plan = decide(status, pods=(lead,), config_map=True, claim=claim, network_policy=True)
+    plan = decide(status_of(complete=False), pods=(lead,), **all_children())
     assert made(plan) == ["Pod/tiny-1-1-0"]
 
 
@@ -93,7 +92,7 @@ def test_starting_gun_only_when_all_run() -> None:
     """P1: the peer table is complete, or it is not given."""
     lead, peer = running_gang(2)
     starting = replace(peer, phase="Pending")
-    assert decide(status_of(complete=False), pods=(lead, starting)).actions == ()
+    assert decide(status_of(complete=False), pods=(lead, starting), **all_children()).actions == ()
     plan = decide(status_of(complete=False), pods=(lead, peer))
     assert reason(plan, ConditionType.SCHEDULED) == "Scheduled", "said before the gun is fired"
     intents = [Intent.model_validate_json(text) for text in intents_of((lead, peer))]

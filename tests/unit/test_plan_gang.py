@@ -14,6 +14,7 @@ from lmtraining_operator.plan.gang import BROKEN_GANG_GRACE_SECONDS
 from lmtraining_operator.plan.recovery import GANG_BACKOFF_SECONDS_MIN
 from tests.unit.operator_situations import (
     NOW,
+    all_children,
     decide,
     deleted,
     ended,
@@ -152,7 +153,7 @@ def test_pods_of_a_status_that_was_lost_train_on() -> None:
     for lost in (LMTrainingJobStatus(), status_of(attempt=2)):
         assert deleted(decide(lost, pods=gang)) == [], "maybe an old read"
     for lost in (LMTrainingJobStatus(), status_of(attempt=2), status_of(attempt=3)):
-        plan = decide(lost, pods=known)
+        plan = decide(lost, pods=known, **all_children())
         assert (deleted(plan), made(plan)) == ([], [])
         assert (plan.status.attempt, plan.status.replaced_pods) == (3, {"1": 2})
         told = [action.name for action in plan.actions if isinstance(action, SetIntent)]

@@ -84,3 +84,11 @@ def may_make(job: Object, status: LMTrainingJobStatus, pods: tuple[ObservedPod, 
     if status.is_terminal or job.get("spec", {}).get("suspend"):
         return False
     return not in_the_way(pods, status) if is_over(status) else not gang_was_complete(status)
+
+
+def has_all_pods(job: Object, status: LMTrainingJobStatus, pods: tuple[ObservedPod, ...]) -> bool:
+    """Whether each replica of the attempt has a pod that has not ended and is to stay."""
+    live = (pod for pod in pods if not (pod.is_terminal or pod.is_deleting))
+    replicas = {pod.replica for pod in live if pod.attempt == status.attempt}
+    workers = job.get("spec", {}).get("workers") or {}
+    return len(replicas) == int(workers.get("replicas", 1))
