@@ -86,7 +86,7 @@ def crd_skew(fields: set[str]) -> list[str]:
     lacks, has = sorted(ours - fields), sorted(fields - ours)
     older = (
         f"the CRD is older than this client: it lacks {_named(lacks)}. Upgrade the chart, which "
-        "brings the CRD, before the operator; until then a job with such a field is refused"
+        "brings the CRD, before the operator; until then the API server takes no such field"
     )
     newer = (
         f"this client is older than the CRD, which has {_named(has)}: upgrade the client, which "

@@ -49,8 +49,6 @@ PATTERN_HINTS: Final = {
     WORDS_PATTERN: "letters, digits, spaces and . _ - with a letter, digit or _ at the start",
 }
 
-#: Below it a number of JSON with a fraction of nought is a whole one; a larger one has 20 digits.
-WHOLE_MAX: Final = 2.0**63
 MESSAGE_LENGTH_MAX: Final = 1024
 NOTICE_LENGTH_MAX: Final = 512
 FRAME_LENGTH_MAX: Final = 256
@@ -84,16 +82,6 @@ def _quantity_text(value: object) -> object:
             "quantity_fraction", 'write it as text: "{value}"', {"value": value}
         )
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def with_whole_numbers(value: object) -> object:
-    """A document in which 400.0 is 400, as it is to an API server: JSON has one kind of number."""
-    if isinstance(value, dict):
-        return {key: with_whole_numbers(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [with_whole_numbers(inner) for inner in value]
-    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < WHOLE_MAX
-    return int(value) if isinstance(value, float) and is_whole else value
 
 
 def one_line(length_max: int) -> Callable[[object], object]:

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from pydantic.fields import FieldInfo
 
 from lmtraining_api.base import Rule, SpecModel, Term, TransitionRule
-from lmtraining_api.fields import ObjectName, with_whole_numbers
+from lmtraining_api.fields import ObjectName
 from lmtraining_api.lifecycle import YEAR_SECONDS, Deadlines, Requests, Rollback
 from lmtraining_api.names import API_VERSION, JOB_NAME_LENGTH_MAX, KIND
 from lmtraining_api.optimization import (
@@ -504,7 +504,7 @@ class LMTrainingJob(SpecModel):
         `model_validate` takes our snake_case names too, so `batch_tokens` would pass in a local run
         and be refused by the cluster.
         """
-        return cls.model_validate(with_whole_numbers(document), by_alias=True, by_name=False)
+        return cls.model_validate(document, by_alias=True, by_name=False)
 
     @model_validator(mode="before")
     @classmethod

@@ -15,7 +15,6 @@ from pydantic.fields import FieldInfo
 
 from lmtraining_api.base import SpecModel
 from lmtraining_api.explain import explain_validation_error, rule_sentence
-from lmtraining_api.fields import with_whole_numbers
 from lmtraining_api.job import LMTrainingJob
 from lmtraining_api.paths import aliases, is_list, joined, model_in
 
@@ -28,7 +27,7 @@ def problems_of(document: object) -> list[str]:
     try:
         LMTrainingJob.from_document(document)
     except ValidationError as error:
-        known = _known(LMTrainingJob, with_whole_numbers(document))
+        known = _known(LMTrainingJob, document)
         return explain_validation_error(error, _broken_rules(known))
     return []
 

@@ -13,10 +13,13 @@ from typing import TextIO
 import yaml
 
 from lmtraining_api import ExitCode, LMTrainingJob, problems_of
+from lmtraining_api.fields import one_line
 from lmtraining_api.names import API_VERSION, GROUP, KIND
 from lmtraining_manifests.yaml_documents import Document, documents
 
 JOB_FILE_BYTES_MAX = 1024 * 1024
+KEY_LENGTH_MAX = 60
+_CLEAN = one_line(KEY_LENGTH_MAX)
 _NO_OBJECT = f"this is no Kubernetes object: write apiVersion: {API_VERSION} and kind: {KIND}"
 
 
@@ -101,8 +104,8 @@ def check_file(path: Path) -> list[Checked]:
 def _checked(path: Path, document: Document, *, where: str) -> Checked:
     content = document.content
     twice = [
-        f'{path}, line {one.line}: key "{one.key}" is there already, in line {one.first_line}: '
-        "keep one of them"
+        f'{path}, line {one.line}: key "{_CLEAN(one.key)}" is there already, in line '
+        f"{one.first_line}: keep one of them"
         for one in document.repeated
     ]
     if not _kind(content):
@@ -141,6 +144,10 @@ def _documents(path: Path) -> Iterator[Document]:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise BadJobError([f"{path}{where}: this is not YAML: {error.problem}"]) from error
+    except RecursionError as error:
+        raise BadJobError(
+            [f"{path} has blocks in blocks without end: it is no job file"]
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadJobError([f"{path} is not YAML: it holds characters that are not text"]) from error
 

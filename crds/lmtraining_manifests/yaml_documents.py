@@ -106,10 +106,11 @@ class _Loader(yaml.SafeLoader):
         plain = text.replace("_", "")
         if _INTEGER.fullmatch(plain):
             is_octal = re.fullmatch(r"[-+]?0[0-7]+", plain)
-            number = int(plain, 8 if is_octal else 0)
-            return number if -(2**63) <= number < 2**64 else float(number)
+            whole = int(plain, 8 if is_octal else 0)
+            return whole if -(2**63) <= whole < 2**64 else float(whole)
         if _FLOAT.fullmatch(plain):
-            return float(plain)
+            number = float(plain)  # 400.0 is written as 400 in the JSON that kubectl makes of it
+            return int(number) if number.is_integer() and abs(number) < 2**63 else number
         if _NOT_FINITE.fullmatch(text):
             return float(text.replace(".", ""))
         raise ConstructorError(None, None, f"{text!r} is no number", node.start_mark)

@@ -30,9 +30,7 @@ def test_a_word_is_read_as_kubectl_reads_it() -> None:
     (document,) = documents(YAML_TEXT.encode())
     assert isinstance(document.content, dict)
     read = document.content["words"]
-    assert [(one, type(one) is bool) for one in read] == [
-        (one, type(one) is bool) for one in YAML_WORDS.values()
-    ]
+    assert [(one, type(one)) for one in read] == [(one, type(one)) for one in YAML_WORDS.values()]
     assert list(document.content["keys"]) == list(YAML_KEYS.values())
 
 
@@ -81,6 +79,13 @@ def test_a_key_that_is_there_twice_is_named_with_its_lines(path: Path) -> None:
     assert refused.value.problems == said
 
 
+def test_aliases_that_hold_each_other_many_times_over_take_no_time(path: Path) -> None:
+    laughs = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
+    text = "\n".join(["a0: &a0 [1]", *laughs, "loop: &loop [*loop]", yaml.safe_dump(MINIMAL)])
+    path.write_text(text)
+    assert problems(path)[-1] == f"{path}: and 11 more problems"
+
+
 def test_a_rate_may_be_written_as_kubectl_takes_it(path: Path) -> None:
     path.write_text(TWICE.partition("  suspend")[0] + "    optimizer: {learningRate: 6e-4}\n")
     path.write_text(path.read_text().replace(', "name": tiny', ""))
@@ -119,6 +124,7 @@ BAD_FILES = [
     ("", "job.yaml holds no Kubernetes object: write apiVersion: "),
     ("a: !!int b", "job.yaml, line 1, column 4: this is not YAML: 'b' is no number"),
     ("{}: 1", "job.yaml, line 1, column 1: this is not YAML: "),
+    ("[" * 10_000, "job.yaml has blocks in blocks without end: it is no job file"),
     ("~: 1", "job.yaml, line 1, column 1: this is not YAML: a key is neither a word nor a number"),
 ]
 
