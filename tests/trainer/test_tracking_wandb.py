@@ -94,6 +94,9 @@ def test_all_attempts_are_one_run_and_each_step_is_told_once(tmp_path: Path) -> 
     ends = [one["exit"].get("exit_code", 0) for one in found if one["type"] == "exit"]
     assert ends == [1, 1, 0]
     assert [one["type"] for one in found].count("preempting") == 1
+    sync = [sys.executable, "-m", "wandb", "sync", "--dry-run", run / "wandb"]
+    would = subprocess.run(sync, capture_output=True, text=True, check=True)
+    assert "Would sync 3 run(s)" in would.stdout + would.stderr
 
 
 def test_a_kill_of_everything_loses_no_step(tmp_path: Path) -> None:

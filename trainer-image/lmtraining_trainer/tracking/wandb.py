@@ -129,6 +129,7 @@ class WandbRun:
                     init_timeout=INIT_SECONDS_MAX,
                     save_code=False,
                     silent=True,
+                    symlink=False,  # a volume may know none
                     x_disable_machine_info=True,
                     x_disable_meta=True,
                     x_disable_stats=True,
