@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -360,6 +360,7 @@ def test_the_crd_may_go_with_the_chart_or_stay_out_of_it(helm: Path) -> None:
     [
         ({"imag": {"tag": "x"}}, "additional properties 'imag' not allowed"),
         ({"image": {"tga": "x"}}, "at '/image': additional properties 'tga' not allowed"),
+        ({"image": {"tga": "x"}}, "must be one of 'digest', 'pullPolicy', 'repository', 'tag'"),
         ({"crds": {"keep": "maybe"}}, "at '/crds/keep': got string, want boolean"),
         ({"watchNamespaces": "team-a"}, "at '/watchNamespaces': got string, want array"),
         ({"replicas": 0}, "at '/replicas': minimum: got 0, want 1"),
@@ -510,6 +511,26 @@ def test_every_value_is_in_the_schema_with_a_description_and_in_a_comment(helm: 
         and not previous.strip().startswith("#")
     ]
     assert uncommented == []
+
+
+def closed(schema: object) -> Iterator[Manifest]:
+    """Every part of a schema that refuses other names."""
+    if isinstance(schema, dict):
+        if schema.get("additionalProperties") is False:
+            yield schema
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for part in schema:
+            yield from closed(part)
+
+
+def test_a_name_that_is_refused_is_answered_with_those_that_are_not() -> None:
+    """Helm prints an enumeration, and neither title nor description."""
+    schema = yaml.safe_load((CHART / "values.schema.json").read_text())
+    parts = list(closed(schema))
+    assert len(parts) > 10
+    for part in parts:
+        assert part["propertyNames"] == {"enum": sorted(part["properties"])}
 
 
 def described(schema: Manifest, values: Manifest, path: tuple[str, ...]) -> Iterable[str]:
