@@ -10,6 +10,7 @@ import yaml
 
 from lmtraining_api.job import LMTrainingJob
 from lmtraining_crdgen import manifest
+from tests.contract_cases import Document, merged, minimal
 
 pytestmark = pytest.mark.unit
 
@@ -83,6 +84,31 @@ def test_a_job_on_a_page_is_a_valid_job() -> None:
     assert len(jobs) > 1
     for job in jobs:
         LMTrainingJob.from_document(yaml.safe_load(job.replace("$CLAIM", "a-claim")))
+
+
+#: Part of a job, of any size.
+PARTS = [
+    (page.name, part)
+    for page in PAGES
+    for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    for part in [yaml.safe_load(block)]
+    if isinstance(part, dict) and {*part} <= {"spec", *BLOCKS["spec"]["properties"]}
+]
+
+
+def test_parts_are_found_at_all() -> None:
+    assert sum(name == "recipes.md" for name, _ in PARTS) > 8
+
+
+@pytest.mark.parametrize(("page", "part"), PARTS)
+def test_a_part_of_a_job_on_a_page_makes_a_job_valid(page: str, part: Document) -> None:
+    spec = part.get("spec", part)
+    job = minimal(training={"batchTokens": 2**19, "budget": {"steps": 10_000}})
+    if "pretrained" in spec.get("model", {}):
+        job = merged(job, {"spec": {"model": {"config": None}}})
+    if "budget" in spec.get("training", {}):
+        job = merged(job, {"spec": {"training": {"budget": None}}})
+    LMTrainingJob.from_document(merged(job, {"spec": spec}))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
