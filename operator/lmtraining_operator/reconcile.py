@@ -29,6 +29,7 @@ from lmtraining_operator.plan import (
     Settings,
     plan,
 )
+from lmtraining_operator.plan.decide import RESYNC_SECONDS
 from lmtraining_operator.plan.writes import Pace, write_time
 from lmtraining_operator.reports import ReportError, Reports
 
@@ -221,20 +222,40 @@ class JobReconciler:
         self._report = ObservedReport(report=report, address=view.plan.report_from)
         return True
 
+    def hear(self) -> Outcome | None:
+        """What comes of the report that was pulled, where that is nothing: the API server is asked
+        nothing then. None: it must be."""
+        view = self._view
+        if view is None:
+            return None
+        now = self._clock()
+        heard = self._with_report(view, now)
+        due = self._write_time(view.status, heard.plan.status, now)
+        if heard.plan.actions or heard.plan.is_done or (due is not None and due <= now):
+            return None
+        self._view = heard
+        return self._outcome(heard.plan, due, now)
+
     async def after_report(self) -> Outcome:
         """Say what the report says; whatever else comes of it is decided on a fresh view."""
         view = self._view
         if view is None:
             return await self.look()
         now = self._clock()
+        heard = self._with_report(view, now)
+        due = self._write_time(view.status, heard.plan.status, now)
+        means_more = due is not None and due <= now
+        means_more = means_more and not self._is_progress(view, heard.plan, now)
+        if heard.plan.actions or heard.plan.is_done or means_more:
+            return await self.look()
+        self._view = heard
+        return await self._carry_out(now, has_news=True)
+
+    def _with_report(self, view: _View, now: datetime) -> _View:
+        """The view with the report of now, and what would come of it."""
         observed = replace(view.observed, report=self._report)
         decided = plan(view.job, view.status, observed, now, self._settings)
-        due = self._write_time(view.status, decided.status, now)
-        means_more = due is not None and due <= now and not self._is_progress(view, decided, now)
-        if decided.actions or decided.is_done or means_more:
-            return await self.look()
-        self._view = replace(view, plan=decided, observed=observed)
-        return await self._carry_out(now, has_news=True)
+        return replace(view, observed=observed, plan=decided)
 
     def _is_progress(self, view: _View, decided: Plan, now: datetime) -> bool:
         """Whether only figures have changed: such a change would wait after a write just now."""
@@ -264,11 +285,25 @@ class JobReconciler:
         refused = await applier.apply(view.plan.actions)
         self.event_errors = applier.event_errors
         self._refusals = applier.refusals
+        outcome = self._outcome(view.plan, due, now)
+        return replace(outcome, look_seconds=AGAIN_SECONDS) if refused else outcome
+
+    def _outcome(self, decided: Plan, due: datetime | None, now: datetime) -> Outcome:
+        """When to come back, where a write is due then."""
         return Outcome(
-            look_seconds=AGAIN_SECONDS if refused else _look_seconds(view.plan, due, now),
-            report_seconds=self._report_seconds(view.plan, due, now),
-            is_done=view.plan.is_done,
+            look_seconds=self._look_seconds(decided, due, now),
+            report_seconds=self._report_seconds(decided, due, now),
+            is_done=decided.is_done,
         )
+
+    def _look_seconds(self, decided: Plan, due: datetime | None, now: datetime) -> float:
+        """A write that is due later is made then: no report will come and carry it."""
+        look = decided.look_again_seconds
+        if look == RESYNC_SECONDS:  # nothing is waited for
+            look = self._pace().look_seconds
+        if due is None or decided.report_from:
+            return look
+        return max(min((due - now).total_seconds(), look), AGAIN_SECONDS)
 
     def _report_seconds(self, decided: Plan, due: datetime | None, now: datetime) -> float | None:
         """A write that is due soon carries a fresh report, and a look puts off no pull."""
@@ -329,11 +364,3 @@ class JobReconciler:
         self._life = (uid, attempt)
         self._report, self._last_pull = ObservedReport(), None
         self._refusals = {}
-
-
-def _look_seconds(decided: Plan, due: datetime | None, now: datetime) -> float:
-    """A write that is due later is made then: no report will come and carry it."""
-    if due is None or decided.report_from:
-        return decided.look_again_seconds
-    left = (due - now).total_seconds()
-    return max(min(left, decided.look_again_seconds), AGAIN_SECONDS)

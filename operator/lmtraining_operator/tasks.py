@@ -160,7 +160,7 @@ class JobTasks:
                 self._start()
             look_at = loop.time() + outcome.look_seconds
             while not outcome.is_done and not await self._is_time_to_look(job, outcome, look_at):
-                outcome = await self._pass(job, job.reconciler.after_report, slots)
+                outcome = await self._hear(job)
                 look_at = min(look_at, loop.time() + outcome.look_seconds)
             if outcome.is_done and not job.woken.is_set():
                 break
@@ -168,6 +168,15 @@ class JobTasks:
         self._ended[key] = job.reconciler.state
         if outcome.is_gone:
             del self._ended[key]
+
+    async def _hear(self, job: _Job) -> Outcome:
+        """What comes of a report: mostly nothing, and that waits for no slot. With a thousand jobs
+        they would hold up those to which something has happened."""
+        try:
+            outcome = job.reconciler.hear()
+        except Exception as error:
+            return await self._failed(job, error)
+        return outcome or await self._pass(job, job.reconciler.after_report, self._passes)
 
     async def _is_time_to_look(self, job: _Job, outcome: Outcome, look_at: float) -> bool:
         """Wait; False when a report has come in before anything else."""

@@ -29,6 +29,7 @@ class FakeReconciler:
     def __init__(self, key: JobKey, outcomes: list[Outcome | Exception]) -> None:
         self.key, self.outcomes = key, outcomes
         self.looks = self.pulls = self.after = self.at_once = self.at_once_max = 0
+        self.heard: Outcome | None = None
         self.state, self.attempt, self.unstarted_seconds = "Training", 1, 7.0
         self.event_errors: list[ApiError] = []
         self.hold: asyncio.Event | None = None
@@ -52,6 +53,9 @@ class FakeReconciler:
         if self.pull_forever:
             await asyncio.Event().wait()
         return True
+
+    def hear(self) -> Outcome | None:
+        return self.heard
 
     async def after_report(self) -> Outcome:
         self.after += 1
@@ -233,6 +237,18 @@ async def test_event_cuts_a_pull_short(bench: Bench) -> None:
     bench.tasks.wake(KEY)
     await until(lambda: bench.one.looks == 2)
     assert bench.one.after == 0
+
+
+async def test_a_report_of_which_nothing_comes_waits_for_no_slot(bench: Bench) -> None:
+    """P4: with a thousand jobs, reports would else hold up what has happened to others."""
+    again = Outcome(look_seconds=1000, report_seconds=0.001)
+    bench.outcomes = [again]
+    bench.tasks.wake(KEY)
+    bench.one.heard = again
+    await until(lambda: bench.one.pulls == 3)
+    assert bench.one.after == 0
+    bench.one.heard = None
+    await until(lambda: bench.one.after == 1)
 
 
 async def test_many_jobs_are_a_queue(bench: Bench) -> None:

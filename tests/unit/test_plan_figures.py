@@ -358,16 +358,19 @@ def test_claim_outlives_the_job_and_the_rest_does_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("jobs", "write_seconds", "report_seconds"),
-    [(0, 5, 2), (1, 5, 2), (50, 5, 2), (100, 5, 2), (200, 10, 2), (400, 20, 4), (1000, 50, 5),
-     (1200, 60, 5), (5000, 60, 5)],
+    ("jobs", "write_seconds", "report_seconds", "look_seconds"),
+    [(0, 5, 2, 30), (1, 5, 2, 30), (50, 5, 2, 30), (100, 5, 2, 30), (200, 10, 2, 30),
+     (400, 20, 4, 40), (1000, 50, 5, 100), (1200, 60, 5, 120), (5000, 60, 5, 120)],
 )  # fmt: skip
 def test_jobs_share_a_budget_of_writes_and_questions(
-    jobs: int, write_seconds: float, report_seconds: float
+    jobs: int, write_seconds: float, report_seconds: float, look_seconds: float
 ) -> None:
-    assert Pace.of(jobs) == Pace(write_seconds=write_seconds, report_seconds=report_seconds)
+    pace = Pace(
+        write_seconds=write_seconds, report_seconds=report_seconds, look_seconds=look_seconds
+    )
+    assert Pace.of(jobs) == pace
     crowded = Pace.of(jobs, is_crowded=True)
-    assert crowded == Pace(write_seconds=60, report_seconds=5), "new jobs go first"
+    assert crowded == replace(pace, write_seconds=60, report_seconds=5), "new jobs go first"
 
 
 def test_only_progress_is_slowed_down_by_many_jobs() -> None:

@@ -20,16 +20,23 @@ REPORT_SECONDS_MIN = 2.0
 REPORT_SECONDS_MAX = 5.0
 REPORTS_PER_SECOND = 100.0
 """Of all jobs together, as long as REPORT_SECONDS_MAX allows."""
+LOOK_SECONDS_MIN = 30.0
+LOOK_SECONDS_MAX = 120.0
+LOOKS_PER_SECOND = 10.0
+"""At which nothing has changed, of all jobs together, as long as LOOK_SECONDS_MAX allows. Each is
+two requests, and there for an event that was missed."""
 REPORT_TIME_SECONDS = 10.0
 """The same where nothing is new but the time of the report: training stands, or waits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How often a job is asked and its progress is written, in seconds."""
+    """How often a job is asked, its progress is written, and it is looked at though nothing has
+    woken it, in seconds."""
 
     write_seconds: float = PROGRESS_SECONDS
     report_seconds: float = REPORT_SECONDS_MIN
+    look_seconds: float = LOOK_SECONDS_MIN
 
     @classmethod
     def of(cls, jobs: int, *, is_crowded: bool = False) -> "Pace":
@@ -39,7 +46,8 @@ class Pace:
         write = PROGRESS_SECONDS_MAX if is_crowded else write
         report = min(max(jobs / REPORTS_PER_SECOND, REPORT_SECONDS_MIN), REPORT_SECONDS_MAX)
         report = REPORT_SECONDS_MAX if is_crowded else report
-        return cls(write_seconds=write, report_seconds=report)
+        look = min(max(jobs / LOOKS_PER_SECOND, LOOK_SECONDS_MIN), LOOK_SECONDS_MAX)
+        return cls(write_seconds=write, report_seconds=report, look_seconds=look)
 
 
 def write_time(
