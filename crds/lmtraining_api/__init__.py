@@ -1,7 +1,7 @@
 """The contract of lm-training-operator: every resource, report and record, and nothing else."""
 
 from lmtraining_api import names
-from lmtraining_api.base import Record, Rule, SpecModel, StatusModel, TransitionRule
+from lmtraining_api.base import BEGUN, Record, Rule, SpecModel, StatusModel, TransitionRule
 from lmtraining_api.exits import CLASS_OF_CODE, CODE_OF_CLASS, ExitCode, FailureClass
 from lmtraining_api.explain import explain_validation_error
 from lmtraining_api.job import LMTrainingJob, LMTrainingJobSpec, TrainingSpec
@@ -32,6 +32,7 @@ from lmtraining_api.status import (
 from lmtraining_api.wishes import Applied, RollbackWish, Wishes
 
 __all__ = [
+    "BEGUN",
     "CLASS_OF_CODE",
     "CODE_OF_CLASS",
     "Applied",

@@ -3,21 +3,26 @@
 Promise: a misspelt field in a job is refused by name; a record from a newer or older half is read
 as far as it is understood. A cross-field rule is stated once (`Rule`) and enforced twice: as CEL by
 the API server and as a validator here, so that `kubectl apply` and `lmtraining run` agree.
-Trap avoided: two sets of rules, one of which is forgotten.
+Traps avoided: two sets of rules, one of which is forgotten; and a rule that is younger than a job,
+which would abandon one that trains, though nobody can mend what is immutable (P10, P12).
 """
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z0-9.]+)\}")
 #: The kind of pydantic error that carries broken rules, for those who explain it.
 BROKEN_RULES = "broken_rules"
+_HAS_BEGUN: Final = "has_begun"
+#: The context in which to validate what an earlier version has accepted and begun: types and bounds
+#: hold, and no rule is asked.
+BEGUN: Final = {_HAS_BEGUN: True}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +52,9 @@ class Rule:
     check: Callable[[Any], bool]
     at: str = ""
     terms: Mapping[str, Term] = field(default_factory=dict)
+    at_creation: bool = False
+    """The API server asks it of new jobs alone: there are jobs that were accepted before it, and it
+    must not stand in the way of `suspend: true`. For rules about what is immutable."""
 
     def placeholders(self) -> list[str]:
         """The field paths and terms that the message names, in order."""
@@ -98,7 +106,9 @@ class SpecModel(BaseModel):
     transition_rules: ClassVar[tuple[TransitionRule, ...]] = ()
 
     @model_validator(mode="after")
-    def _keep_rules(self) -> Self:
+    def _keep_rules(self, info: ValidationInfo) -> Self:
+        if (info.context or {}).get(_HAS_BEGUN):
+            return self
         broken = [(rule.at, rule.text(self)) for rule in type(self).rules if not rule.check(self)]
         if broken:
             text = "; ".join(sentence for _, sentence in broken)

@@ -279,6 +279,7 @@ class TrainingSpec(SpecModel):
                 or s.model.config.dropout == 0.0
             ),
             at="training.regularisation.dropout",
+            at_creation=True,
         ),
         *(
             Rule(

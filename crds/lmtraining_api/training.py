@@ -410,6 +410,7 @@ class Training(SpecModel):
             "instead",
             check=lambda t: t.optimizer.name != "ftrl" or t.regularisation.proximal_l1 == 0.0,
             at="regularisation.proximalL1",
+            at_creation=True,
         ),
         Rule(
             cel="!has(self.fineTuning.lora) || self.regularisation.proximalL1 == 0.0",
@@ -417,6 +418,7 @@ class Training(SpecModel):
             "fineTuning.lora zero, and no weight of the export: remove one of them",
             check=lambda t: t.fine_tuning.lora is None or t.regularisation.proximal_l1 == 0.0,
             at="regularisation.proximalL1",
+            at_creation=True,
         ),
         Rule(
             cel=f"!has(self.earlyStopping) || {_IN_EPOCHS} || "
@@ -431,6 +433,7 @@ class Training(SpecModel):
             ),
             at="evaluation.everySteps",
             terms=_STEPS_TERM,
+            at_creation=True,
         ),
         Rule(
             cel=f"!has(self.fineTuning.unfreezeEverySteps) || {_IN_EPOCHS} || "
@@ -445,6 +448,7 @@ class Training(SpecModel):
             ),
             at="fineTuning.unfreezeEverySteps",
             terms=_STEPS_TERM,
+            at_creation=True,
         ),
     )
 

@@ -44,10 +44,13 @@ def _with(rule: Schema, node: Schema, *below: str) -> Schema:
 
 def validation(rule: Rule, node: Schema) -> Schema:
     """One rule of the object that `node` describes."""
+    asked: Schema = {"rule": guarded(rule.cel, node)}
+    if rule.at_creation:
+        asked = {"rule": f"oldSelf.hasValue() || {asked['rule']}", "optionalOldSelf": True}
     message = {"message": rule.text_without_values()}
     if rule.placeholders():
         message["messageExpression"] = message_expression(rule, node)
-    return {"rule": guarded(rule.cel, node), **message, **_REASON, **_field_path(rule.at)}
+    return {**asked, **message, **_REASON, **_field_path(rule.at)}
 
 
 def transition(rule: TransitionRule) -> Schema:

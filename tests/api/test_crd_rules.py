@@ -1,8 +1,15 @@
 """A real API server judges as the models do, in the same words (tests/contract_cases.py)."""
 
-import pytest
+import json
+from typing import Any
 
+import pytest
+import yaml
+
+from devcluster.kubectl import Kubectl
+from devcluster.waiting import wait_until
 from tests.api.conftest import Answer, Jobs
+from tests.api.definition import ANSWER_SECONDS_MAX, CRD, define_jobs
 from tests.contract_bounds import just_out_of_bounds
 from tests.contract_cases import (
     BATCH_ADVICE,
@@ -16,12 +23,13 @@ from tests.contract_cases import (
     Document,
     Pair,
     changed,
+    minimal,
     workers,
 )
 
 pytestmark = pytest.mark.api
 
-CREATED, INVALID = 201, 422
+OK, CREATED, INVALID = 200, 201, 422
 DRY_RUN = "?dryRun=All"
 
 
@@ -93,3 +101,56 @@ def test_what_is_meant_to_change_may_change(jobs: Jobs) -> None:
     assert changed.body["spec"]["recovery"]["restartsMax"] == 9
     back = jobs.merge("tiny", {"spec": {"checkpoint": {"everySteps": None}}})
     assert back.body["metadata"]["generation"] == 3, back.message
+
+
+ASKED_ONCE = "optionalOldSelf"
+OLDER_JOBS = {
+    "two-dropouts": minimal(
+        model={"config": {"dropout": 0.5}}, training={"regularisation": {"dropout": 0.25}}
+    ),
+    "no-stop": minimal(
+        training={"earlyStopping": {"patience": 1}, "evaluation": {"everySteps": 13}}
+    ),
+}
+
+
+@pytest.fixture
+def older_jobs(jobs: Jobs, kubectl: Kubectl) -> Jobs:
+    """With jobs in it that were made before the rules that are for new jobs alone."""
+    older = without_what_is_asked_once(yaml.safe_load(CRD.read_text()))
+    made = [job | {"metadata": {"name": name}} for name, job in OLDER_JOBS.items()]
+    try:
+        kubectl.run("apply", "--server-side", "--filename", "-", stdin=json.dumps(older))
+        for job in made:
+            wait_until(
+                "the API server has forgotten the rules",
+                lambda job=job: jobs.create(job).code == CREATED,  # type: ignore[misc]
+                limit_seconds=ANSWER_SECONDS_MAX,
+            )
+    finally:
+        define_jobs(kubectl)
+    wait_until(
+        "the API server knows the rules",
+        lambda: all(jobs.create(job, DRY_RUN).code == INVALID for job in OLDER_JOBS.values()),
+        limit_seconds=ANSWER_SECONDS_MAX,
+    )
+    return jobs
+
+
+def without_what_is_asked_once(schema: Any) -> Any:
+    """The definition without the rules that are for new jobs alone."""
+    if isinstance(schema, list):
+        kept = [one for one in schema if not (isinstance(one, dict) and ASKED_ONCE in one)]
+        return [without_what_is_asked_once(one) for one in kept]
+    if isinstance(schema, dict):
+        return {name: without_what_is_asked_once(value) for name, value in schema.items()}
+    return schema
+
+
+def test_a_rule_that_is_younger_than_a_job_stands_in_the_way_of_no_edit(older_jobs: Jobs) -> None:
+    """P12: what is immutable cannot be mended, and all else goes on."""
+    edits = ({"suspend": True}, {"suspend": False}, {"training": {"budget": {"steps": 12}}})
+    for name in OLDER_JOBS:
+        for edit in edits:
+            edited = older_jobs.merge(name, {"spec": edit})
+            assert edited.code == OK, edited.message

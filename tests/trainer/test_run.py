@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lmtraining_api import FailureClass, JobFile
+from lmtraining_api import BEGUN, FailureClass, JobFile
 from lmtraining_trainer import files
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.rank_link import RankPlace
@@ -259,6 +259,22 @@ def test_what_does_not_change_the_mathematics_may_be_changed(
 ) -> None:
     claim(job(tmp_path, uid="one"))
     claim(job(tmp_path, uid="one", **{block: change}), attempt=2)
+
+
+def test_p10_a_run_that_is_older_than_a_rule_goes_on(tmp_path: Path) -> None:
+    """As it was begun, and without the dropout that had no effect."""
+    spec = RUN_OF_AN_OLDER_TRAINER["spec"]
+    assert isinstance(spec, dict)
+    config = spec["model"]["config"] | {"dropout": 0.5}
+    training = spec["training"] | {"regularisation": {"dropout": 0.25}}
+    older = {"spec": spec | {"model": {"config": config}, "training": training}}
+    begun_by(RUN_OF_AN_OLDER_TRAINER | older, tmp_path)
+    mended = job(tmp_path, uid="one", training={"regularisation": {"dropout": 0.25}})
+    as_begun = {"spec": mended.spec.model_dump() | {"model": {"config": config}}}
+    claim(JobFile.model_validate(mended.model_dump() | as_begun, context=BEGUN), attempt=2)
+    claim(mended, attempt=3)
+    with pytest.raises(TrainerError, match="other values in model and training"):
+        claim(job(tmp_path, uid="one"), attempt=4)
 
 
 def test_other_credentials_for_the_same_data_are_the_same_training(tmp_path: Path) -> None:

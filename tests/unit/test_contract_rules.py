@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from lmtraining_api import (
+    BEGUN,
     LMTrainingJob,
     LMTrainingJobSpec,
     Rule,
@@ -51,6 +52,27 @@ def refusal(document: Document) -> list[str]:
 def test_a_rule_accepts_one_and_refuses_the_other(pair: Pair) -> None:
     LMTrainingJob.from_document(pair.accept)
     assert refusal(pair.refuse) == [f"{pair.at}: {pair.sentence}"]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.sentence[:40])
+def test_no_rule_is_asked_of_a_job_that_has_begun(pair: Pair) -> None:
+    """P10: the rule may be younger than the job."""
+    LMTrainingJob.model_validate(pair.refuse, context=BEGUN)
+
+
+def test_the_bounds_of_a_job_that_has_begun_hold() -> None:
+    """But for those of quantities, which are rules."""
+    of_quantities = ("cpu", "memory", "sharedMemory", "size")
+    checked = [
+        (path, document)
+        for path, document in just_out_of_bounds()
+        if not path.endswith(of_quantities)
+    ]
+    assert len(checked) > 100
+    for path, document in checked:
+        with pytest.raises(ValidationError) as refused:
+            LMTrainingJob.model_validate(document, context=BEGUN)
+        assert explain_validation_error(refused.value)[0].startswith(path)
 
 
 @pytest.mark.parametrize(("document", "path"), OUT_OF_BOUNDS, ids=lambda case: str(case)[:60])

@@ -225,6 +225,17 @@ def test_a_message_without_values_has_no_expression() -> None:
     }
 
 
+def test_a_rule_of_new_jobs_alone_is_not_asked_about_one_that_is_there() -> None:
+    """P12: it must not stand in the way of an edit elsewhere."""
+    rule = Rule(cel="self.n == 1", message="m", check=bool, at_creation=True)
+    assert validation(rule, NODE) == {
+        "rule": "oldSelf.hasValue() || self.n == 1",
+        "optionalOldSelf": True,
+        "message": "m",
+        "reason": "FieldValueInvalid",
+    }
+
+
 def test_a_rule_about_a_change_is_asked_of_the_block_that_it_is_about() -> None:
     """An API server asks it again at each write of a status, and pays for each block above it."""
 

@@ -1,18 +1,30 @@
 """Can this version run this spec, here?"""
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from lmtraining_api.status import STATUS_VERSION, Accepted, LMTrainingJobStatus
-from lmtraining_operator.plan import ObservedClaim
+from lmtraining_api.status import (
+    STATUS_VERSION,
+    Accepted,
+    ConditionType,
+    LMTrainingJobStatus,
+    Succeeded,
+)
+from lmtraining_operator.plan import Create, ObservedClaim
 from lmtraining_operator.plan.acceptance import NotAccepted, parse, reason_not_to_start
 from lmtraining_operator.plan.model import Object
 from tests.unit.operator_situations import (
     NOW,
     decide,
+    deleted,
+    ended,
     events,
     job_object,
+    made,
+    reason,
     running_gang,
     situation,
     status_of,
@@ -35,7 +47,7 @@ SHARED = {"checkpoint": {"storage": {"existingClaim": "shared"}, "path": "ours"}
 )
 def test_bad_spec_is_explained(changes: Object, reason: Accepted, words: list[str]) -> None:
     """P4: one sentence with the field and the fix."""
-    found = parse(job_object(**changes))
+    found = parse(job_object(**changes), has_begun=False)
     assert isinstance(found, NotAccepted)
     assert found.reason is reason
     for word in words:
@@ -45,13 +57,68 @@ def test_bad_spec_is_explained(changes: Object, reason: Accepted, words: list[st
 def test_explanation_quotes_no_uri() -> None:
     """P11: a secret that was put in the wrong place does not reach status."""
     bad = job_object(data__train=[{"url": "s3://key:hunter2@bucket/x"}])
-    found = parse(bad)
+    found = parse(bad, has_begun=False)
     assert isinstance(found, NotAccepted)
     assert "hunter2" not in found.message
 
 
 def test_good_spec_is_parsed_and_status_is_no_part_of_it() -> None:
-    assert not isinstance(parse(job_object() | {"status": {"attempt": 3}}), NotAccepted)
+    assert not isinstance(
+        parse(job_object() | {"status": {"attempt": 3}}, has_begun=False), NotAccepted
+    )
+
+
+YOUNG_RULES: list[Object] = [
+    {"model__config__dropout": 0.1, "training__regularisation": {"dropout": 0.2}},
+    {"training__optimizer__name": "ftrl", "training__regularisation": {"proximalL1": 0.1}},
+    {"training__fineTuning": {"lora": {}}, "training__regularisation": {"proximalL1": 0.1}},
+    {"training__earlyStopping": {"patience": 1}, "training__evaluation": {"everySteps": 21}},
+    {"training__fineTuning": {"unfreezeEverySteps": 20}},
+]
+"""Jobs that were accepted before there was a rule against them."""
+
+
+@pytest.mark.parametrize("changes", YOUNG_RULES, ids=str)
+class TestARuleThatIsYoungerThanTheJob:
+    def test_refuses_one_that_has_not_begun(self, changes: Object) -> None:
+        assert reason(decide(job=job_object(**changes)), ConditionType.ACCEPTED) == "Invalid"
+
+    def test_leaves_one_that_trains_watched(self, changes: Object) -> None:
+        """P4, P10: after an upgrade of the operator."""
+        found = decide(
+            status_of(state=Succeeded.TRAINING), job=job_object(**changes), pods=running_gang(2)
+        )
+        assert reason(found, ConditionType.ACCEPTED) == "Valid"
+        assert found.report_from == "127.1.0.1"
+        assert deleted(found) == []
+
+    def test_knows_one_by_its_pods_where_the_status_was_wiped(self, changes: Object) -> None:
+        """P10."""
+        gang = tuple(replace(pod, watched_seconds=61.0) for pod in running_gang(2))
+        found = decide(job=job_object(**changes), pods=gang)
+        assert reason(found, ConditionType.ACCEPTED) == "Valid"
+        assert found.status.attempt == 1
+
+    def test_leaves_it_its_end(self, changes: Object) -> None:
+        gang = tuple(ended(pod, 0) for pod in running_gang(2))
+        found = decide(status_of(), job=job_object(**changes), pods=gang)
+        assert reason(found) == "Completed"
+
+    def test_lets_its_pods_be_made_again(self, changes: Object) -> None:
+        """P12: with a job file that says what it said."""
+        job = job_object(**changes)
+        found = decide(status_of(complete=False), job=job)
+        assert made(found)[-2:] == ["Pod/tiny-1-0-0", "Pod/tiny-1-1-0"]
+        (content,) = (
+            action.body["data"]["job.json"]
+            for action in found.actions
+            if isinstance(action, Create) and action.body["kind"] == "ConfigMap"
+        )
+        written = json.loads(content)["spec"]["training"]
+        of_rules = ("regularisation", "fineTuning", "earlyStopping")
+        assert {name: written.get(name) is None for name in of_rules} == {
+            name: job["spec"]["training"].get(name) is None for name in of_rules
+        }
 
 
 @pytest.mark.parametrize(

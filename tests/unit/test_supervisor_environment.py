@@ -1,5 +1,6 @@
 """Threads, identity and metrics: what depends on nothing but its input."""
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.metrics import COMMON_LABELS, METRICS, exposition
 from lmtraining_trainer.supervisor.environment import cpu_limit, rank_environment, with_defaults
 from lmtraining_trainer.supervisor.identity import identity_from, read_job_file
+from tests.contract_cases import minimal
 
 pytestmark = pytest.mark.unit
 
@@ -88,6 +90,17 @@ def test_a_wrong_job_file_is_named(tmp_path: Path, text: str) -> None:
     with pytest.raises(TrainerError, match=str(path)) as caught:
         read_job_file(path)
     assert caught.value.failure_class is FailureClass.CONFIGURATION
+
+
+def test_p10_a_job_file_of_a_job_that_is_older_than_a_rule_is_read(tmp_path: Path) -> None:
+    """The operator has asked the rules that the job began with."""
+    spec = minimal(
+        model={"config": {"dropout": 0.5}}, training={"regularisation": {"dropout": 0.25}}
+    )["spec"]
+    text = {"jobName": "tiny", "namespace": "n", "jobUid": "u", "spec": spec}
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps(text | {"runDirectory": "/r", "dataCacheDirectory": "/c"}))
+    assert read_job_file(path).spec.training.regularisation.dropout == 0.25
 
 
 FULL = TrainerReport(

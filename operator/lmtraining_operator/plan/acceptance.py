@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from lmtraining_api.base import BEGUN
 from lmtraining_api.explain import explain_validation_error
 from lmtraining_api.fields import quantity_value
 from lmtraining_api.job import LMTrainingJob
@@ -40,10 +41,12 @@ class NotAccepted:
     message: str
 
 
-def parse(job: Object) -> LMTrainingJob | NotAccepted:
-    """The job as the contract reads it, or what is wrong with it."""
+def parse(job: Object, *, has_begun: bool) -> LMTrainingJob | NotAccepted:
+    """The job as the contract reads it, or what is wrong with it. One that has begun goes on under
+    the rules that it began with: a younger one would abandon it, and nobody could mend it (P10)."""
+    read = {key: job[key] for key in _READ if key in job}
     try:
-        return LMTrainingJob.model_validate({key: job[key] for key in _READ if key in job})
+        return LMTrainingJob.model_validate(read, context=BEGUN if has_begun else None)
     except ValidationError as error:
         return _explain(error)
 

@@ -89,7 +89,8 @@ def plan(
     if status.is_terminal:
         decided = ending.after_the_end(job, status, observed, now)
         return replace(decided, actions=(*decided.actions, *groups.release(observed)))
-    parsed = acceptance.PAUSED if is_paused else acceptance.parse(job)
+    has_begun = attempts.caught_up(status, observed.pods).attempt > 0
+    parsed = acceptance.PAUSED if is_paused else acceptance.parse(job, has_begun=has_begun)
     if isinstance(parsed, acceptance.NotAccepted):
         decided = _unwatched(job, status, observed, parsed, now)
     else:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from lmtraining_api import names as api
+from lmtraining_api.base import BEGUN
 from lmtraining_api.job import LMTrainingJob, TrainingSpec
 from lmtraining_api.records import JobFile
 from lmtraining_operator.plan import names, placement
@@ -32,22 +33,24 @@ READ_BY_OWNER_AND_GROUP = 0o440
 def config_map(job: LMTrainingJob) -> Object:
     """The job file; it cannot change under a running pod."""
     spec = job.spec.model_dump(include=set(TrainingSpec.model_fields))
-    content = JobFile(
-        job_name=job.metadata.name,
-        namespace=job.metadata.namespace,
-        job_uid=job.metadata.uid,
-        run_directory=names.run_directory(job),
-        data_cache_directory=api.DATA_CACHE_DIRECTORY,
-        run_uri=names.uri_of(job, names.run_directory_in_volume(job)),
-        data_cache_uri=names.uri_of(job, api.DATA_CACHE),
-        spec=TrainingSpec.model_validate(spec),
-    )
+    content: Object = {
+        "job_name": job.metadata.name,
+        "namespace": job.metadata.namespace,
+        "job_uid": job.metadata.uid,
+        "run_directory": names.run_directory(job),
+        "data_cache_directory": api.DATA_CACHE_DIRECTORY,
+        "run_uri": names.uri_of(job, names.run_directory_in_volume(job)),
+        "data_cache_uri": names.uri_of(job, api.DATA_CACHE),
+        "spec": spec,
+    }
+    # Accepted it is already, and perhaps before there was a rule against it.
+    job_file = JobFile.model_validate(content, context=BEGUN)
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": _metadata(job, names.config_map_name(job.metadata.name)),
         "immutable": True,
-        "data": {PurePosixPath(api.JOB_FILE_PATH).name: job_file_text(content)},
+        "data": {PurePosixPath(api.JOB_FILE_PATH).name: job_file_text(job_file)},
     }
 
 

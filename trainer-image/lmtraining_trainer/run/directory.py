@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from lmtraining_api import FailureClass, JobFile
+from lmtraining_api import BEGUN, FailureClass, JobFile
 from lmtraining_api.job import TrainingSpec
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.files import (
@@ -249,10 +249,13 @@ def _differing(
             of.training.optimizer.name,
             of.training.optimizer.settings,
         ]
+        if of.model.config is not None and of.training.regularisation.dropout is not None:
+            del content["model"]["config"]["dropout"]  # the other takes its place
         return content
 
     try:
-        before = TrainingSpec.model_validate({name: written.get(name, {}) for name in blocks})
+        blocks_written = {name: written.get(name, {}) for name in blocks}
+        before = TrainingSpec.model_validate(blocks_written, context=BEGUN)
     except ValidationError:  # of a newer trainer: what it says that is unknown here is other
         ours = spec_as_written(spec)
         return [name for name in blocks if ours.get(name) != written.get(name)]

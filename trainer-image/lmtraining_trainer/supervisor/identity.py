@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from lmtraining_api import FailureClass, JobFile, names
+from lmtraining_api import BEGUN, FailureClass, JobFile, names
 from lmtraining_trainer.errors import TrainerError
 
 
@@ -40,7 +40,8 @@ def identity_from(environment: Mapping[str, str]) -> Identity:
 
 
 def read_job_file(path: Path) -> JobFile:
-    """The job file, parsed by the same models as the job itself."""
+    """The job file, parsed by the same models as the job itself, but for their rules: of those the
+    operator has asked the ones that the job began with."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -48,7 +49,7 @@ def read_job_file(path: Path) -> JobFile:
             "JobFileMissing", f"the job file {path} cannot be read ({type(error).__name__})"
         ) from error
     try:
-        return JobFile.model_validate_json(text)
+        return JobFile.model_validate_json(text, context=BEGUN)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"

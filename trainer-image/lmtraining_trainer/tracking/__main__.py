@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from lmtraining_api import JobFile, names
+from lmtraining_api import BEGUN, JobFile, names
 from lmtraining_api.history import HISTORY_FILE, RunHistory
 from lmtraining_api.job import MlflowTracking, WandbTracking
 from lmtraining_trainer.mounted_secret import options_in
@@ -121,7 +121,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     os.nice(NICENESS)
     name = sys.argv[1]
-    job = JobFile.model_validate_json(sys.stdin.buffer.readline())
+    job = JobFile.model_validate_json(sys.stdin.buffer.readline(), context=BEGUN)
     run = run_of(name, job, Path(names.CREDENTIALS_DIRECTORY))
     if run is None:
         return
