@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,15 @@ from lmtraining_trainer.tracking.run import Status
 from lmtraining_trainer.tracking.server import Server, TrackerError
 from tests.mlflow_server import MlflowServer
 from tests.trainer.supervisor_pods import pods, until
-from tests.trainer.tracked_runs import counting, ended, losses, tracked_job, trackers_of, trained
+from tests.trainer.tracked_runs import (
+    PRIVATE_MODEL,
+    counting,
+    ended,
+    losses,
+    tracked_job,
+    trackers_of,
+    trained,
+)
 
 pytestmark = pytest.mark.trainer
 
@@ -44,9 +53,12 @@ def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     server.stop()
 
 
-def job(directory: Path, uri: str, **tracker: object) -> JobFile:
+def job(
+    directory: Path, uri: str, model: dict[str, Any] | None = None, **tracker: object
+) -> JobFile:
     """A job whose experiment has the name of its directory."""
-    return tracked_job(directory, mlflow={"uri": uri, "experiment": directory.name, **tracker})
+    tracking = {"uri": uri, "experiment": directory.name, **tracker}
+    return tracked_job(directory, model, mlflow=tracking)
 
 
 def telling(made: JobFile, credentials: Path = Path("/nonexistent"), now: float = 0.0) -> Telling:
@@ -161,14 +173,20 @@ def test_neither_text_nor_a_place_nor_a_secret_reaches_the_tracker(
     """P11"""
     (tmp_path / "credentials" / "login").mkdir(parents=True)
     (tmp_path / "credentials" / "login" / "token").write_text(SECRET)
-    made = job(tmp_path, mlflow.uri, credentials={"secretRef": {"name": "login"}})
+    login: dict[str, Any] = {"credentials": {"secretRef": {"name": "login"}}}
+    made = job(tmp_path, mlflow.uri, **login)
     trained(tmp_path, 10)
     assert telling(made, tmp_path / "credentials").look("RUNNING")
     (run,) = mlflow.runs(tmp_path.name)
-    known = json.dumps([run.data.params, run.data.tags, run.info.run_name])
     assert run.data.params["training.batchTokens"] == "128"
     assert run.data.params["model.config.layers"] == "1"
-    for private in ("private-text", "file:", SECRET, "login", str(tmp_path)):
+    tuned = job(tmp_path, mlflow.uri, model=PRIVATE_MODEL, **login)
+    tuned = tuned.model_copy(update={"job_uid": "tuned"})
+    assert telling(tuned, tmp_path / "credentials").look("RUNNING")
+    both = mlflow.runs(tmp_path.name)
+    assert {one.data.params["model.task"] for one in both} == {"causal-lm"}
+    known = json.dumps([[one.data.params, one.data.tags, one.info.run_name] for one in both])
+    for private in ("private-", "file:", "https:", SECRET, "login", str(tmp_path)):
         assert private not in known
 
 

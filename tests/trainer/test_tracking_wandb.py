@@ -25,7 +25,7 @@ from lmtraining_api import ExitCode, JobFile
 from lmtraining_trainer.supervisor.trackers import Trackers
 from lmtraining_trainer.tracking.__main__ import Telling, run_of
 from tests.trainer.supervisor_pods import pods, until
-from tests.trainer.tracked_runs import counting, ended, losses, tracked_job, trained
+from tests.trainer.tracked_runs import PRIVATE_MODEL, counting, ended, losses, tracked_job, trained
 
 pytestmark = pytest.mark.trainer
 
@@ -210,12 +210,12 @@ def test_neither_text_nor_a_place_nor_the_machine_is_written(
 ) -> None:
     """P11"""
     monkeypatch.setenv("PRIVATE_SETTING", "only-of-this-machine")
-    run = telling(tracked_job(tmp_path, wandb={}))
+    run = telling(tracked_job(tmp_path, PRIVATE_MODEL, wandb={}))
     trained(tmp_path, 10)
     assert run.look("FINISHED", is_last=True)
     known = json.dumps(records(tmp_path / "run"))
     for private in (
-        "private-text", "file:", str(tmp_path), socket.gethostname(), "only-of-this-machine",
+        "private-", "file:", str(tmp_path), socket.gethostname(), "only-of-this-machine",
         str(Path.cwd()), Path(sys.argv[0]).name, "torch",
     ):  # fmt: skip
         assert private not in known

@@ -4,6 +4,7 @@ pod whose rank only counts."""
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, Final
 
 from lmtraining_api import ExitCode, ExitRecord, FailureClass, JobFile, TrainingSpec
 from lmtraining_api.history import HISTORY_FILE, Happening, Point, RunHistory
@@ -12,9 +13,22 @@ from tests.trainer.supervisor_pods import Pod, spec
 BEGAN = datetime(2026, 12, 1, 12, 0, tzinfo=UTC)
 
 
-def tracked_job(directory: Path, **tracking: object) -> JobFile:
+#: A model whose place and Secret nobody else may see.
+PRIVATE_MODEL: Final[dict[str, Any]] = {
+    "pretrained": {
+        "uri": "https://private-models.example/base",
+        "credentials": {"secretRef": {"name": "private-login"}},
+    }
+}
+
+
+def tracked_job(
+    directory: Path, model: dict[str, Any] | None = None, **tracking: object
+) -> JobFile:
     """A job in that directory, with a UID of its own."""
     found = spec(f"file://{directory}/private-text.txt") | {"tracking": tracking}
+    if model is not None:
+        found |= {"model": model, "data": {**found["data"], "tokenizer": {}}}
     (directory / "run").mkdir(exist_ok=True)
     return JobFile(
         job_name="tiny",

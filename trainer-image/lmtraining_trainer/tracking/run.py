@@ -5,7 +5,7 @@ Promise: none of the parameters names a place or a secret (P11).
 
 import json
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from lmtraining_api import JobFile
 from lmtraining_api.history import RunHistory
@@ -16,6 +16,8 @@ PARAMETERS_MAX = 100
 PARAMETER_LENGTH_MAX = 250
 #: Blocks of the spec that say how the model is made.
 BLOCKS = ("model", "training", "parallelism", "precision")
+#: What in them says where it lies, and whose Secret opens it.
+PRIVATE: Final[Mapping[str, set[str]]] = {"model": {"pretrained"}}
 
 
 class TrackedRun(Protocol):
@@ -30,7 +32,7 @@ class TrackedRun(Protocol):
 
 def parameters(job: JobFile) -> dict[str, str]:
     """The settings that a tracker shows, by their path in the spec."""
-    spec = job.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    spec = job.spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=PRIVATE)
     found = {name: value for block in BLOCKS for name, value in _leaves(spec[block], block)}
     found["data.sequenceLength"] = str(job.spec.data.sequence_length)
     found["data.tokenizer.vocabSize"] = str(job.spec.data.tokenizer.vocab_size)
