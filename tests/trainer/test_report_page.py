@@ -22,7 +22,7 @@ pytestmark = pytest.mark.trainer
 READ_BACK = """(identity => {
   const svg = document.getElementById(identity), scale = svg.dataset;
   const view = svg.viewBox.baseVal;
-  const left = 58, right = 12, top = 12, bottom = 28;
+  const left = 80, right = 12, top = 12, bottom = 28;
   const number = name => parseFloat(scale[name]);
   return Array.from(svg.querySelector('polyline').points).map(point => [
     number('xMin') + (point.x - left) / (view.width - left - right)
@@ -36,6 +36,10 @@ BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 DRAWN = (
     "Array.from(document.querySelectorAll('svg.curve')).map(s => s.getBoundingClientRect().height)"
 )
+#: Numbers of a scale that the edge of their drawing cuts.
+CUT_OFF = """Array.from(document.querySelectorAll('svg.curve .tick')).filter(text =>
+  text.getBoundingClientRect().left < text.closest('svg').getBoundingClientRect().left
+).map(text => text.textContent)"""
 
 
 def report_of(terminal: Terminal) -> Path:
@@ -94,6 +98,7 @@ def _check_forms(tab: Page) -> None:
     heights = tab.value(DRAWN)
     assert len(heights) == 4
     assert min(heights) > 50
+    assert tab.value(CUT_OFF) == []
 
 
 def test_a_page_that_asks_for_something_is_heard(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from lmtraining_api.history import Happening, Point
 from lmtraining_cli.wording import duration
 
 WIDTH, HEIGHT = 720, 230
-LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 28
+LEFT, RIGHT, TOP, BOTTOM = 80, 12, 12, 28  # on a phone six figures take 70
 COLUMNS_MAX = 640
 TICKS = 5
 HAPPENINGS_DRAWN_MAX = 200

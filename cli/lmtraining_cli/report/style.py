@@ -47,7 +47,7 @@ table{border-collapse:collapse;font-size:.9rem}
 th,td{text-align:left;padding:4px 14px 4px 0;border-bottom:1px solid var(--line);vertical-align:top}
 th{color:var(--soft);font-weight:500}
 pre{background:var(--card);padding:12px;border-radius:8px;overflow-x:auto;font-size:.85rem}
-@media (max-width:600px){.tick,.unit{font-size:20px}}
+@media (max-width:600px){.tick,.unit{font-size:18px}}
 @media print{body{font-size:11px}main{max-width:none;padding:0}figure,section{break-inside:avoid}
 .charts{grid-template-columns:1fr 1fr}pre{white-space:pre-wrap}}
 """
