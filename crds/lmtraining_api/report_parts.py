@@ -41,8 +41,9 @@ PhaseName = Annotated[
 
 
 def labels_shown(labels: Sequence[str]) -> list[str]:
-    """The first labels, each cut, and how many there are beside them."""
-    shown = [label[:LABEL_LENGTH_MAX] for label in labels[:LABELS_SHOWN_MAX]]
+    """The first labels, and how many there are beside them. What is longer than a label mostly is
+    may be a text that was taken for one, and is among those (P11)."""
+    shown = [label for label in labels if len(label) <= LABEL_LENGTH_MAX][:LABELS_SHOWN_MAX]
     rest = len(labels) - len(shown)
     return [*shown, f"and {rest} more"] if rest else shown
 

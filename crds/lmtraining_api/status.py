@@ -397,8 +397,8 @@ class LMTrainingJobStatus(StatusModel):
     goodput: Goodput = Goodput()
     """Where the time went."""
     labels: list[Label] = Field(default=[], max_length=LABELS_SHOWN_MAX + 1)
-    """The labels of the training text, by their number in the model; of many the first, and how
-    many there are beside them."""
+    """The labels of the training text, in the order of their numbers in the model; of many the
+    first, of at most 32 characters each, and how many there are beside them."""
     robustness: list[RobustnessStatus] = Field(default=[], max_length=8)
     """What the finished model stands, where training.evaluation.robustness asks for it."""
     stability: StabilityStatus = StabilityStatus()

@@ -343,12 +343,24 @@ def test_a_column_that_is_not_in_the_file_is_told_with_those_that_are(
         assert part in refused.message
 
 
-def test_p11_the_first_line_of_a_file_without_a_header_is_not_quoted(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("the quick brown secret,an ordinary word,x\n")
+@pytest.mark.parametrize(
+    "line",
+    [
+        "the quick brown secret,an ordinary word,secret",
+        "secret@example.com,4111111111111111,secret",
+        "secret,2026-12-01,secret",
+        "geheim,größe,secret",
+    ],
+)
+def test_p11_the_first_line_of_a_file_without_a_header_is_not_quoted(
+    tmp_path: Path, line: str
+) -> None:
+    (tmp_path / "a.csv").write_text(f"{line}\n")
     refused = refusal(tmp_path, "a.csv", format="csv")
     assert refused.reason == "MissingField"
-    assert "the columns x and 2 more" in refused.message
-    assert "secret" not in refused.message
+    assert "but 3 columns, not all with names of letters, digits" in refused.message
+    for word in line.split(","):
+        assert word not in refused.message
 
 
 @pytest.mark.parametrize(

@@ -187,8 +187,9 @@ class TestBadInput:
         odd = write_labelled(tmp_path / "odd.jsonl", 3, label="plant")
         said = refused(tmp_path, validation=[{"uri": odd, "format": "jsonl"}],
                        validationFraction=0.01)  # fmt: skip
-        assert 'odd.jsonl line 1: label "plant" is in no example of data.train' in said
+        assert 'odd.jsonl line 1: its "label" is a label of no example of data.train' in said
         assert "which has animal, colour, none: correct it" in said
+        assert "plant" not in said, "P11: it may be a text"
 
     def test_a_label_that_is_not_there(self, tmp_path: Path) -> None:
         path = tmp_path / "x.jsonl"
@@ -208,7 +209,7 @@ class TestBadInput:
 
     def test_one_label_tells_nothing_apart(self, tmp_path: Path) -> None:
         uri = write_labelled(tmp_path / "x.jsonl", 5, label="a")
-        assert 'all 5 examples of data.train have the label "a"' in refused(tmp_path, uri=uri)
+        assert "all 5 examples of data.train have the same label" in refused(tmp_path, uri=uri)
 
     def test_a_field_that_is_no_label_has_too_many_values(self, tmp_path: Path) -> None:
         path = tmp_path / "x.jsonl"
@@ -217,22 +218,36 @@ class TestBadInput:
             tmp_path, uri=path.as_uri()
         )
 
+    def test_p11_a_field_of_texts_is_not_taken_for_labels(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.jsonl"
+        lines = [json.dumps({"text": f"patient {n} is ill", "stars": n % 3}) for n in range(40)]
+        path.write_text("\n".join(lines + lines[:10]))
+        source = {"uri": path.as_uri(), "format": "jsonl", "labelField": "text"}
+        said = refused(tmp_path, train=[source])
+        assert "50 examples of data.train have 40 different labels" in said
+        assert "set labelField" in said
+        assert "patient" not in said
+
     def test_too_few_examples_for_a_batch(self, tmp_path: Path) -> None:
         uri = write_labelled(tmp_path / "x.jsonl", 8)
         said = refused(tmp_path, uri=uri, tokenizer={"vocabSize": 259})
         assert "but one batch takes 8" in said
 
 
-def test_p11_status_is_told_a_bounded_list_of_labels(tmp_path: Path) -> None:
+def test_p11_status_is_told_a_bounded_list_of_short_labels(tmp_path: Path) -> None:
+    """One of two of the labels could be a sentence."""
     path = tmp_path / "many.jsonl"
     lines = [
-        json.dumps({"text": f"word {n % 60} of {n}", "label": f"{n % 60:02} {'x' * 90}"})
-        for n in range(240)
+        json.dumps(
+            {"text": f"word {n % 120} of {n}", "label": f"{n % 120:03} {'x' * (n % 2 * 30)}"}
+        )
+        for n in range(480)
     ]
     path.write_text("\n".join(lines))
     outcome = run_alone(job_in(tmp_path, uri=path.as_uri(), steps=2))
     assert outcome.end == "finished", outcome
     labels = outcome.link.report["labels"]
     assert len(labels) == LABELS_SHOWN_MAX + 1
-    assert labels[-1] == "and 10 more"
-    assert max(len(label) for label in labels) <= 32
+    assert labels[:2] == ["000 ", "002 "]
+    assert labels[-1] == "and 70 more"
+    assert not any("x" in label for label in labels)

@@ -151,7 +151,11 @@ def test_the_export_alone_gives_the_figures_that_were_reported(
         ({"text": [], "label": []}, "0 words"),
         ({"text": "a", "label": ["O"]}, 'no list of texts "text"'),
         ({"text": ["a"]}, 'no list of texts "label"'),
-        ({"text": ["a"], "label": ["X"]}, 'tag "X" is not O, B-name or I-name'),
+        (
+            {"text": ["O", "B-x"], "label": ["O", "Liddell"]},
+            'tag 2 of "label" is not O, B-name or I-name: mend that line, or, where "label" holds '
+            "the words, exchange textField and labelField",
+        ),
         ({"text": [""], "label": ["O"]}, 'no list of texts "text"'),
     ],
 )
@@ -163,4 +167,5 @@ def test_a_bad_record_is_refused_with_its_place(
     outcome = run_alone(job_in(tmp_path, uri=path.as_uri()))
     assert (outcome.end, outcome.failure_class) == ("error", FailureClass.DATA), outcome
     assert "x.jsonl line 2" in outcome.message
+    assert "Liddell" not in outcome.message, "P11"
     assert said in outcome.message

@@ -3,10 +3,12 @@ and a tag for each.
 
 Promise: the label map is the sorted labels of the training text; an example is on the same side of
 the split wherever it lies, by the content of its text (`holdout`); every message names the file,
-the line, the label and the labels that would do, and never a text (P11).
-Trap avoided: a word that is split into several tokens has one tag, on its first token; the others
-have none. A label that validation has and training does not. It cannot be learnt, and would look
-like a bad model: it is refused before anything is trained.
+the line and the labels that would do, and never a text (P11).
+Traps avoided: a word that is split into several tokens has one tag, on its first token; the others
+have none. A label that validation has and training does not cannot be learnt, and would look like a
+bad model: it is refused before anything is trained. Where labelField names the field of the text,
+what looks like a label is text: what does not fit is told by its place alone, and labels of which
+most stand once are refused.
 """
 
 import re
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, processors
 
 from lmtraining_api.job import Data
-from lmtraining_api.report_parts import LABEL_LENGTH_MAX, labels_shown
+from lmtraining_api.report_parts import labels_shown
 from lmtraining_trainer.data import prepared
 from lmtraining_trainer.data.documents import encodable, missing_column, records, text_of
 from lmtraining_trainer.data.form import Form
@@ -81,12 +83,12 @@ def _tagged(
             f'{file.name} line {line} has {len(words)} words in "{names[0]}" and {len(tags)} tags '
             f'in "{names[1]}": give each word a tag, and at least one',
         )
-    odd = next((tag for tag in tags if not _BIO.fullmatch(tag)), None)
+    odd = next((place for place, tag in enumerate(tags, 1) if not _BIO.fullmatch(tag)), None)
     if odd is not None:
         raise data_error(
             "NotATag",
-            f'{file.name} line {line}: tag "{_cut(odd)}" is not O, B-name or I-name: mend that '
-            "line",
+            f'{file.name} line {line}: tag {odd} of "{names[1]}" is not O, B-name or I-name: mend '
+            f'that line, or, where "{names[1]}" holds the words, exchange textField and labelField',
         )
     return words, tags
 
@@ -140,6 +142,8 @@ class LabelledPreparation:
     """The number of each label."""
     read: int = 0
     """Examples of the first pass."""
+    labelled: int = 0
+    """Their labels: one each, or one a word."""
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def write(self, directory: Path) -> None:
@@ -184,6 +188,7 @@ class LabelledPreparation:
                 if self.cancelled.is_set():
                     raise InterruptedError("the preparation was ended")
                 self.read += 1
+                self.labelled += len(each.labels)
                 found.update(each.labels)
                 if len(found) > LABELS_MAX:
                     raise data_error(
@@ -199,16 +204,22 @@ class LabelledPreparation:
         if len(found) == 1:
             raise data_error(
                 "OneLabel",
-                f'all {self.read} examples of data.train have the label "{_cut(*found)}": add '
-                "examples of another label",
+                f"all {self.read} examples of data.train have the same label: add examples of "
+                "another one",
+            )
+        if 2 * len(found) > self.labelled:
+            raise data_error(
+                "LabelsStandOnce",
+                f"{self.labelled} examples of data.train have {len(found)} different labels, so "
+                "most could not be learnt: set labelField to the field that holds the label, or "
+                "add examples",
             )
         self.labels = {label: number for number, label in enumerate(sorted(found))}
 
     def _known(self, file: SourceFile, each: Example) -> list[int]:
         """The numbers of the labels of an example of the validation text."""
-        unseen = next((label for label in each.labels if label not in self.labels), None)
-        if unseen is not None:
-            raise _unseen(file, each.line, unseen, list(self.labels))
+        if any(label not in self.labels for label in each.labels):
+            raise _unseen(file, each.line, list(self.labels))
         return [self.labels[label] for label in each.labels]
 
     def _write_manifest(self, directory: Path, train: "_Writer", held: "_Writer") -> None:
@@ -241,17 +252,13 @@ class LabelledPreparation:
         write_json(directory / prepared.MANIFEST, manifest)
 
 
-def _unseen(file: SourceFile, line: int, label: str, known: Sequence[str]) -> TrainerError:
+def _unseen(file: SourceFile, line: int, known: Sequence[str]) -> TrainerError:
     return data_error(
         "UnseenLabel",
-        f'{file.name} line {line}: label "{_cut(label)}" is in no example of data.train, '
-        f"which has {', '.join(labels_shown(known))}: correct it, or add examples of it to "
-        "data.train",
+        f'{file.name} line {line}: its "{file.source.label_field}" is a label of no example of '
+        f"data.train, which has {', '.join(labels_shown(known))}: correct it, or add examples of "
+        "it to data.train",
     )
-
-
-def _cut(label: str) -> str:
-    return label[:LABEL_LENGTH_MAX]
 
 
 class _Writer:

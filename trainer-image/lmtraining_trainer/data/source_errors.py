@@ -14,8 +14,9 @@ from lmtraining_trainer.remote_errors import Kind, host_in, trouble_of
 
 NAMES_SHOWN_MAX = 20
 
-#: What people call a column. The first line of a file without a header is text: it stays unsaid.
-_NAME = re.compile(r"[\w.:/@-]{1,40}")
+#: What programs call a column. The first line of a file without a header is text (an address, a
+#: number of a card): where one of them is no such name, none is said.
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
 
 
 def explained(error: Exception, *, name: str, field: str) -> TrainerError:
@@ -55,13 +56,14 @@ def data_error(reason: str, message: str) -> TrainerError:
 
 
 def shown_names(names: Sequence[str], kind: str) -> str:
-    """What a file has of a `kind` (column, field), in words: 'columns id, body and 2 more'."""
-    shown = [name for name in names if _NAME.fullmatch(name)][:NAMES_SHOWN_MAX]
-    others = len(names) - len(shown)
+    """What a file has of a `kind` (column, field), in words: 'the columns id, body and 2 more'."""
     if not names:
         return f"no {kind} at all"
-    if not shown:
-        return f"{others} {kind}s with blanks or many letters in their names"
+    if not all(map(_NAME.fullmatch, names)):
+        plural = "s" if len(names) > 1 else ""
+        return f"{len(names)} {kind}{plural}, not all with names of letters, digits and underscores"
+    shown = names[:NAMES_SHOWN_MAX]
+    others = len(names) - len(shown)
     return f"the {kind}s {', '.join(shown)}" + (f" and {others} more" if others else "")
 
 
