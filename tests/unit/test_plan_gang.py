@@ -12,6 +12,7 @@ from lmtraining_operator.plan.attempts import OLD_READ_SECONDS_MAX
 from lmtraining_operator.plan.decide import RESYNC_SECONDS
 from lmtraining_operator.plan.gang import BROKEN_GANG_GRACE_SECONDS
 from lmtraining_operator.plan.recovery import GANG_BACKOFF_SECONDS_MIN
+from lmtraining_operator.plan.verdicts import Verdict, with_conditions
 from tests.unit.operator_situations import (
     NOW,
     all_children,
@@ -158,6 +159,22 @@ def test_pods_of_a_status_that_was_lost_train_on() -> None:
         assert (plan.status.attempt, plan.status.replaced_pods) == (3, {"1": 2})
         told = [action.name for action in plan.actions if isinstance(action, SetIntent)]
         assert told == [pod.name for pod in gang]
+
+
+@pytest.mark.parametrize("mark", [Scheduled.SUSPENDED, Scheduled.STOPPING])
+@pytest.mark.parametrize("attempt", [0, 2])
+def test_pods_train_on_under_a_status_of_a_time_at_which_others_were_stopped(
+    mark: Scheduled, attempt: int
+) -> None:
+    """P10, P12: put back by a hand from when the job was suspended."""
+    said = status_of(attempt=attempt, complete=False)
+    lost = with_conditions(said, [Verdict("False", mark)], generation=1, now=NOW)
+    gang = tuple(
+        replace(pod, watched_seconds=OLD_READ_SECONDS_MAX + 1) for pod in running_gang(2, attempt=3)
+    )
+    plan = decide(lost, pods=gang)
+    assert (plan.status.attempt, deleted(plan), made(plan)) == (3, [], [])
+    assert reason(plan, ConditionType.SCHEDULED) == Scheduled.SCHEDULED
 
 
 @pytest.mark.parametrize(("minutes", "is_left"), [(0, True), (1, False), (-60, False)])

@@ -51,7 +51,8 @@ def is_older_than_any_read(pod: ObservedPod) -> bool:
 
 def caught_up(status: LMTrainingJobStatus, pods: Iterable[ObservedPod]) -> LMTrainingJobStatus:
     """The status with the attempt and the replacements that its pods' names tell of: it is written
-    before they are made, so one that does not know them was lost."""
+    before they are made, so one that does not know them was lost. What it says of an older
+    attempt's pods, also that they were told to stop, is not about them."""
     known = [names.parts_of_pod_name(pod.name) for pod in pods if is_older_than_any_read(pod)]
     newest = max((part.attempt for part in known if part is not None), default=0)
     if newest < status.attempt or newest == 0:
@@ -61,7 +62,11 @@ def caught_up(status: LMTrainingJobStatus, pods: Iterable[ObservedPod]) -> LMTra
         replica = str(part.replica) if part is not None and part.attempt == newest else ""
         if part is not None and replica and part.number > replaced.get(replica, 0):
             replaced[replica] = figures.count(part.number)
-    return status.model_copy(update={"attempt": figures.count(newest), "replaced_pods": replaced})
+    changes = {"attempt": figures.count(newest), "replaced_pods": replaced}
+    if newest > status.attempt:
+        about_others = status.condition(ConditionType.SCHEDULED)
+        changes["conditions"] = [one for one in status.conditions if one is not about_others]
+    return status.model_copy(update=changes)
 
 
 def is_kept(pod: ObservedPod, status: LMTrainingJobStatus) -> bool:
