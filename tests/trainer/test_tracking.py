@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import pairwise
@@ -211,6 +212,49 @@ def test_a_server_that_does_not_answer_is_asked_ever_more_rarely(
     assert waits == [2 * LOOK_SECONDS, 4 * LOOK_SECONDS, 8 * LOOK_SECONDS, 60, 60]
     assert len(caplog.records) == 1, "an outage is one line of the log"
     assert "the training goes on" in caplog.text
+
+
+def answer_of(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"hello there\r\n\r\n", "no answer (BadStatusLine)"),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n50\r\n{",
+            "no answer (IncompleteRead)",
+        ),
+        (answer_of(b"<html>a proxy's page</html>"), "no answer (JSONDecodeError)"),
+        (answer_of(b"{}"), "what answers there is not MLflow"),
+        (answer_of(b'{"experiment": []}'), "what answers there is not MLflow"),
+        (answer_of(b'{"experiment": {"experiment_id": 1}, "runs": [7]}'), "is not MLflow"),
+    ],
+)
+def test_an_answer_that_is_none_is_an_outage_like_any_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, answer: bytes, said: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as odd, ThreadPoolExecutor(1) as pool:
+
+        def serve() -> None:
+            while True:
+                connection, _ = odd.accept()
+                with connection:
+                    if not connection.recv(65536):
+                        return
+                    connection.sendall(answer)
+
+        served = pool.submit(serve)
+        uri = f"http://127.0.0.1:{odd.getsockname()[1]}"
+        asked = telling(job(tmp_path, uri))
+        trained(tmp_path, 10)
+        told = [asked.look("RUNNING") for asked.clock in (lambda: 0.0, lambda: 100.0)]
+        socket.create_connection(odd.getsockname()).close()
+        served.result(10)
+    assert told == [False, False]
+    assert len(caplog.records) == 1
+    assert said in caplog.text
 
 
 class Redirecting(BaseHTTPRequestHandler):

@@ -64,9 +64,16 @@ class MlflowRun:
         self._status = status
 
     def _open(self) -> None:
-        """Find the run, or make it."""
+        """Find the run, or make it. Raises TrackerError."""
         if self._run_id:
             return
+        try:
+            self._find()
+        except (LookupError, TypeError, AttributeError) as error:
+            raise TrackerError("what answers there is not MLflow: correct it") from error
+
+    def _find(self) -> None:
+        """Raises LookupError, TypeError or AttributeError too, where an answer is not MLflow's."""
         self._experiment_id = self._experiment_id or self._find_experiment()
         found = self.server.post(
             f"{API}/runs/search",

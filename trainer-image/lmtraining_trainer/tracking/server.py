@@ -12,6 +12,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from typing import Any
 
 REQUEST_SECONDS_MAX = 10.0
@@ -64,7 +65,7 @@ class Server:
         except urllib.error.HTTPError as error:
             with error:
                 raise _refusal(error) from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             name = type(reason if isinstance(reason, Exception) else error).__name__
             raise TrackerError(f"no answer ({name})") from error
