@@ -346,6 +346,29 @@ def test_p2_a_newer_trainer_sees_that_a_run_is_finished(tmp_path: Path) -> None:
     assert run.finished(job(tmp_path, uid="one").spec) == {"step": 5}
 
 
+@pytest.mark.parametrize(
+    ("uid", "done", "steps", "is_finished"),
+    [
+        ("one", 5, 5, True),
+        ("one", 5, 6, False),  # raised since
+        ("one", 6, 6, True),  # raised while it ran
+        ("one", 4, 5, False),  # raised since, by the older trainer, which did not get there
+        ("two", 5, 5, False),
+    ],
+)
+def test_p2_a_finished_marker_with_a_hash_alone_is_of_the_spec_of_its_run(
+    tmp_path: Path, uid: str, done: int, steps: int, is_finished: bool
+) -> None:
+    """In every attempt; though run.json is of the newest one from its start on."""
+    begun_by(RUN_OF_AN_OLDER_TRAINER, tmp_path)
+    report = {"step": done, "total_steps": done}
+    marker = {"job_uid": uid, "spec_sha256": "0" * 64, "report": report}
+    (tmp_path / "run" / "finished.json").write_text(json.dumps(marker))
+    for attempt in (2, 3):
+        now = job(tmp_path, uid="one", steps=steps)
+        assert claim(now, attempt).finished(now.spec) == (report if is_finished else None)
+
+
 def test_p2_finished_is_of_one_spec(tmp_path: Path) -> None:
     run = claim(job(tmp_path, uid="one"))
     run.finish(job(tmp_path, uid="one").spec, {"step": 5})

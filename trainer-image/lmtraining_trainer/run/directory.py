@@ -156,12 +156,28 @@ def claim_run(
             changed=", ".join(changed) or None,
             **run.spent.detail(),
         )
+        _spell_out_finished(run)
         as_now = {"spec": spec_as_written(job.spec), "ranks": job.spec.workers.world_size}
         if record is None or taken_over or (changed and not has_begun(directory)):
             as_now |= _of_job(job)
         if not as_now.items() <= run.record.items():
             run.remember(**as_now)
     return run
+
+
+def _spell_out_finished(run: Run) -> None:
+    """Give the marker of an older trainer, which told a hash of its spec alone, the spec that
+    run.json still has; its budget is what it came to. Raises OSError."""
+    marker, spec = read_json(run.directory / FINISHED), run.record.get("spec")
+    if marker is None or "spec" in marker or not isinstance(spec, dict):
+        return
+    if marker.get("job_uid") != run.record.get("job_uid"):
+        return
+    training, done = spec.get("training", {}), marker.get("report", {}).get("total_steps")
+    if done is not None and "steps" in training.get("budget", {}):
+        spec = {**spec, "training": {**training, "budget": {"steps": done}}}
+    write_json(run.directory / FINISHED, {**marker, "spec": spec})
+    run.keep(run.directory / FINISHED)
 
 
 def check_claim(job: JobFile, record: dict[str, Any] | None) -> None:
