@@ -8,6 +8,7 @@ client when that is installed, so the login is explicit.
 from typing import Any, cast
 
 import kopf
+from kopf._core.reactor import inventory
 
 from lmtraining_api import names
 from lmtraining_operator.reconcile import JobKey
@@ -53,6 +54,14 @@ class NoDifferences(kopf.DiffBaseStorage):
 
     def store(self, **_: object) -> None:
         """Nowhere."""
+
+
+class NoMemories(inventory.ResourceMemories):
+    """Nothing is remembered of an object between its events: that would be 0.9 KB for each job and
+    pod there is, also of jobs that have ended. Handlers of events alone ask for none of it."""
+
+    async def recall(self, raw_body: kopf.RawBody, **options: Any) -> inventory.ResourceMemory:
+        return await super().recall(raw_body, **options | {"ephemeral": True})
 
 
 def registry(tasks: JobTasks) -> kopf.OperatorRegistry:

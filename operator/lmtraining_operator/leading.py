@@ -88,6 +88,7 @@ class Leader:
         listeners = await kopf.spawn_tasks(
             registry=handlers.registry(tasks),
             settings=handlers.settings(),
+            memories=handlers.NoMemories(),
             standalone=True,
             clusterwide=not self._namespaces,
             namespaces=self._namespaces,

@@ -87,6 +87,13 @@ def test_status_of_a_job_event_does_not_matter() -> None:
     assert handlers.matters(kopf.Body(job), is_deleted=False) != seen
 
 
+async def test_kopf_remembers_nothing_of_an_object() -> None:
+    """Memory does not grow with the number of jobs that have ended."""
+    memories = handlers.NoMemories()
+    await memories.recall({"metadata": {"uid": "1"}}, noticed_by_listing=True)
+    assert list(memories.iter_all_memories()) == []
+
+
 def test_a_pod_to_which_nothing_has_happened_yet_wakes_nobody() -> None:
     """The operator that made it knows all of it."""
     metadata: dict[str, Any] = {"name": "tiny-1-0-0", "finalizers": ["kueue"]}
