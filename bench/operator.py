@@ -124,6 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         restart(run, options.jobs)
         foreign_objects(run)
         finished(run, options.finished, idle)
+        run.recorder.is_over = True
     table.show()
 
 

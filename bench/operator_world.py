@@ -115,13 +115,18 @@ class Recorder:
 
     def __init__(self, server: ApiServer) -> None:
         self.pods, self.jobs = Seen(), Seen()
+        self.is_over = False
+        """The server may go now."""
         for path, take in ((PODS_PATH, self._pod), (JOBS_PATH, self._job)):
             threading.Thread(target=self._follow, args=(server, path, take), daemon=True).start()
 
-    @staticmethod
-    def _follow(server: ApiServer, path: str, take: Callable[[str, Object], None]) -> None:
-        for kind, found in Client.of(server, limit_seconds=None).watch(path):
-            take(kind, found)
+    def _follow(self, server: ApiServer, path: str, take: Callable[[str, Object], None]) -> None:
+        try:
+            for kind, found in Client.of(server, limit_seconds=None).watch(path):
+                take(kind, found)
+        except (OSError, http.client.HTTPException):
+            if not self.is_over:
+                raise
 
     def _pod(self, kind: str, pod: Object) -> None:
         now, name = time.monotonic(), pod["metadata"]["name"]
