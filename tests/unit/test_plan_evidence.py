@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import pytest
@@ -38,6 +39,8 @@ C = FailureClass
 WELL = NodeCondition(type="Ready", status="True")
 LOST = NodeCondition(type="Ready", status="Unknown", message="Kubelet stopped posting node status.")
 BROKEN = NodeCondition(type="GpuMemWatch", status="True", message="ErrorCode:95 GPU:3")
+UNKNOWN = NodeCondition(type="AcceleratedHardwareReady", status="Unknown")
+ELSEWHERE = {"failureClass": "Crash", "action": "RetryElsewhere"}
 EVICTED = Disruption(reason="DeletionByTaintManager", message="taken away")
 
 
@@ -48,6 +51,12 @@ def node(*conditions: NodeCondition) -> ObservedNode:
 def crash(failure_class: C = C.CRASH) -> ObservedPod:
     pod = running_gang(1)[0]
     return ended(pod, CODE_OF_CLASS[failure_class], failure_class=failure_class, reason="Said")
+
+
+def raised(kind: str) -> ObservedPod:
+    """An exception of that type has ended a rank."""
+    told = {"failure_class": C.CRASH, "reason": "RankRaised", "exception_type": kind}
+    return ended(running_gang(1)[0], 89, **told)
 
 
 def decided(pod: ObservedPod, said: ObservedNode | None, job: Object | None = None) -> Plan:
@@ -80,6 +89,11 @@ FAILURES = {
     "all is well": Case(crash(), node(), C.CRASH, [], False, 1),
     "broken hardware": Case(crash(), node(WELL, BROKEN), C.HARDWARE, GPU, True, 1),
     "a hang on it": Case(crash(C.HANG), node(BROKEN), C.HARDWARE, GPU, True, 1),
+    "an exception on it": Case(raised("KeyError"), node(BROKEN), C.CRASH, GPU, True, 1),
+    "a device raised it": Case(
+        raised("torch.AcceleratorError"), node(BROKEN), C.HARDWARE, GPU, True, 1
+    ),
+    "its watcher knows nothing": Case(crash(), node(UNKNOWN), C.CRASH, [], False, 1),
     "the trainer knows better": Case(crash(C.DATA), node(BROKEN), C.DATA, GPU, True, 0),
     "drained for it": Case(drained, node(BROKEN), C.DISRUPTION, GPU, True, 0),
     "lost with its node": Case(going, node(LOST), C.DISRUPTION, ["Ready"], False, 0),
@@ -158,9 +172,19 @@ def test_a_rule_may_be_about_what_is_wrong_with_the_node() -> None:
     assert not decided(crash(), node(), job_object(recovery__rules=[rule])).status.is_terminal
 
 
-def test_a_node_that_tells_of_broken_hardware_is_not_given_back() -> None:
+@pytest.mark.parametrize(
+    ("minutes", "faults", "is_avoided"),
+    [(0, 1, True), (59, 1, True), (61, 1, False), (-61, 1, False), (61, 2, True)],
+)
+def test_a_node_that_tells_of_broken_hardware_is_given_back_after_a_while(
+    minutes: int, faults: int, is_avoided: bool
+) -> None:
+    """P12: it may be mended; what two hardware faults have shown stays."""
     status = decided(crash(), node(BROKEN)).status
-    assert still_avoided(status, Recovery()) == status
+    status = status.model_copy(update={"hardware_faults": {"node-1": faults}})
+    for recovery in (Recovery(), Recovery.model_validate({"rules": [ELSEWHERE]})):
+        kept = still_avoided(status, recovery, NOW + timedelta(minutes=minutes))
+        assert [one.name for one in kept.avoided_nodes] == ["node-1"] * is_avoided
 
 
 @pytest.mark.parametrize("is_told", [False, True])

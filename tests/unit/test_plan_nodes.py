@@ -130,5 +130,5 @@ def test_a_rule_that_is_taken_back_gives_its_nodes_back() -> None:
     status = after(*faults, rules=(ELSEWHERE,))
     assert [one.name for one in status.avoided_nodes] == ["a", "b"]
     kept = Recovery.model_validate({"rules": [ELSEWHERE]})
-    assert still_avoided(status, kept) == status
-    assert [one.name for one in still_avoided(status, Recovery()).avoided_nodes] == ["b"]
+    assert still_avoided(status, kept, NOW) == status
+    assert [one.name for one in still_avoided(status, Recovery(), NOW).avoided_nodes] == ["b"]

@@ -201,7 +201,8 @@ def _accepted(situation: Situation) -> Situation:
     job = situation.job
     situation = situation.having(with_report(situation))
     situation = situation.having(with_last_checkpoint(situation))
-    situation = situation.having(nodes.still_avoided(situation.status, situation.spec.recovery))
+    avoided = nodes.still_avoided(situation.status, situation.spec.recovery, situation.now)
+    situation = situation.having(avoided)
     situation = _in_better_words(situation)
     if situation.attempt_is_over or situation.awaits_gang or situation.spec.suspend:
         situation = situation.having(without_speed(situation.status))

@@ -15,6 +15,7 @@ from lmtraining_api.exits import FailureClass
 from lmtraining_operator.plan import figures
 from lmtraining_operator.plan.failures import Failure
 from lmtraining_operator.plan.model import NodeCondition, ObservedNode
+from lmtraining_operator.plan.nodes import BY_ITS_WORD
 from lmtraining_operator.plan.situation import Situation
 
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
@@ -29,6 +30,9 @@ and mended by its restart. https://docs.nvidia.com/deploy/xid-errors/"""
 
 _BY_HARDWARE = frozenset({FailureClass.CRASH, FailureClass.HANG, FailureClass.UNKNOWN})
 """Classes of what a broken device looks like from within."""
+RANK_RAISED = "RankRaised"
+"""Reason of a crash by an exception: the program's own, unless it is one of the next."""
+_OF_DEVICES = frozenset({"torch.AcceleratorError", "torch.distributed.DistBackendError"})
 _XID = re.compile(r"\b(?:Xid\b.*?: |Xid[ :=]+|ErrorCode:)(\d+)\b", re.IGNORECASE)
 """As the driver writes it (`NVRM: Xid (PCI:0000:3b:00): 79, pid=...`), or an agent."""
 
@@ -59,9 +63,12 @@ def troubles(node: ObservedNode, hardware_faults: frozenset[str]) -> tuple[Troub
 
 
 def _is_bad(condition: NodeCondition) -> bool:
-    """Conditions tell of trouble, but for those that tell of readiness."""
-    if condition.type.endswith(READY):
+    """Conditions tell of trouble, but for those that tell of readiness. A watcher that knows
+    nothing tells of none; a node of which nothing is known is silent."""
+    if condition.type == READY:
         return condition.status != "True"
+    if condition.type.endswith(READY):
+        return condition.status == "False"
     return condition.status == "True"
 
 
@@ -95,11 +102,17 @@ def with_evidence(failure: Failure, situation: Situation) -> Failure:
 
 def _of_hardware(failure: Failure, broken: Trouble) -> Failure:
     words = f" ({figures.bounded(broken.words, WORDS_LENGTH_MAX)})" if broken.words else ""
-    said = f"its node says {broken.name}{words}"
+    said = f"{BY_ITS_WORD}{broken.name}{words}"
     failure = replace(failure, node_fault=said, message=f"{failure.message}; {said}")
-    if failure.failure_class not in _BY_HARDWARE:
+    if failure.failure_class not in _BY_HARDWARE or _is_of_the_program(failure):
         return failure
     return replace(failure, failure_class=FailureClass.HARDWARE)
+
+
+def _is_of_the_program(failure: Failure) -> bool:
+    """Whether it is an exception that no device raises."""
+    raised = failure.record.exception_type if failure.record else None
+    return failure.reason == RANK_RAISED and raised not in _OF_DEVICES
 
 
 def _how_lost(node: ObservedNode) -> str:

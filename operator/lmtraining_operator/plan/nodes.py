@@ -4,11 +4,12 @@ Promise: a node on which devices failed twice, that itself tells of broken hardw
 on it, or from which a rule of the job wants to go elsewhere, gets no new pod of it; status says
 which and why, before the first pod that keeps away. But for the node's own word it is our own
 evidence, so it needs no right to read nodes.
-Trap avoided: a list that grows until no node is left. It is bounded, and the oldest entry goes
-first.
+Traps avoided: a list that grows until no node is left: it is bounded, and the oldest entry goes
+first; and a node that was mended and stays avoided: its own word holds for an hour.
 """
 
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 
 from lmtraining_api.exits import FailureClass
 from lmtraining_api.job import Recovery
@@ -24,6 +25,11 @@ AVOIDED_NODES_MAX = 16
 RETRY_ELSEWHERE = "RetryElsewhere"
 _BY_RULE = "recovery.rules["
 """What the reason begins with where only a rule of the job says so."""
+BY_ITS_WORD = "its node says "
+"""What the reason begins with where the node itself has told of a fault."""
+ITS_WORD_HOLDS = timedelta(hours=1)
+"""A node may be mended. One that is not tells again when a pod fails on it, and the second fault of
+its hardware is no chance."""
 
 
 def after_failure(
@@ -64,16 +70,21 @@ def why_to_avoid(status: LMTrainingJobStatus, failure: LastFailure, found: Found
     return f"{count} hardware faults on it" if count >= HARDWARE_FAULTS_MAX else ""
 
 
-def still_avoided(status: LMTrainingJobStatus, recovery: Recovery) -> LMTrainingJobStatus:
-    """Without the nodes that are avoided only for a rule that was taken back (P12)."""
-    if any(rule.action == RETRY_ELSEWHERE for rule in recovery.failure_rules):
-        return status
-    faults = status.hardware_faults
-    kept = [
-        node
-        for node in status.avoided_nodes
-        if not node.reason.startswith(_BY_RULE) or faults.get(node.name, 0) >= HARDWARE_FAULTS_MAX
-    ]
+def still_avoided(
+    status: LMTrainingJobStatus, recovery: Recovery, now: datetime
+) -> LMTrainingJobStatus:
+    """Without the nodes that are avoided only for a rule that was taken back, or for what the node
+    said a while ago (P12)."""
+    has_rule = any(rule.action == RETRY_ELSEWHERE for rule in recovery.failure_rules)
+
+    def holds(node: AvoidedNode) -> bool:
+        if status.hardware_faults.get(node.name, 0) >= HARDWARE_FAULTS_MAX:
+            return True
+        if node.reason.startswith(BY_ITS_WORD):
+            return abs(now - node.time) < ITS_WORD_HOLDS  # also after the clock was set back
+        return has_rule or not node.reason.startswith(_BY_RULE)
+
+    kept = [node for node in status.avoided_nodes if holds(node)]
     return status.model_copy(update={"avoided_nodes": kept})
 
 
