@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from lmtraining_api import names as api
-from lmtraining_operator.gateway import CONFLICT, ApiError, Gateway, Object
+from lmtraining_operator.gateway import CONFLICT, FORBIDDEN, ApiError, Gateway, Object
 from lmtraining_operator.observe import owned_by
 from lmtraining_operator.plan import (
     Action,
@@ -66,6 +66,8 @@ class Applier:
                     uid=action.uid,
                     grace_seconds=action.grace_seconds,
                 )
+            case Delete(kind="Workload"):
+                await leave_queue(self.gateway, self._namespace, action.name, uid=action.uid)
             case Delete():
                 await self.gateway.delete(
                     action.kind, self._namespace, action.name, uid=action.uid, grace_seconds=None
@@ -133,6 +135,16 @@ class Applier:
     @property
     def _uid(self) -> str:
         return str(self.job["metadata"]["uid"])
+
+
+async def leave_queue(gateway: Gateway, namespace: str, group: str, *, uid: str) -> None:
+    """Take a group out of its queue, or leave it there where we may not: roles that somebody wrote
+    let us look alone, and a queue stops no job."""
+    try:
+        await gateway.delete("Workload", namespace, group, uid=uid, grace_seconds=None)
+    except ApiError as error:
+        if error.code != FORBIDDEN:
+            raise
 
 
 def batches(actions: Sequence[Action]) -> list[list[Action]]:

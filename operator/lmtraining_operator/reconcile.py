@@ -16,7 +16,7 @@ from typing import NamedTuple
 from lmtraining_api import names as api
 from lmtraining_api.conditions import Succeeded
 from lmtraining_api.status import ConditionType, LMTrainingJobStatus
-from lmtraining_operator.apply import Applier
+from lmtraining_operator.apply import Applier, leave_queue
 from lmtraining_operator.gateway import CONFLICT, NOT_FOUND, ApiError, Gateway, Object
 from lmtraining_operator.milestones import Milestones, milestones
 from lmtraining_operator.observe import left_in_queues, observe
@@ -188,9 +188,7 @@ class JobReconciler:
     async def _leave_queues(self) -> None:
         """Nobody else takes the groups of a job that is gone out of their queue."""
         for left in await left_in_queues(self._gateway, *self.key):
-            await self._gateway.delete(
-                left.kind, self.key.namespace, left.name, uid=left.uid, grace_seconds=None
-            )
+            await leave_queue(self._gateway, self.key.namespace, left.name, uid=left.uid)
 
     def _missing(self, now: datetime) -> Outcome:
         """There is no such job, says the API server. It is asked again for a while: one that lags

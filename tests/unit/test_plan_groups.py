@@ -11,6 +11,8 @@ from lmtraining_operator.gateway import ApiError
 from lmtraining_operator.observe import left_in_queues, pod_view
 from lmtraining_operator.plan import Delete, Leftover, Observed, groups, plan
 from lmtraining_operator.plan.model import Object
+from lmtraining_operator.reconcile import MISSING_SECONDS
+from tests.simulation.world import PERSON
 from tests.unit.operator_situations import NOW, job_object, running_gang, status_of
 from tests.unit.operator_world import SETTINGS, World, job_body
 
@@ -90,19 +92,26 @@ def test_a_pod_that_only_a_finalizer_keeps_is_gone() -> None:
     assert pod_view({"metadata": metadata | slow, "status": {"phase": "Failed"}}).is_gone
 
 
-async def test_a_job_that_is_gone_is_looked_after_in_its_queue() -> None:
-    world = World()
+async def with_an_abandoned_group(world: World) -> None:
+    """A job whose pods are held by Kueue's finalizer, each deleted before it ran."""
     world.add(job_body())
     await world.operator().look()
     for pod in world.pods:
         pod["metadata"] |= {
             "deletionTimestamp": "2026-12-01T00:00:00Z",
+            "deletionGracePeriodSeconds": 0,
             "finalizers": ["kueue.x-k8s.io/managed"],
         }
         pod["metadata"]["labels"]["kueue.x-k8s.io/pod-group-name"] = GROUP
     namespace = world.job["metadata"]["namespace"]
-    workload = {"kind": "Workload", "metadata": {"name": GROUP, "namespace": namespace}}
-    uid = world.add(workload)["metadata"]["uid"]
+    world.add({"kind": "Workload", "metadata": {"name": GROUP, "namespace": namespace}})
+
+
+async def test_a_job_that_is_gone_is_looked_after_in_its_queue() -> None:
+    world = World()
+    await with_an_abandoned_group(world)
+    namespace = world.job["metadata"]["namespace"]
+    uid = world.objects["Workload", GROUP]["metadata"]["uid"]
     (left,) = await left_in_queues(world, namespace, "tiny")
     assert left == Leftover(kind="Workload", name=GROUP, uid=uid)
 
@@ -119,3 +128,30 @@ async def test_roles_that_know_no_workloads_stop_nothing() -> None:
     await world.operator().look()
     await world.operator().look()
     assert len(world.pods) == 2
+
+
+class ReadOnlyQueues(World):
+    """Roles with which Workloads may be read and not deleted."""
+
+    async def delete(
+        self, kind: str, namespace: str, name: str, *, uid: str, grace_seconds: int | None
+    ) -> None:
+        if kind == "Workload":
+            raise ApiError(403, "Forbidden", "workloads is forbidden")
+        await super().delete(kind, namespace, name, uid=uid, grace_seconds=grace_seconds)
+
+
+async def test_roles_that_may_not_delete_workloads_stop_nothing() -> None:
+    """P12: neither the passes of a job, nor the end of the task of one that is gone."""
+    world = ReadOnlyQueues()
+    await with_an_abandoned_group(world)
+    world.job["spec"]["suspend"] = True
+    operator = world.operator()
+    outcome = await operator.look()
+    assert world.reason() == "Suspended"
+    assert not outcome.is_done
+    uid = world.job["metadata"]["uid"]
+    world.server.delete((api.KIND, "tiny"), PERSON, uid=uid, grace_seconds=None)
+    await operator.look()
+    world.pass_time(MISSING_SECONDS)
+    assert (await operator.look()).is_gone
