@@ -9,12 +9,14 @@ import torch
 from safetensors.torch import load_file
 
 from lmtraining_api import FailureClass, JobFile, RollbackWish, Wishes
+from lmtraining_trainer.run import claim_run, layout
 from lmtraining_trainer.state import TrainState
 from tests.trainer.rank_support import (
     Faults,
     assert_equal_tensors,
     exported,
     job_of,
+    place_of,
     run_alone,
     tiny_spec,
     write_text,
@@ -166,6 +168,43 @@ def test_other_adapters_are_refused_with_both(tmp_path: Path) -> None:
             "AnotherModel",
         )
         assert f"rank 2, alpha 16 and targets all, but the job trains {words}" in outcome.message
+
+
+def as_an_older_trainer_left_it(job: JobFile) -> None:
+    """Whose manifests did not say which optimizer and adapters their state is of."""
+    for path in (Path(job.run_directory) / "checkpoints").glob("step-*/manifest.json"):
+        manifest = json.loads(path.read_text())
+        del manifest["optimizer"], manifest["lora"]
+        path.write_text(json.dumps(manifest))
+        for mark in path.parent.glob("intact.json"):
+            mark.write_text(json.dumps({"manifest_sha256": layout.manifest_sha256(path.parent)}))
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_an_older_trainers_moments_are_not_taken_for_another_optimizers(
+    tmp_path: Path, attempt: int
+) -> None:
+    """Also in the attempt after one that claimed the run and came no further."""
+    first = job_in(tmp_path, "first", 4)
+    assert run_alone(first).end == "finished"
+    as_an_older_trainer_left_it(first)
+    job = job_in(tmp_path, "then", 6, optimizer={"name": "adagrad"})
+    if attempt > 1:
+        claim_run(job, place_of())
+    outcome = run_alone(job, attempt=attempt)
+    assert (outcome.end, outcome.link.report["resumed_from_step"]) == ("finished", 4), outcome
+    assert moments(job, 6) == {"step", "sum"}
+
+
+def test_an_older_trainers_adapters_are_compared_too(tmp_path: Path) -> None:
+    first = job_in(tmp_path, "first", 4, fineTuning={"lora": {"rank": 2}})
+    assert run_alone(first).end == "finished"
+    as_an_older_trainer_left_it(first)
+    outcome = run_alone(job_in(tmp_path, "then", 6, fineTuning={"lora": {"rank": 4}}))
+    assert outcome.reason == "AnotherModel", outcome
+    assert "rank 2, alpha 16 and targets all, but the job trains with rank 4" in outcome.message
+    same = run_alone(job_in(tmp_path, "same", 6, fineTuning={"lora": {"rank": 2}}))
+    assert (same.end, same.link.report["resumed_from_step"]) == ("finished", 4), same
 
 
 @pytest.mark.parametrize(("is_fused", "device"), [(True, "meta"), (False, "cpu")])

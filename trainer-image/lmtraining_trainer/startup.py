@@ -24,6 +24,7 @@ from lmtraining_trainer.checkpoint import (
     Line,
     Publish,
     Writer,
+    adapters,
     part_published,
     published_whole,
     published_with_parts,
@@ -300,7 +301,7 @@ def identity_of(spec: TrainingSpec, data: PreparedData, world_size: int) -> dict
         "fingerprint": fingerprint(shape),
         "tokenizer_sha256": data.tokenizer_sha256,
         "optimizer": spec.training.optimizer.name,
-        "lora": lora and lora.model_dump(mode="json", include={"rank", "alpha", "targets"}),
+        "lora": adapters(lora),
         "world_size": world_size,
     }
 

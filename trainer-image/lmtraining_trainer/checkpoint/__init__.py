@@ -1,6 +1,13 @@
 """Checkpoints: written whole, verified, loaded only when intact, kept as promised."""
 
-from lmtraining_trainer.checkpoint.choosing import Chosen, accept, choose, passed_over, reject
+from lmtraining_trainer.checkpoint.choosing import (
+    Chosen,
+    accept,
+    adapters,
+    choose,
+    passed_over,
+    reject,
+)
 from lmtraining_trainer.checkpoint.faults import Contents, fault_of_either
 from lmtraining_trainer.checkpoint.load import needed_parts, part_fault, restore_state
 from lmtraining_trainer.checkpoint.retention import tidy
@@ -26,6 +33,7 @@ __all__ = [
     "Staging",
     "Writer",
     "accept",
+    "adapters",
     "choose",
     "fault_of_either",
     "needed_parts",

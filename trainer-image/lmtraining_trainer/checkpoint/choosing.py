@@ -14,7 +14,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from lmtraining_api import FailureClass
+from lmtraining_api.job import FineTuning, Lora, Optimizer
 from lmtraining_trainer.checkpoint.faults import (
     ABANDONED,
     Contents,
@@ -74,7 +77,7 @@ def choose(
     fails.
     """
     for directory in layout.newest_first(run.checkpoints):
-        manifest = layout.manifest_of(directory) or {}
+        manifest = _told(run, layout.manifest_of(directory) or {})
         _refuse_newer_version(directory, manifest)
         is_sharded = layout.layout_in(manifest) == layout.SHARDED
         why = (
@@ -96,7 +99,7 @@ def choose(
         _refuse_anothers(run, directory, manifest)
         _refuse_another_model(directory, manifest, identity)
         _refuse_other_adapters(directory, manifest, identity)
-        optimizer = str(manifest.get("optimizer") or "")  # an older trainer did not say
+        optimizer = str(manifest.get("optimizer") or identity["optimizer"])
         return Chosen(
             step=int(manifest["step"]),
             directory=str(directory),
@@ -105,10 +108,32 @@ def choose(
             layout=layout.layout_in(manifest),
             time=str(manifest["time"]),
             size_bytes=sum(int(entry["size"]) for entry in manifest["files"].values()),
-            other_optimizer=optimizer if optimizer != identity.get("optimizer") else "",
+            other_optimizer=optimizer if optimizer != identity["optimizer"] else "",
         )
     _refuse_to_begin_anew(run)
     return None
+
+
+def adapters(lora: Lora | None) -> dict[str, Any] | None:
+    """What a manifest says of adapters: what their tensors fit."""
+    if lora is None:
+        return None
+    return lora.model_dump(mode="json", include={"rank", "alpha", "targets"})
+
+
+def _told(run: Run, manifest: dict[str, Any]) -> dict[str, Any]:
+    """`manifest`, with what an older trainer's does not say of the optimizer and the adapters, from
+    the spec of the job that wrote it. Where it is this job's, or nobody knows, they are the same.
+    """
+    training = run.trained_by(str(manifest.get("job_uid")))
+    if "optimizer" in manifest or training is None:
+        return manifest
+    try:
+        tuning = FineTuning.model_validate(training.get("fineTuning", {}))
+    except ValidationError:  # of a newer trainer, whose manifest says it
+        return manifest
+    name = training.get("optimizer", {}).get("name", Optimizer().name)
+    return {**manifest, "optimizer": name, "lora": adapters(tuning.lora)}
 
 
 def accept(run: Run, chosen: Chosen) -> None:

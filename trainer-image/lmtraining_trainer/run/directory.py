@@ -93,6 +93,12 @@ class Run:
         if self.mirror is not None:
             self.mirror.keep(path)
 
+    def trained_by(self, job_uid: str) -> dict[str, Any] | None:
+        """What a job that had the run before this one wrote as its training; None where nobody
+        kept it."""
+        found = self.record.get("trained_before", {}).get(job_uid)
+        return found if isinstance(found, dict) else None
+
     def remove_checkpoint(self, directory: Path) -> None:
         """Delete a checkpoint, so that no half of it ever has its name. Raises OSError."""
         if self.mirror is not None:
@@ -160,9 +166,18 @@ def claim_run(
         as_now = {"spec": spec_as_written(job.spec), "ranks": job.spec.workers.world_size}
         if record is None or taken_over or (changed and not has_begun(directory)):
             as_now |= _of_job(job)
+        if taken_over:
+            as_now["trained_before"] = _trained_before(run.record)
         if not as_now.items() <= run.record.items():
             run.remember(**as_now)
     return run
+
+
+def _trained_before(record: dict[str, Any]) -> dict[str, Any]:
+    """By job, what those that had the run trained with, as they wrote it."""
+    training = record.get("spec", {}).get("training")
+    latest = {} if training is None else {record["job_uid"]: training}
+    return {**record.get("trained_before", {}), **latest}
 
 
 def _spell_out_finished(run: Run) -> None:
