@@ -330,6 +330,7 @@ def pod_view(found: Object) -> ObservedPod:
     """One pod; what is absent is empty."""
     metadata, status = found["metadata"], found.get("status", {})
     labels = metadata.get("labels") or {}
+    annotations = metadata.get("annotations") or {}
     waiting = _container_state(status).get("waiting") or {}
     return ObservedPod(
         name=metadata["name"],
@@ -343,7 +344,8 @@ def pod_view(found: Object) -> ObservedPod:
         is_held=bool(metadata.get("finalizers")),
         grace_seconds=int(metadata.get("deletionGracePeriodSeconds") or 0),
         group=labels.get(placement.GROUP_NAME, ""),
-        intent=(metadata.get("annotations") or {}).get(api.ANNOTATION_INTENT, ""),
+        role=annotations.get(placement.ROLE, ""),
+        intent=annotations.get(api.ANNOTATION_INTENT, ""),
         gates=tuple(one["name"] for one in found.get("spec", {}).get("schedulingGates") or ()),
         unschedulable_message=_unschedulable(status),
         waiting_reason=waiting.get("reason", ""),

@@ -410,3 +410,25 @@ def test_a_pod_is_replaced_alone_in_its_queue_while_only_its_name_is_left() -> N
     later = NOW + timedelta(minutes=1)
     again = decide(plan.status, job=job, pods=(LEAD, lost), report=REPORT, now=later)
     assert "Pod/tiny-1-1-1" in made(again)
+
+
+@pytest.mark.parametrize(
+    ("group", "role", "is_alone"),
+    [
+        ("", "", True),
+        ("tiny-1", "main", True),
+        ("tiny-1", "5054a0b1", False),
+        ("tiny-1", "", False),
+    ],
+)
+def test_no_pod_waits_in_a_queue_that_has_no_place_for_its_role(
+    group: str, role: str, is_alone: bool
+) -> None:
+    """The group of an attempt that an older operator began has one place, for the digest that Kueue
+    took of its pods: a new attempt, and a new group, follows at once."""
+    job = job_object(queue={"name": "team"}, recovery__backoffSeconds=0)
+    lead = replace(LEAD, group=group, role=role)
+    plan = decide(training(waits_in_place=True), job=job, pods=(lead,), report=REPORT)
+    assert bool(plan.status.replaced_pods) is is_alone
+    later = decide(plan.status, job=job, pods=(lead,) * is_alone, now=NOW + timedelta(seconds=9))
+    assert later.status.attempt == (1 if is_alone else 2)

@@ -147,6 +147,8 @@ class ObservedPod:
     """How long this operator has seen it in its lists, by the same clock."""
     group: str = ""
     """The group of a queue that it is a member of."""
+    role: str = ""
+    """Which pods of its group are like it, as the queue knows them."""
     intent: str = ""
     """Content of the intent annotation."""
     gates: tuple[str, ...] = ()

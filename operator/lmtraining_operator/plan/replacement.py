@@ -10,7 +10,7 @@ replacement that does not start in time, gives the attempt up.
 from datetime import timedelta
 
 from lmtraining_api.status import LastFailure, Scheduled
-from lmtraining_operator.plan import figures, gang
+from lmtraining_operator.plan import figures, gang, placement
 from lmtraining_operator.plan.failures import (
     Failure,
     all_failures,
@@ -31,13 +31,19 @@ def may_replace(situation: Situation, failure: Failure) -> bool:
     when = situation.status.next_attempt_time or situation.now
     if when - situation.now > timedelta(seconds=WAIT_SECONDS_MAX):
         return False
-    if not situation.status.waits_in_place:
+    if not situation.status.waits_in_place or _has_no_place_in_its_queue(situation):
         return False
     if any(pod.disruption is not None and pod.disruption.takes_all for pod in situation.gang):
         return False
     if any(has_finished(pod, situation.job.metadata.uid) for pod in situation.gang):
         return False  # it cannot meet another pod; the ranks of a new attempt find all steps done
     return bool(_survivors(situation, failure))
+
+
+def _has_no_place_in_its_queue(situation: Situation) -> bool:
+    """An older operator gave its pods no role, so the queue made one up for them, of which another
+    pod is none: it would wait there while the others hold their places."""
+    return any(pod.group and pod.role != placement.ROLE_NAME for pod in situation.gang)
 
 
 def begun(situation: Situation, failure: LastFailure, lost: Failure) -> Situation:
