@@ -384,6 +384,42 @@ def test_a_wrong_value_is_refused_in_a_sentence(
     assert sentence in refusal(helm, values)
 
 
+@pytest.mark.parametrize(
+    ("peer", "sentence"),
+    [
+        ({"ipBlock": {}}, "/ipBlock': missing property 'cidr'"),
+        ({"ipBlock": {"cidr": "10.1.0.0"}}, "'10.1.0.0' does not match pattern"),
+        ({"ipBlock": {"cidr": "10.1.0.0/33"}}, "'10.1.0.0/33' does not match pattern"),
+        ({"ipBlock": {"cidr": "10.1.0.0/16", "not": []}}, "additional properties 'not' not all"),
+        ({"ipBlock": {"cidr": "::/0"}, "podSelector": {}}, "maxProperties: got 2, want 1"),
+        ({"podSelector": {"app": "prometheus"}}, "additional properties 'app' not allowed"),
+        ({"podSelector": {"matchLabels": {"a": 1}}}, "matchLabels/a': got number, want string"),
+        (
+            {"namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "is"}]}},
+            "operator': value must be one of",
+        ),
+    ],
+)
+def test_a_reader_that_would_make_every_network_policy_invalid_is_refused(
+    helm: Path, peer: Manifest, sentence: str
+) -> None:
+    """P12: without its policy no job makes a pod."""
+    said = refusal(helm, {"metrics": {"readers": [peer]}})
+    assert "at '/metrics/readers/0" in said
+    assert sentence in said
+
+
+def test_every_form_of_a_reader_is_taken(helm: Path) -> None:
+    team = {"matchExpressions": [{"key": "team", "operator": "In", "values": ["a", "b"]}]}
+    readers = [
+        {"ipBlock": {"cidr": "10.1.0.0/16", "except": ["10.1.2.0/24"]}},
+        {"ipBlock": {"cidr": "fd00:1::/64"}},
+        {"namespaceSelector": team, "podSelector": {"matchLabels": {"app": "prometheus"}}},
+    ]
+    options = main.parse(container(rendered(helm, {"metrics": {"readers": readers}}))["args"])
+    assert list(options.metrics_readers) == readers
+
+
 def test_the_alerts_are_installed_as_they_are_but_for_what_the_values_ask(helm: Path) -> None:
     file = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
     plain = of_kind(rendered(helm, {"metrics": {"prometheusRule": {"enabled": True}}}), RULE)
