@@ -25,8 +25,8 @@ IMAGE_PATTERN: Final = (
     r"^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
     r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[a-f0-9]{64})?$"
 )
-#: In a uri: a path that climbs, and a password.
 NODE_CONDITION_PATTERN: Final = r"^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$"
+#: In a uri: a path that climbs, and a password.
 UPWARDS_PATTERN: Final = r"(^|/)\.\.(/|$)"
 USERINFO_PATTERN: Final = r"://[^/@]*:[^/@]*@"
 REASON_PATTERN: Final = r"^[A-Z][A-Za-z0-9]*$"
