@@ -52,7 +52,14 @@ from lmtraining_trainer.voice import Voice
 
 CPU = torch.device("cpu")
 KEEP = Checkpoint(keep_last=1, keep_best=0)
-IDENTITY = {"shape": {}, "fingerprint": "-", "tokenizer_sha256": "-", "world_size": 1}
+IDENTITY = {
+    "shape": {},
+    "optimizer": "adamw",
+    "lora": None,
+    "fingerprint": "-",
+    "tokenizer_sha256": "-",
+    "world_size": 1,
+}
 PLACE = RankPlace(
     rank=0,
     world_size=1,
