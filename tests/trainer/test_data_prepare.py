@@ -137,8 +137,12 @@ def test_repeats_are_those_that_a_set_would_find(
     texts = [str(number * number % 311) for number in range(1000)]
     seen: set[str] = set()
     expected = [text in seen or seen.add(text) is not None for text in texts]
-    assert find_repeats(iter(texts), tmp_path).tolist() == expected
-    assert find_repeats(iter([]), tmp_path).tolist() == []
+    found = find_repeats(iter(texts), tmp_path)
+    assert [number in found for number in range(found.documents)] == expected
+    assert found.count == sum(expected)
+    mapped = Path("/proc/self/maps").read_text()
+    assert str(tmp_path) not in mapped, "what is in use cannot be deleted on NFS"
+    assert find_repeats(iter([]), tmp_path).documents == 0
 
 
 @pytest.mark.parametrize("documents", [1, 2, 5])

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from lmtraining_api.job import Data
@@ -28,7 +27,7 @@ from lmtraining_trainer.data.holdout import draw_of, held_out_below, parts_of, p
 from lmtraining_trainer.data.labelled import LabelledPreparation, examples
 from lmtraining_trainer.data.packing import PackedWriter, unigram_loss
 from lmtraining_trainer.data.pretrained import BaseModel
-from lmtraining_trainer.data.repeats import find_repeats
+from lmtraining_trainer.data.repeats import Repeats, find_repeats
 from lmtraining_trainer.data.sources import SourceFile, list_sources, no_text, version_of
 from lmtraining_trainer.data.tokenizer import END_OF_TEXT_ID, load_tokenizer, train_tokenizer
 from lmtraining_trainer.files import (
@@ -179,8 +178,8 @@ class _Preparation:
     """Pieces of training text that draw less are held out."""
     characters: int = 0
     """Of the training text: those read so far in the first pass, all of them in the second."""
-    repeats: NDArray[np.bool_] | None = None
-    """Which documents repeat an earlier one, [documents]; None where nobody asked."""
+    repeats: Repeats | None = None
+    """Which documents repeat an earlier one; None where nobody asked."""
     told: str = ""
     """What is said of them."""
     done: int = 0
@@ -224,7 +223,7 @@ class _Preparation:
         self.repeats = find_repeats(self._hashed(), hashes)
         shutil.rmtree(hashes)
         self.told = (
-            f", {int(self.repeats.sum())} of {len(self.repeats)} documents left out as they repeat "
+            f", {self.repeats.count} of {self.repeats.documents} documents left out as they repeat "
             "an earlier one"
         )
 
@@ -295,7 +294,7 @@ class _Preparation:
         numbers = count()
         for file in self.train:
             for text in documents(file):
-                if not (self.repeats is not None and self.repeats[next(numbers)]):
+                if self.repeats is None or next(numbers) not in self.repeats:
                     yield file.field, text
 
     def _write_manifest(
@@ -312,8 +311,8 @@ class _Preparation:
             "files": prepared.described(directory, names, self.progress),
         }
         if self.repeats is not None:
-            manifest["documents"] = len(self.repeats)
-            manifest["repeated_documents"] = int(self.repeats.sum())
+            manifest["documents"] = self.repeats.documents
+            manifest["repeated_documents"] = self.repeats.count
         write_json(directory / prepared.MANIFEST, manifest)
 
 

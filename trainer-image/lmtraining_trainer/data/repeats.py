@@ -1,14 +1,17 @@
 """Which documents repeat an earlier one, word for word.
 
-Promise: memory is bounded by one bucket of hashes, whatever the number of documents: the hashes lie
-on disk, and so do the marks, one byte a document.
-Trap avoided: a set of all hashes in memory takes a hundred bytes a document. Hashes of 8 bytes take
-two documents for one with a probability of n² / 2^65: 3 % for one pair among 10^9 documents.
+Promise: memory is one bucket of hashes and one bit a document (125 MB for 10^9); the hashes lie on
+disk.
+Traps avoided: a set of all hashes in memory takes a hundred bytes a document. Marks in a mapped
+file would keep its directory on NFS, where what is deleted in use only gets another name. Hashes of
+8 bytes take two documents for one with a probability of n² / 2^65: 3 % for one pair among 10^9
+documents.
 """
 
 import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,18 +25,33 @@ CHUNK_DOCUMENTS = 64 * 1024
 _ENTRY = np.dtype([("hash", "<u8"), ("number", "<u8")])
 
 
-def find_repeats(texts: Iterator[str], directory: Path) -> NDArray[np.bool_]:
-    """For each document whether an earlier one is equal, [documents], in a file in `directory`,
-    which may be deleted while the answer is in use."""
-    count = _write_buckets(texts, directory)
-    if not count:
-        return np.zeros(0, dtype=np.bool_)
-    marks = np.memmap(directory / "repeats", dtype=np.bool_, mode="w+", shape=(count,))
+@dataclass(frozen=True)
+class Repeats:
+    """For each document whether an earlier one is equal."""
+
+    documents: int
+    bits: NDArray[np.uint8]
+    """[documents / 8], the first document in the lowest bit of the first."""
+
+    def __contains__(self, number: int) -> bool:
+        return bool(self.bits[number // 8] >> (number % 8) & 1)
+
+    @property
+    def count(self) -> int:
+        """Documents that repeat one."""
+        return int(np.bitwise_count(self.bits).sum())
+
+
+def find_repeats(texts: Iterator[str], directory: Path) -> Repeats:
+    """The repeats among `texts`; what is written into `directory` is not needed afterwards."""
+    documents = _write_buckets(texts, directory)
+    bits = np.zeros(-(-documents // 8), dtype=np.uint8)
     for bucket in range(BUCKETS):
         entries = np.fromfile(_path(directory, bucket), dtype=_ENTRY)
         _, firsts = np.unique(entries["hash"], return_index=True)
-        marks[np.delete(entries["number"], firsts)] = True
-    return marks
+        numbers = np.delete(entries["number"], firsts)
+        np.bitwise_or.at(bits, numbers // 8, np.left_shift(1, numbers % 8).astype(np.uint8))
+    return Repeats(documents, bits)
 
 
 def _write_buckets(texts: Iterator[str], directory: Path) -> int:
