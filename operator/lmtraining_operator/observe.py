@@ -83,8 +83,7 @@ async def observe(
         return Observed(**common)
     namespace = metadata["namespace"]
     claim_name, *_ = children.storage_of(job)
-    # Pods that were all made just now had what they need: many starts are spared the question.
-    is_made = has_all_pods(job, status, pods) and not any(_is_late(pod, now) for pod in pods)
+    is_made = has_all_pods(job, status, pods)  # after all that they need
     claim, config_map, policy, warnings, queue_message, others = await asyncio.gather(
         _claim(gateway, namespace, claim_name, now),
         _own(gateway, job, "ConfigMap", children.config_map_name(metadata["name"]), is_made),

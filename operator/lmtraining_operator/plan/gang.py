@@ -47,7 +47,7 @@ def children(situation: Situation) -> list[Action]:
         return [*intents(situation), *_release(situation, strays, BROKEN_GANG_GRACE_SECONDS)]
     if situation.kept and any(refusal.counts_ended_pods for refusal in refusals(situation)):
         return release(situation.kept, BROKEN_GANG_GRACE_SECONDS)
-    if situation.gang_was_complete:
+    if situation.gang_was_complete or not situation.missing:
         return intents(situation)
     creations = takewhile(partial(may_create, situation), wanted(situation))
     return [*intents(situation), *creations]
@@ -55,7 +55,7 @@ def children(situation: Situation) -> list[Action]:
 
 def wanted(situation: Situation) -> list[Create]:
     """What is still to be made, in order."""
-    if situation.strays or situation.gang_was_complete:
+    if situation.strays or situation.gang_was_complete or not situation.missing:
         return []
     when = situation.status.next_attempt_time
     if when is not None and situation.now < when:
