@@ -240,6 +240,18 @@ def no_language_model(base: Path) -> None:
     _config(base, model_type="t5")
 
 
+def beside_images(base: Path) -> None:
+    _config(base, model_type="gemma3")
+
+
+def without_heads(base: Path) -> None:
+    _config(base, model_type="mamba")
+
+
+def blocks_of_their_own(base: Path) -> None:
+    _config(base, model_type="dots3_note_text")
+
+
 def another_tokenizer(base: Path) -> None:
     tokenizer(VOCABULARY + 5).save(str(base / "tokenizer.json"))
 
@@ -269,6 +281,9 @@ def _config(base: Path, **changes: object) -> None:
         (cut_short, ["does not load"]),
         (unknown, ["model_type nonesuch", "never run"]),
         (no_language_model, ["model_type t5", "AutoModelForCausalLM"]),
+        (beside_images, ["model_type gemma3", "the language model alone"]),
+        (without_heads, ["model_type mamba", "no single num_attention_heads"]),
+        (blocks_of_their_own, ["model_type dots3_note_text", "no single num_attention_heads"]),
         (another_tokenizer, [f"{VOCABULARY + 5} tokens", f"knows {VOCABULARY}"]),
         (broken_index, ["model.safetensors.index.json", "names no shards"]),
         (lacks_a_shard, ["model-0000", "model.safetensors.index.json"]),

@@ -43,6 +43,8 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "chat_template.jinja",
 )
+#: Sizes that the rest of the trainer reads.
+_SIZES = ("vocab_size", "num_hidden_layers", "hidden_size", "num_attention_heads")
 _ALSO = ("generation_config.json", *TOKENIZER_FILES)
 _CHUNK_BYTES = 8 * 1024 * 1024
 
@@ -234,7 +236,26 @@ def _config_of(directory: Path) -> Any:
             f"is of model_type {config.model_type}, which has no causal language model in "
             "transformers: choose a checkpoint that AutoModelForCausalLM loads"
         )
+    if config.get_text_config() is not config:
+        raise _refused(
+            f"is of model_type {config.model_type}, a language model beside models of images or "
+            "sound: choose a checkpoint of the language model alone, which has a model_type of its "
+            "own"
+        )
+    lacking = [name for name in _SIZES if not _is_known(config, name)]
+    if lacking:
+        raise _refused(
+            f"is of model_type {config.model_type}, which has no single {' and '.join(lacking)}: "
+            "choose a checkpoint of a transformer whose blocks are alike"
+        )
     return config
+
+
+def _is_known(config: Any, name: str) -> bool:
+    try:
+        return isinstance(getattr(config, name, None), int)
+    except RuntimeError:  # each block has one of its own
+        return False
 
 
 def _model_type(directory: Path) -> object:
