@@ -88,11 +88,14 @@ def list_jobs(cluster: Cluster, *, everywhere: bool, as_json: bool, console: Con
 def logs(cluster: Cluster, name: str, *, follow: bool, tail: int, rank: int) -> None:
     """All pods' logs by time. Raises CliError."""
     snapshot = read(cluster, name)
+    each = int(snapshot.value("workers.ranksPerReplica") or 0) or int(
+        snapshot.value("workers.accelerator.count") or 1
+    )
+    ranks = each * int(snapshot.value("workers.replicas") or 1)
+    if rank >= ranks:
+        raise CliError(f"job {name} has no rank {rank}: its last one is {ranks - 1}")
 
     def wanted(found: Snapshot) -> list[Pod]:
-        each = int(found.value("workers.ranksPerReplica") or 0) or int(
-            found.value("workers.accelerator.count") or 1
-        )
         return [pod for pod in found.pods if rank < 0 or pod.replica == rank // each]
 
     if not wanted(snapshot) and not follow:
@@ -114,11 +117,18 @@ def _print_logs(cluster: Cluster, snapshot: Snapshot, pods: list[Pod], *, tail: 
         for pod in pods
     ]  # fmt: skip
     named = zip(map(who_is, pods), streams, strict=True)
+    is_silent = True
     for line in merged((who, stream.lines()) for who, stream in named):
+        is_silent = False
         _print(line)
     for refused in filter(None, (stream.refusal() for stream in streams)):
         if refused.reason == "Forbidden":
             raise CliError(refusal_sentence(cluster, refused))
+    if is_silent and all(pod.phase == "Pending" for pod in pods):
+        raise CliError(
+            f"no pod of job {snapshot.name} has started, so there are no logs: "
+            f"kubectl lmtrain why {snapshot.name}"
+        )
 
 
 def _follow(cluster: Cluster, first: Snapshot, *, tail: int, wanted: Any) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from lmtraining_api.exits import ExitCode, FailureClass
 from lmtraining_api.records import ExitRecord, IntervalReport, RobustnessReport, TimeAccounts
+from lmtraining_api.status import Progress
 from lmtraining_operator.plan.progress import (
     with_exit_record,
     with_last_checkpoint,
@@ -21,6 +22,7 @@ from tests.unit.operator_situations import (
     report_of,
     running_gang,
     situation,
+    status_of,
 )
 
 pytestmark = pytest.mark.unit
@@ -85,6 +87,15 @@ def test_p4_a_gang_that_stops_while_it_recovers_has_come_to_the_step_that_it_sav
     gone = situation(pods=(), report=report_of(step=100, total_steps=1000))
     after = with_report(replace(gone, status=status))
     assert after.progress == status.progress, "P3: the last report, which is remembered, is older"
+
+
+def test_p3_a_step_that_was_made_before_a_rewind_is_not_kept_when_the_lead_is_gone() -> None:
+    """Else the steps that were given up would count as lost by the next fault."""
+    known = status_of(progress=Progress(step=306, step_time=NOW - timedelta(seconds=20)))
+    report = report_of(step=210, total_steps=1000)
+    report = report.model_copy(update={"step_time": NOW - timedelta(seconds=3)})
+    gone = situation(pods=(), report=report)
+    assert with_report(replace(gone, status=known)).progress.step == 210
 
 
 def test_goodput_alone_is_no_reason_to_write_at_once() -> None:

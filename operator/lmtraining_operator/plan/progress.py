@@ -76,8 +76,12 @@ def with_report(situation: Situation) -> LMTrainingJobStatus:
 
 def _stopped_further(situation: Situation, report: TrainerReport) -> bool:
     """Whether the lead was gone after it had saved a later step than it last reported: its record,
-    which told of that, went with it, while the report is still remembered (P3)."""
-    return situation.lead is None and situation.status.progress.step > figures.count(report.step)
+    which told of that, went with it, while the report is still remembered (P3). A step that was
+    made before a rewind is no such step."""
+    known = situation.status.progress
+    if situation.lead is not None or known.step <= figures.count(report.step):
+        return False
+    return report.step_time is None or known.step_time is None or known.step_time > report.step_time
 
 
 def without_speed(status: LMTrainingJobStatus) -> LMTrainingJobStatus:

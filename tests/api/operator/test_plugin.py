@@ -275,6 +275,14 @@ def test_a_job_that_does_not_exist(stage: Stage, plugin: Plugin) -> None:
         assert "did you mean tiny-gpt?" in said
 
 
+@pytest.mark.usefixtures("operator")
+def test_logs_that_are_not_there(stage: Stage, plugin: Plugin) -> None:
+    stage.create_job("tiny")
+    stage.wait_for_pods("tiny", attempt=1, count=2)
+    assert "no pod of job tiny has started" in plugin.refused("logs", "tiny")
+    assert "no rank 7: its last one is 1" in plugin.refused("logs", "tiny", "--rank=7")
+
+
 ALLOWED: dict[str, list[dict[str, Any]]] = {
     "viewer": [
         {"apiGroups": [api.GROUP], "resources": [api.PLURAL], "verbs": ["get", "list"]},
