@@ -31,6 +31,7 @@ from lmtraining_trainer.data.pretrained import content_of, fetch_model, open_mod
 from lmtraining_trainer.data.tokenizer import train_tokenizer
 from lmtraining_trainer.errors import TrainerError
 from lmtraining_trainer.files import read_json
+from lmtraining_trainer.generate import sample
 from lmtraining_trainer.loss import ModelLoss, has_plain_head
 from lmtraining_trainer.model import build_model
 from tests.trainer.rank_support import (
@@ -146,6 +147,21 @@ def test_training_goes_on_from_it_and_the_export_is_plain(
     ours, its = (AutoTokenizer.from_pretrained(path) for path in (directory, base))
     assert ours(text).input_ids == its(text).input_ids
     assert ours.eos_token == its.eos_token == "<|endoftext|>"
+
+
+@pytest.mark.parametrize("special", [{"eos_token": "<|endoftext|>"}, {}])
+@pytest.mark.parametrize("prompt", ["", "the red cat " * 40])
+def test_text_is_drawn_where_its_tokenizer_names_no_beginning_and_no_limit(
+    tmp_path: Path, special: dict[str, str], prompt: str
+) -> None:
+    """Also after a prompt longer than its positions."""
+    base = save(tmp_path / "base")
+    plain = PreTrainedTokenizerFast(tokenizer_object=tokenizer(270), **special)
+    plain.save_pretrained(base)
+    assert AutoTokenizer.from_pretrained(base).bos_token is None
+    texts = [sample(base, prompt, tokens=4, seed=seed) for seed in range(5)]
+    assert all(text.startswith(prompt) for text in texts)
+    assert any(len(text) > len(prompt) for text in texts), "some do not end at once"
 
 
 def test_lora_and_freezing_train_beside_its_weights(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Text from an exported model, for a first look."""
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -23,9 +25,10 @@ def sample(export_directory: str | Path, prompt: str, tokens: int, seed: int) ->
     model = AutoModelForCausalLM.from_pretrained(export_directory, local_files_only=True)
     model.train(False)
     is_backwards = reads_backwards(model.config)
-    ids = tokenizer(prompt or tokenizer.bos_token, return_tensors="pt").input_ids
+    beginning = torch.tensor([[_beginning(tokenizer, model.config)]])
+    ids = tokenizer(prompt, return_tensors="pt").input_ids if prompt else beginning
     ids = ids.flip(1) if is_backwards else ids
-    context = tokenizer.model_max_length
+    context = _context(tokenizer, model.config)
     generator = torch.Generator().manual_seed(seed)
     with torch.inference_mode():
         for _ in range(tokens):
@@ -37,3 +40,18 @@ def sample(export_directory: str | Path, prompt: str, tokens: int, seed: int) ->
                 break
     text = ids[0].flip(0) if is_backwards else ids[0]
     return str(tokenizer.decode(text, skip_special_tokens=True))
+
+
+def _beginning(tokenizer: Any, config: Any) -> int:
+    """The token that a document follows: many models have none of their own for it but the one that
+    ends the document before."""
+    of_model = config.eos_token_id
+    ends = of_model[0] if isinstance(of_model, list) else of_model
+    known = (tokenizer.bos_token_id, tokenizer.eos_token_id, ends, 0)
+    return int(next(token for token in known if token is not None))
+
+
+def _context(tokenizer: Any, config: Any) -> int:
+    """Tokens that the model reads; a tokenizer that names no limit names 10^30."""
+    positions = getattr(config, "max_position_embeddings", None)
+    return int(min(tokenizer.model_max_length, positions or sys.maxsize, sys.maxsize))
