@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from transformers import (
 
 from lmtraining_api import FailureClass, JobFile
 from lmtraining_api.job import Pretrained
+from lmtraining_trainer import startup
 from lmtraining_trainer.data.pretrained import content_of, fetch_model, open_model
 from lmtraining_trainer.data.tokenizer import train_tokenizer
 from lmtraining_trainer.errors import TrainerError
@@ -37,6 +39,7 @@ from lmtraining_trainer.model import build_model
 from tests.trainer.rank_support import (
     WORDS,
     Faults,
+    LocalLink,
     exported,
     job_of,
     run_alone,
@@ -336,3 +339,30 @@ def test_it_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert fetched(base, tmp_path / "c") == key
     (tmp_path / "c" / key / "model.safetensors").write_bytes(b"cut")
     assert content_of(tmp_path / "c", key) is None
+
+
+def test_a_large_model_is_loaded_while_the_rank_says_that_it_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Minutes of silence are a hang."""
+    real, spoke = startup.build_model, threading.Event()
+    monkeypatch.setattr(LocalLink, "say", _telling(spoke))
+
+    def slow(*arguments: Any) -> PreTrainedModel:
+        spoke.clear()
+        assert spoke.wait(60)
+        return real(*arguments)
+
+    monkeypatch.setattr(startup, "build_model", slow)
+    outcome = run_alone(job_on(save(tmp_path / "base"), tmp_path / "job"))
+    assert outcome.end == "finished", outcome
+
+
+def _telling(event: threading.Event) -> Callable[..., None]:
+    say = LocalLink.say
+
+    def told(link: LocalLink, *state: Any, **fields: Any) -> None:
+        event.set()
+        say(link, *state, **fields)
+
+    return told

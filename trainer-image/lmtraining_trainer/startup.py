@@ -40,6 +40,7 @@ from lmtraining_trainer.evaluation import ValidationPlan
 from lmtraining_trainer.files import json_bytes, sha256_of
 from lmtraining_trainer.freezing import check_unfreezing, freeze
 from lmtraining_trainer.gang import Gang
+from lmtraining_trainer.heartbeat import while_alive
 from lmtraining_trainer.interval import SaveClock
 from lmtraining_trainer.lora import add_adapters
 from lmtraining_trainer.loss import ModelLoss
@@ -162,7 +163,7 @@ def build_trainer(
     """Ready for the first step, a checkpoint loaded where there is one. Raises TrainerError."""
     spec = job.spec
     plan = BatchPlan.of(spec, data, rank=gang.rank, world_size=gang.world_size, device=device)
-    model = model_to_train(spec, device, data)
+    model = while_alive("make the model", lambda: model_to_train(spec, device, data), voice.alive)
     rng.seed_all(seed=spec.training.seed, rank=gang.rank, step=0)
     with_loss = task_of(spec).loss(model, spec.training.regularisation)
     with voice.accounts.during("compile"):
