@@ -5,7 +5,9 @@ Trap avoided: a newer half may say more than its reader has room for; that is cu
 that is refused says nothing at all.
 """
 
+import json
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Annotated
 
 from pydantic import AwareDatetime, BeforeValidator, Field
@@ -27,6 +29,8 @@ ROBUSTNESS_MAX = 8
 #: Labels that are told, and characters of each; the label map itself lies with the data.
 LABELS_SHOWN_MAX = 50
 LABEL_LENGTH_MAX = 32
+#: Of them all as JSON in ASCII: half of what a rank may say at once.
+LABELS_BYTES_MAX = 2000
 
 Label = Annotated[
     str, BeforeValidator(one_line(LABEL_LENGTH_MAX)), Field(max_length=LABEL_LENGTH_MAX)
@@ -43,7 +47,9 @@ PhaseName = Annotated[
 def labels_shown(labels: Sequence[str]) -> list[str]:
     """The first labels, and how many there are beside them. What is longer than a label mostly is
     may be a text that was taken for one, and is among those (P11)."""
-    shown = [label for label in labels if len(label) <= LABEL_LENGTH_MAX][:LABELS_SHOWN_MAX]
+    short = [label for label in labels if len(label) <= LABEL_LENGTH_MAX][:LABELS_SHOWN_MAX]
+    sizes = accumulate(len(json.dumps(label)) for label in short)
+    shown = [label for label, size in zip(short, sizes, strict=True) if size <= LABELS_BYTES_MAX]
     rest = len(labels) - len(shown)
     return [*shown, f"and {rest} more"] if rest else shown
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lmtraining_api import CheckpointReport, FailureClass, Wishes
+from lmtraining_api.report_parts import labels_shown
 from lmtraining_trainer.phase import PhaseReader, PhaseWriter
 from lmtraining_trainer.rank_link import RankUpdate
 from lmtraining_trainer.supervisor.failure import RankEnd
@@ -85,12 +86,24 @@ def test_what_is_not_json_crosses_as_json() -> None:
     assert CheckpointReport.model_validate(fields["checkpoint"]) == checkpoint
 
 
-def test_no_word_is_longer_than_a_pipe_takes_at_once() -> None:
+def test_labels_of_any_script_are_told() -> None:
+    """P4: of those that fit, as many as fit, and how many more."""
+    labels = [f"{number:02}" + "語" * 20 for number in range(60)]
+    shown = labels_shown(labels)
+    assert shown[:-1] == labels[: len(shown) - 1]
+    assert len(shown) > 10
+    assert shown[-1] == f"and {60 - (len(shown) - 1)} more"
+    fields = {"labels": shown, "message": "m" * 500, "step": 0}
+    assert _fields(encoded_update("Training", fields)) == fields
+
+
+def test_no_word_is_longer_than_a_pipe_takes_at_once(caplog: pytest.LogCaptureFixture) -> None:
     body = encoded_update("Training", {"message": "語" * 5000, "step": 3})
     assert len(body) <= UPDATE_BYTES_MAX
     assert _fields(body) == {"step": 3}
     body = encoded_update("Training", {"export_path": "x" * 5000, "message": "whole", "step": 3})
     assert _fields(body) == {"message": "whole", "step": 3}, "P4: what fits is not left out"
+    assert "the report goes without export_path" in caplog.text
     body = encoded_update("Training", {"export_path": "x" * 5000})
     assert (len(body) <= UPDATE_BYTES_MAX, _fields(body)) == (True, {})
 

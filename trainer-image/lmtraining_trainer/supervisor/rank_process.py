@@ -11,6 +11,7 @@ a rank reported a tensor.
 import faulthandler
 import importlib
 import json
+import logging
 import os
 import select
 import signal
@@ -38,6 +39,8 @@ from lmtraining_trainer.supervisor.failure import (
     finished,
 )
 from lmtraining_trainer.supervisor.wake import STOP_SIGNALS
+
+logger = logging.getLogger(__name__)
 
 RankFunction = Callable[[JobFile, RankPlace, RankLink], object]
 
@@ -164,10 +167,13 @@ def load_function(path: str) -> RankFunction:
 
 
 def encoded_update(state: State, fields: Mapping[str, object]) -> bytes:
-    """The words of a rank as JSON, without the longest where they are too long together."""
+    """The words of a rank as JSON, without the longest where they are too long together; the log
+    names those."""
     plain = to_jsonable_python(fields, fallback=_plain)
     while len(body := json.dumps({"state": state, "fields": plain}).encode()) > UPDATE_BYTES_MAX:
-        del plain[max(plain, key=lambda name: len(json.dumps(plain[name])))]
+        longest = max(plain, key=lambda name: len(json.dumps(plain[name])))
+        logger.warning("the report goes without %s, which is too long for it", longest)
+        del plain[longest]
     return body
 
 
