@@ -257,9 +257,10 @@ class TrainSource(DataSource):
     """Text to train on."""
 
     weight: float | None = Field(default=None, ge=0.001, le=1000.0)
-    """Share of this source in every batch, beside the weights of the others (9 and 1: nine tenths
-    and one), whatever its size: a small source is read more often. Left out of all: each source has
-    the share of its size, and every sequence is read once an epoch."""
+    """Share of this source beside the weights of the others (9 and 1: nine tenths and one),
+    whatever its size: a small source is read more often. It is exact in each 4,096 sequences in a
+    row, rounded to whole ones, at least one of each source; a batch has it nearly. Left out of all:
+    each source has the share of its size, and every sequence is read once an epoch."""
 
 
 class Tokenizer(SpecModel):
