@@ -1,7 +1,9 @@
 """A model that others have trained, as a Hugging Face checkpoint directory.
 
-Promise: it is fetched once into the data cache, each file with its SHA-256, and a run goes on with
-the weights it began with, or not at all. Only safetensors are read and no code from the directory
+Promise: it is fetched once into the data cache, and a run goes on with the weights it began with,
+by the SHA-256 of what was fetched, or not at all. Whether the cache still holds it is told by sizes
+alone, since a start that reads all of a large model again is slow; the hashes are in its manifest
+for who doubts. Only safetensors are read and no code from the directory
 is run.
 Trap avoided: a config.json leaves out what is its architecture's default, so it is read by
 transformers (imported here where it is used: listing and fetching go without).
