@@ -27,4 +27,5 @@ def _row(directory: Path) -> str:
     size_bytes = sum(int(file["size"]) for file in manifest.get("files", {}).values())
     intact = "yes" if layout.is_marked_intact(directory) else "no"
     sha256 = layout.manifest_sha256(directory)
-    return f"{layout.step_of(directory):>10}  {size_bytes / 1e6:>6.1f} MB  {intact:<{len(MARK)}}  {sha256}"
+    size = f"{size_bytes / 1e6:>6.1f} MB"
+    return f"{layout.step_of(directory):>10}  {size}  {intact:<{len(MARK)}}  {sha256}"
