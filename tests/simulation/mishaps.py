@@ -12,15 +12,7 @@ from tests.simulation.cluster import disrupt
 from tests.simulation.faults import Act, enter, fault
 from tests.simulation.runs import Container
 from tests.simulation.server import TERMINAL
-from tests.simulation.world import (
-    JOB,
-    NAME,
-    NAMESPACE,
-    PERSON,
-    PHASES,
-    World,
-    is_terminal,
-)
+from tests.simulation.world import JOB, NAME, NAMESPACE, PERSON, World, is_terminal
 
 # --- pods -----------------------------------------------------------------------------------
 
@@ -243,27 +235,8 @@ def status_is_edited_by_hand(world: World, random: Random) -> bool:
 def status_is_wiped_by_hand(world: World, random: Random) -> bool:
     if world.job is None or is_terminal(world.job):
         return False
-    world.server.put_status(JOB, PERSON, {"attempt": 0})
+    world.server.wipe_status(JOB, PERSON)
     return True
-
-
-@fault(never=frozenset(PHASES) - {"Suspended"}, forgets=True)
-def status_is_put_back_by_hand(world: World, random: Random) -> bool:
-    """To what it was when the job was suspended, once the job trains again."""
-    if world.job is None or is_terminal(world.job):
-        return False
-    uid, status = world.job["metadata"]["uid"], world.job["status"]
-    world.later(random.uniform(3.0, 20.0), _put_back, world, uid, status)
-    return True
-
-
-def _put_back(world: World, uid: str, status: Object) -> None:
-    job = world.job
-    if job is None or job["metadata"]["uid"] != uid or is_terminal(job):
-        return
-    if job["status"]["attempt"] > status["attempt"]:
-        world.tell(f"** the status is put back to attempt {status['attempt']}, suspended")
-        world.server.put_status(JOB, PERSON, status)
 
 
 @fault()

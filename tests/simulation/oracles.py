@@ -109,16 +109,11 @@ class Oracles:
             self.world.violated(f"the log of {change.name} is lost, which status names")
 
     def _is_needed(self, job: Object, pod: Object) -> bool:
-        """Whether status says that the pod belongs to an attempt that goes on, or knows nothing of
-        its attempt."""
+        """Whether status says that the pod belongs to an attempt that goes on."""
         status = job["status"]
-        if is_terminal(job) or job["spec"].get("suspend"):
+        if is_terminal(job) or condition(job, "Scheduled").get("reason") == "Suspended":
             return False
-        if attempt_of(pod) > status["attempt"]:
-            return True
-        if condition(job, "Scheduled").get("reason") == "Suspended":
-            return False
-        if attempt_of(pod) != status["attempt"]:
+        if job["spec"].get("suspend") or attempt_of(pod) != status["attempt"]:
             return False
         failure = status.get("lastFailure") or {}
         if failure.get("attempt") == status["attempt"] and not failure.get("replacedBy"):

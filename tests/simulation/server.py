@@ -190,9 +190,9 @@ class ApiServer:
     def remove_node(self, name: str, actor: str) -> None:
         self._remove(self.objects["Node", name], actor)
 
-    def put_status(self, key: Key, actor: str, status: Object) -> None:
-        """A person writes another status in the place of all that was said."""
-        self._store("MODIFIED", self.objects[key] | {"status": status}, actor)
+    def wipe_status(self, key: Key, actor: str) -> None:
+        """A person takes away all that was said."""
+        self._store("MODIFIED", self.objects[key] | {"status": {"attempt": 0}}, actor)
 
     def set_pod(self, uid: str, actor: str, *, node: str = "", **status: Any) -> Object | None:
         """Scheduler and kubelet change the pod of that UID, where it still is."""
