@@ -279,12 +279,15 @@ class JobReconciler:
             due = None
         self._log(view.plan)
         self._enter(view.job["metadata"]["uid"], view.plan.status.attempt)
+        known = dict(self._refusals)
         applier = Applier(gateway=self._gateway, job=view.job, now=now, refusals=self._refusals)
-        refused = await applier.apply(view.plan.actions)
+        is_refused = await applier.apply(view.plan.actions)
         self.event_errors = applier.event_errors
         self._refusals = applier.refusals
         outcome = self._outcome(view.plan, due, now)
-        return replace(outcome, look_seconds=AGAIN_SECONDS) if refused else outcome
+        if is_refused or self._refusals != known:  # what status says of them is no longer true
+            return replace(outcome, look_seconds=AGAIN_SECONDS)
+        return outcome
 
     def _outcome(self, decided: Plan, due: datetime | None, now: datetime) -> Outcome:
         """When to come back, where a write is due then."""

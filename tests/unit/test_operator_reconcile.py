@@ -284,8 +284,11 @@ async def test_refusal_is_said_at_once_and_tried_again_slowly(world: World) -> N
     assert len(world.status_writes) == offered + 1
     world.forbid.clear()
     world.pass_time(outcome.look_seconds)
-    await operator.look()
+    outcome = await operator.look()
     assert len(world.pods) == 2
+    assert outcome.look_seconds < 1, "P4: they are made, and status says that they are refused"
+    await operator.look()
+    assert world.reason("Scheduled") == "Starting"
 
 
 async def test_answer_other_than_a_refusal_ends_the_pass(world: World) -> None:
