@@ -20,7 +20,7 @@ cluster-down: $(READY) ## Stop it and leave nothing behind but caches
 	@$(PYTHON) -m devcluster down
 
 ##@ Test it
-test: $(READY) ## All tests (warm: at most 25 minutes)
+test: $(READY) ## All tests (warm: about 30 minutes on two cores)
 	@$(PYTHON) -m devcluster build >/dev/null
 	@$(PYTHON) -m devcluster up >/dev/null
 	@$(PYTHON) -m devcluster image build all >/dev/null
